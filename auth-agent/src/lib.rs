@@ -1,0 +1,1 @@
+//! The node: SVIDs for local workloads, sessions with peers, proofs, pairs and holds.

@@ -1,0 +1,1 @@
+//! Types shared between the eBPF programs and the agent.

@@ -1,0 +1,1 @@
+//! Maps and gates: loader, typed maps, events.

@@ -1,0 +1,1 @@
+//! Tunnels between nodes: WireGuard now, IPsec behind the same trait.

@@ -1,0 +1,1 @@
+//! The authority: keys, issuing, attestation, registry, bundles; and the SVID verifier.

@@ -1,0 +1,1 @@
+//! The policy language: parse, resolve, compile, explain.

@@ -1,0 +1,2 @@
+//! The handfast command line.
+fn main() {}
