@@ -14,6 +14,8 @@
 )]
 
 pub mod core;
+pub mod endpoint;
+mod files;
 pub mod proof;
 pub mod tls;
 pub mod wire;

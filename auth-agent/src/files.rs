@@ -1,0 +1,112 @@
+//! Files that are never half written: a temporary file in the same folder, synced, then renamed.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The largest state file that is read back; ours are far smaller.
+const MAX_FILE: u64 = 64 * 1024 * 1024;
+
+/// A file that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The system refused.
+    #[error("{doing} {path}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The content is not what this version writes.
+    #[error("{path} is damaged or from another version ({message}); move it away to start without it")]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What the reader found.
+        message: String,
+    },
+}
+
+/// Makes a folder that only its owner can enter; one that is there is kept.
+pub fn private_dir(path: &Path) -> Result<(), FileError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(io("make the folder", path))
+}
+
+/// Reads a JSON file; `None` where there is none.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, FileError> {
+    let Some(bytes) = read(path)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| FileError::Content {
+            path: path.to_owned(),
+            message: error.to_string(),
+        })
+}
+
+/// Reads a file whole, up to a bound; `None` where there is none.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io("open", path)(source)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE)
+        .read_to_end(&mut bytes)
+        .map_err(io("read", path))?;
+    Ok(Some(bytes))
+}
+
+/// Writes a JSON file in one step, readable by its owner only.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
+    let bytes = serde_json::to_vec_pretty(value).map_err(|error| FileError::Content {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })?;
+    write(path, &bytes)
+}
+
+/// Writes a file in one step, readable by its owner only.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    let result = write_then_rename(&temporary, path, bytes);
+    if result.is_err() {
+        // Best effort: the error that counts is the first one.
+        let _ = fs::remove_file(&temporary);
+    }
+    result
+}
+
+fn write_then_rename(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(temporary)
+        .map_err(io("make", temporary))?;
+    file.write_all(bytes).map_err(io("write", temporary))?;
+    file.sync_all().map_err(io("write", temporary))?;
+    fs::rename(temporary, path).map_err(io("replace", path))
+}
+
+fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FileError {
+    let path = path.to_owned();
+    move |source| FileError::Io {
+        doing,
+        path,
+        source,
+    }
+}
