@@ -13,6 +13,7 @@
     )
 )]
 
+pub mod admin;
 pub mod core;
 pub mod endpoint;
 mod files;
