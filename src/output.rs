@@ -60,3 +60,22 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
         .collect::<Vec<_>>()
         .join("\n")
 }
+
+/// Seconds since 1970 as people and programs read time: RFC 3339, UTC.
+pub fn timestamp(seconds: u64) -> String {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .and_then(|time| {
+            time.format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
+        .unwrap_or_else(|| seconds.to_string())
+}
+
+/// The same with milliseconds.
+pub fn timestamp_ms(seconds: f64) -> String {
+    let whole = seconds.max(0.0);
+    let text = timestamp(whole as u64);
+    format!("{}.{:03}Z", text.trim_end_matches('Z'), (whole.fract() * 1000.0) as u32)
+}

@@ -1,0 +1,45 @@
+//! The agent's settings: every port, path and table is one (DESIGN.md, "Names, ports, paths").
+
+use std::path::PathBuf;
+
+/// What an agent is told when it starts.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Where node key, node SVID and what must outlive a boot are kept (0700).
+    pub data_dir: PathBuf,
+    /// Sockets and what must not outlive a boot.
+    pub run_dir: PathBuf,
+    /// Where maps, programs and links are pinned, on a bpffs.
+    pub bpf_dir: PathBuf,
+    /// The port of sessions, on all of the node's underlay addresses.
+    pub session_port: u16,
+    /// The port of the WireGuard device.
+    pub wireguard_port: u16,
+    /// The WireGuard device.
+    pub wireguard_device: String,
+    /// The hold device.
+    pub hold_device: String,
+    /// The routing table for peers' prefixes.
+    pub routing_table: u32,
+    /// What a flow needs that no policy speaks of.
+    pub default_authentication: DefaultAuthentication,
+    /// Files and folders of policies beside those from the CA.
+    pub policy_paths: Vec<PathBuf>,
+}
+
+/// What a flow needs that no policy speaks of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DefaultAuthentication {
+    /// It passes, encrypted; identities are proven in the background.
+    #[default]
+    Background,
+    /// It passes only between proven identities.
+    Required,
+}
+
+impl AgentConfig {
+    /// The administrative socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.run_dir.join("admin.sock")
+    }
+}

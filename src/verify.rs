@@ -1,0 +1,84 @@
+//! `handfast verify`: one flow, link by link.
+
+use clap::Args;
+use handfast_agent::admin::{Request, VerifyReport, VerifyState};
+
+use crate::admin_socket::AdminSocket;
+use crate::output::OutputArgs;
+
+/// Prove one flow: identities, rule, pair, tunnel
+///
+/// Run on the node of FROM. Nothing is guessed: what cannot be seen from here is said to be unknown, and the
+/// command succeeds only if every link of the chain holds.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    socket: AdminSocket,
+    /// A workload of this node: its endpoint's name or address
+    from: String,
+    /// The other end: address, name or SPIFFE ID, then a colon and the port
+    #[arg(value_name = "TO:PORT", value_parser = destination)]
+    to: (String, u16),
+    /// The protocol: tcp, udp, sctp
+    #[arg(long, default_value = "tcp")]
+    protocol: String,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs the command.
+pub async fn run(args: VerifyArgs) -> anyhow::Result<()> {
+    let request = Request::Verify {
+        from: args.from,
+        to: args.to.0,
+        port: args.to.1,
+        protocol: args.protocol,
+    };
+    let report: VerifyReport = args.socket.ask(&request).await?;
+    args.output.print(
+        &report,
+        &["CHECK", "STATE", "DETAIL"],
+        report.checks.iter().map(|check| {
+            let state = match check.state {
+                VerifyState::Ok => "ok",
+                VerifyState::Missing => "MISSING",
+                VerifyState::Unknown => "unknown",
+            };
+            vec![check.what.clone(), state.into(), check.detail.clone()]
+        }),
+    )?;
+    anyhow::ensure!(report.ok, "{}: not proven", report.flow);
+    Ok(())
+}
+
+fn destination(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = text
+        .rsplit_once(':')
+        .ok_or("no port; write NAME:PORT, ADDRESS:PORT or [IPv6]:PORT")?;
+    let port = port
+        .parse()
+        .map_err(|_| format!("{port:?} is not a port (1 to 65535)"))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err("no destination before the colon".into());
+    }
+    Ok((host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::destination;
+
+    #[test]
+    fn a_destination_is_a_name_an_address_or_a_spiffe_id_with_a_port() {
+        assert_eq!(destination("db1:5432"), Ok(("db1".into(), 5432)));
+        assert_eq!(destination("[fd00::1]:80"), Ok(("fd00::1".into(), 80)));
+        assert_eq!(
+            destination("spiffe://example.org/db:5432"),
+            Ok(("spiffe://example.org/db".into(), 5432))
+        );
+        for bad in ["db1", "db1:", "db1:99999", ":80"] {
+            assert!(destination(bad).is_err(), "{bad}");
+        }
+    }
+}
