@@ -1,0 +1,96 @@
+//! The small values inside frames, and the bounds on all of them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Largest frame on the wire, in bytes, without its four bytes of length.
+pub const MAX_FRAME: usize = 64 * 1024;
+/// Largest exported authenticator, in bytes: a chain of three certificates with 4 KiB of labels fits twice.
+pub const MAX_AUTHENTICATOR: usize = 32 * 1024;
+/// Largest signed deny list that one frame carries, in bytes.
+pub const MAX_DENY_LIST: usize = 60 * 1024;
+/// Longest SPIFFE ID, in bytes (SPIFFE-ID section 2.3).
+pub const MAX_NODE_ID: usize = 2048;
+/// Most requests that one `Grant` carries.
+pub const MAX_REQUESTS: usize = 256;
+/// Longest reason in a refusal or a goodbye, in bytes.
+pub const MAX_REASON: usize = 256;
+
+/// SHA-256 of an end-entity certificate in DER: what an announcement names a proof by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeafHash(pub [u8; 32]);
+
+/// Random for each boot of a node's kernel: a new one means that the node inherits nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BootId(pub [u8; 16]);
+
+/// Why something was refused, for people: printable, at most [`MAX_REASON`] bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Reason(String);
+
+impl Reason {
+    /// Makes any text fit: control characters become `?`, what is too long is cut at a character.
+    pub fn new(text: &str) -> Self {
+        let mut reason = String::with_capacity(text.len().min(MAX_REASON));
+        for c in text.chars() {
+            let c = if c.is_control() { '?' } else { c };
+            if reason.len() + c.len_utf8() > MAX_REASON {
+                break;
+            }
+            reason.push(c);
+        }
+        Self(reason)
+    }
+
+    /// Takes a peer's text as it is, or not at all.
+    pub(super) fn parse(text: String) -> Option<Self> {
+        let legal = text.len() <= MAX_REASON && !text.chars().any(char::is_control);
+        legal.then_some(Self(text))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for LeafHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for LeafHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeafHash({self})")
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BootId({self})")
+    }
+}
+
+fn hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
