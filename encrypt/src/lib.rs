@@ -1,1 +1,27 @@
 //! Tunnels between nodes: WireGuard now, IPsec behind the same trait.
+//!
+//! What leaves a node toward another one is keyed by the session that proved the two to each other. This crate
+//! owns everything on the host that this needs: the tunnel device (in the kernel, or a userspace daemon that
+//! outlives the agent), its peers, the routing table and rule that bring managed prefixes to it, and the
+//! nftables chain that keeps source addresses true.
+//!
+//! The order of a start, so that nothing passes ungated: `WireGuard::open` (the device is down), attach the
+//! gates to [`Tunnel::device`], [`Tunnel::up`], then `Routes::set`. After [`Health::Replaced`] the same again.
+#![deny(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+
+mod error;
+mod keys;
+mod tunnel;
+
+pub use error::Error;
+pub use keys::{PresharedKey, PrivateKey, PublicKey};
+pub use tunnel::{Backend, Device, Health, Peer, PeerStatus, Status, Tunnel};

@@ -1,0 +1,152 @@
+//! What the agent knows of a tunnel, whichever kind it is.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use futures::future::BoxFuture;
+use ipnet::IpNet;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::{Error, PresharedKey, PublicKey};
+
+/// One tunnel device with its peers. All calls may be repeated: they set, they do not add.
+pub trait Tunnel: Send + Sync {
+    /// This node's key, for Hello and for the exporter's context. Read back from an adopted device.
+    fn public_key(&self) -> PublicKey;
+
+    /// The UDP port the device listens on, for Hello.
+    fn port(&self) -> u16;
+
+    /// The device as it is now; another one (same name, other index) after [`Health::Replaced`].
+    fn device(&self) -> Device;
+
+    /// Brings the device up. Call it when the gates are attached: before, nothing may pass.
+    fn up(&self) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Makes the peer exactly what is given. A peer that is there keeps its running keys: the preshared key is
+    /// set in place, and allowed prefixes that do not change are not touched.
+    fn install(&self, peer: Peer) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Sets a peer's preshared key in place and touches nothing else; running keys survive.
+    /// [`Error::UnknownPeer`] if the peer is not there.
+    fn rekey(&self, peer: PublicKey, key: PresharedKey) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Removes the peer and its running keys. Cut the peer's epoch first (PROTOCOL.md, Tunnel keys 4).
+    fn remove(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// The device and its peers, read from the device.
+    fn status(&self) -> BoxFuture<'_, Result<Status, Error>>;
+
+    /// What happens to the device; the first value is the state at open.
+    fn watch(&self) -> watch::Receiver<Health>;
+
+    /// Takes the device and its daemon away. The tunnel is of no use afterwards.
+    fn detach(&self) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// A peer node as the session and its node SVID describe it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The peer's tunnel key, from its Hello.
+    pub public_key: PublicKey,
+    /// From the session's exporter.
+    pub preshared_key: PresharedKey,
+    /// Where its tunnel listens: a signed underlay address and the port of its Hello.
+    pub endpoint: SocketAddr,
+    /// Exactly the prefixes that the peer's node SVID carries.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// A tunnel device of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Device {
+    /// Name of the interface, such as `hf-wg0`.
+    pub name: String,
+    /// Interface index, what gates are attached to.
+    pub index: u32,
+    /// Largest packet it takes, in bytes; give it to workloads' routes too.
+    pub mtu: u32,
+    /// Who does the work.
+    pub backend: Backend,
+    /// Whether it was there already when this agent started.
+    pub adopted: bool,
+}
+
+/// Who encrypts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// The kernel's own WireGuard.
+    Kernel,
+    /// A daemon, such as wireguard-go.
+    Userspace,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Userspace => "userspace",
+        })
+    }
+}
+
+/// State of the device, as [`Tunnel::watch`] reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// Everything is as it was set.
+    Good,
+    /// The device or its daemon is gone; it is being restored. Fallback routes drop what would have used it.
+    Lost {
+        /// What was noticed.
+        reason: String,
+    },
+    /// The device is there again with the same key and the same peers, but it is a new device and down: attach
+    /// the gates, bring it up, set the routes.
+    Replaced {
+        /// The new device.
+        device: Device,
+    },
+}
+
+/// A tunnel as its device reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The device.
+    pub device: Device,
+    /// This node's key, in base64.
+    #[serde(serialize_with = "as_text")]
+    pub public_key: PublicKey,
+    /// UDP port.
+    pub port: u16,
+    /// Mark of the tunnel's own packets.
+    pub fwmark: u32,
+    /// By public key.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// A peer as the device reports it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PeerStatus {
+    /// The peer's key, in base64.
+    #[serde(serialize_with = "as_text")]
+    pub public_key: PublicKey,
+    /// Where its packets go and last came from.
+    pub endpoint: Option<SocketAddr>,
+    /// Allowed prefixes, sorted.
+    pub prefixes: Vec<IpNet>,
+    /// Whether a preshared key is set; without one the tunnel is bound to no session.
+    pub preshared: bool,
+    /// When the running keys were made.
+    pub last_handshake: Option<SystemTime>,
+    /// Bytes received through the tunnel.
+    pub received_bytes: u64,
+    /// Bytes sent through the tunnel.
+    pub sent_bytes: u64,
+}
+
+fn as_text<S: serde::Serializer>(key: &PublicKey, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(key)
+}
