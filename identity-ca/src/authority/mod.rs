@@ -1,0 +1,215 @@
+//! The keys that sign, and the folder that keeps them.
+//!
+//! A root signs issuing CAs; an issuing CA signs everything else. Nothing is
+//! taken from a request but its key: the caller fills in the profile from the
+//! registry.
+
+mod folder;
+mod issuing;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use ipnet::IpNet;
+use rcgen::{CertificateParams, Issuer, SubjectPublicKeyInfo};
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use spiffe::{SpiffeId, TrustDomain};
+
+use crate::bundle::{Fingerprint, TrustBundle};
+use crate::certificate::profile::{self, Profile, Serial20, Validity};
+use crate::certificate::{CsrKey, PrivateKey, Signer, Signing};
+use crate::model::Serial;
+use crate::{Error, now_ms};
+
+pub(crate) use self::folder::{Lock, STORE, check_folder};
+use self::issuing::Issuing;
+
+/// Leaves and CAs are valid from a little before they were made, for clocks
+/// that are a little behind.
+const BACKDATE: u64 = 60;
+const DAY: u64 = 24 * 3600;
+const ROOT_LIFE: u64 = 3650 * DAY;
+
+/// How a CA is set up; fixed when it is made.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The folder that is made.
+    pub dir: PathBuf,
+    /// The trust domain that it signs for.
+    pub trust_domain: TrustDomain,
+    /// Nodes get prefixes out of these.
+    pub prefix_ranges: Vec<IpNet>,
+}
+
+/// Lifetimes of what is signed, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lifetimes {
+    /// Node SVIDs.
+    pub node: u64,
+    /// Proof SVIDs.
+    pub proof: u64,
+    /// Workload SVIDs, unless their entry says otherwise.
+    pub workload: u64,
+    /// Issuing CAs; renewed when half of it is over.
+    pub issuing: u64,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self { node: DAY, proof: DAY, workload: 3600, issuing: 90 * DAY }
+    }
+}
+
+/// Makes a CA in a folder: all of it, or nothing.
+pub async fn init(setup: &Setup) -> Result<Fingerprint, Error> {
+    if setup.prefix_ranges.iter().any(|range| range.trunc() != *range) {
+        return Err(Error::invalid("prefix range", "bits are set behind its length"));
+    }
+    folder::create(&setup.dir, |draft| {
+        let draft = draft.to_owned();
+        let setup = setup.clone();
+        async move {
+            let fingerprint = folder::write_keys(&draft, &setup)?;
+            crate::registry::Store::create(&draft.join(STORE)).await?;
+            Ok(fingerprint)
+        }
+    })
+    .await
+}
+
+/// A CA that was opened: able to sign.
+pub(crate) struct Authority {
+    trust_domain: TrustDomain,
+    prefix_ranges: Vec<IpNet>,
+    lifetimes: Lifetimes,
+    dir: PathBuf,
+    root: CertificateDer<'static>,
+    root_key: Arc<dyn Signer>,
+    issuing: RwLock<Arc<Issuing>>,
+}
+
+/// A certificate that was just signed.
+#[derive(Debug, Clone)]
+pub(crate) struct Issued {
+    /// Leaf first, without the root.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) serial: Serial,
+    /// Unix seconds.
+    pub(crate) not_after: u64,
+}
+
+impl Authority {
+    /// Opens the CA in `dir`, after checking that nobody else can read it.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+        check_folder(dir)?;
+        let opened = folder::read_keys(dir)?;
+        let authority = Self {
+            trust_domain: opened.trust_domain,
+            prefix_ranges: opened.prefix_ranges,
+            lifetimes: opened.lifetimes,
+            dir: dir.to_owned(),
+            root: opened.root,
+            root_key: Arc::new(opened.root_key),
+            issuing: RwLock::new(Arc::new(opened.issuing)),
+        };
+        authority.bundle(0)?;
+        authority.renew_issuing()?;
+        Ok(authority)
+    }
+
+    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    pub(crate) fn prefix_ranges(&self) -> &[IpNet] {
+        &self.prefix_ranges
+    }
+
+    pub(crate) fn lifetimes(&self) -> Lifetimes {
+        self.lifetimes
+    }
+
+    pub(crate) fn root(&self) -> &CertificateDer<'static> {
+        &self.root
+    }
+
+    pub(crate) fn root_fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.root)
+    }
+
+    pub(crate) fn bundle(&self, sequence: u64) -> Result<TrustBundle, Error> {
+        TrustBundle::new(self.trust_domain.clone(), sequence, [self.root.to_vec()])
+    }
+
+    pub(crate) fn issuing_not_after(&self) -> u64 {
+        self.issuing().not_after
+    }
+
+    /// Signs a leaf for the key of `request`.
+    pub(crate) fn issue(
+        &self,
+        request: &CsrKey,
+        id: &SpiffeId,
+        profile: &Profile<'_>,
+        life: u64,
+    ) -> Result<Issued, Error> {
+        let key = SubjectPublicKeyInfo::from_der(request.spki())?;
+        let issuing = self.issuing();
+        let now = now_ms() / 1000;
+        let validity = Validity {
+            not_before: now.saturating_sub(BACKDATE).max(issuing.not_before),
+            not_after: now.saturating_add(life).min(issuing.not_after),
+        };
+        let serial = Serial20::random();
+        let params = profile::leaf(id, profile, validity, &serial)?;
+        let leaf = params.signed_by(&key, &issuing.issuer)?;
+        Ok(Issued {
+            chain: vec![leaf.into(), issuing.certificate.clone()],
+            serial: serial.as_serial(),
+            not_after: validity.not_after,
+        })
+    }
+
+    /// Signs a leaf for a key that the CA's server makes for itself.
+    pub(crate) fn issue_own(&self, id: &SpiffeId, life: u64) -> Result<(PrivateKey, Issued), Error> {
+        let key = PrivateKey::generate()?;
+        let request = CsrKey::read(&key.csr()?)?;
+        let issued = self.issue(&request, id, &Profile::Workload { dns_names: &[] }, life)?;
+        Ok((key, issued))
+    }
+
+    /// Replaces the issuing CA when half of its life is over. Its successor is
+    /// on disk before it signs anything.
+    pub(crate) fn renew_issuing(&self) -> Result<bool, Error> {
+        let now = now_ms() / 1000;
+        let current = self.issuing();
+        let half = current.not_before + (current.not_after - current.not_before) / 2;
+        if now < half {
+            return Ok(false);
+        }
+        let next = Issuing::make(&self.trust_domain, &self.root, &self.root_key, self.lifetimes.issuing)?;
+        folder::write_issuing(&self.dir, &next)?;
+        *self.issuing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        tracing::info!(target: "handfast::audit", "issuing CA renewed");
+        Ok(true)
+    }
+
+    fn issuing(&self) -> Arc<Issuing> {
+        Arc::clone(&self.issuing.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A new root: its key and its certificate.
+fn make_root(trust_domain: &TrustDomain) -> Result<(PrivateKey, CertificateDer<'static>), Error> {
+    let key = PrivateKey::generate()?;
+    let now = now_ms() / 1000;
+    let validity = Validity { not_before: now.saturating_sub(BACKDATE), not_after: now + ROOT_LIFE };
+    let params: CertificateParams =
+        profile::authority(trust_domain, "handfast root", 1, validity, &Serial20::random())?;
+    let certificate = params.self_signed(&Signing(&key))?;
+    Ok((key, certificate.into()))
+}
+
+type OwnIssuer = Issuer<'static, Signing<Arc<dyn Signer>>>;

@@ -1,0 +1,152 @@
+//! A joined node's side of the CA: certificates in batches, updates as they happen.
+
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use super::connect::{Trust, bounded, connect};
+use super::{NodeIdentity, Refusal, Svid, SvidRequest, refused};
+use crate::bundle::TrustBundle;
+use crate::deny::DenyList;
+use crate::model::{Entry, Node, PolicyDocument};
+use crate::proto::agents_client::AgentsClient;
+use crate::verify::Verifier;
+use crate::{Error, now_ms, proto};
+
+/// Requests that one call may carry.
+pub const MAX_BATCH: usize = 256;
+
+/// A connection to the CA. Cheap to clone; when it is lost, calls fail with
+/// [`Error::Refused`] and code `Unavailable`, and the agent connects again.
+#[derive(Debug, Clone)]
+pub struct AgentClient {
+    client: AgentsClient<Channel>,
+    bundle: TrustBundle,
+}
+
+impl AgentClient {
+    /// Connects as `identity` to the CA at `HOST:PORT`, which `verifier`
+    /// recognises. A node whose SVID has expired for less than 30 days may
+    /// connect too, but only to ask for the next one.
+    pub async fn connect(
+        address: &str,
+        verifier: &Verifier,
+        identity: &NodeIdentity,
+    ) -> Result<Self, Error> {
+        let trust = Trust::Bundle(Box::new(verifier.clone()));
+        let client = connect(address, &trust, Some(identity)).await?;
+        Ok(Self { client, bundle: verifier.bundle().clone() })
+    }
+
+    /// Asks for certificates; the answers come in the order of the requests.
+    /// Batches larger than [`MAX_BATCH`] go in several calls.
+    pub async fn issue(
+        &self,
+        requests: Vec<SvidRequest>,
+    ) -> Result<Vec<Result<Svid, Refusal>>, Error> {
+        let mut answers = Vec::with_capacity(requests.len());
+        let mut rest = requests.into_iter().peekable();
+        while rest.peek().is_some() {
+            let batch: Vec<proto::SvidRequest> =
+                rest.by_ref().take(MAX_BATCH).map(proto::SvidRequest::from).collect();
+            let expected = answers.len() + batch.len();
+            let request = proto::IssueRequest { requests: batch, now_ms: now_ms() };
+            let reply = self.client.clone().issue(bounded(request)).await.map_err(refused)?;
+            for reply in reply.into_inner().replies {
+                answers.push(answer(reply)?);
+            }
+            if answers.len() != expected {
+                return Err(Error::Protocol("an answer without its request".to_owned()));
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Everything this node needs to know: the first update has all of it,
+    /// later ones what has changed.
+    pub async fn updates(&self) -> Result<Updates, Error> {
+        let request = proto::WatchRequest { now_ms: now_ms() };
+        let stream = self.client.clone().watch(request).await.map_err(refused)?.into_inner();
+        Ok(Updates { stream, bundle: self.bundle.clone() })
+    }
+
+    /// Tells the CA that an update is applied, or why it is not. An error
+    /// keeps the node on the operator's list until a later update is applied.
+    pub async fn ack(&self, sequence: u64, problem: Option<&str>) -> Result<(), Error> {
+        let problem = problem.unwrap_or_default().to_owned();
+        let request = proto::AcknowledgeRequest { sequence, problem };
+        self.client.clone().acknowledge(bounded(request)).await.map_err(refused)?;
+        Ok(())
+    }
+}
+
+fn answer(reply: proto::SvidReply) -> Result<Result<Svid, Refusal>, Error> {
+    use proto::svid_reply::Result as Wire;
+    match reply.result {
+        Some(Wire::Svid(svid)) => Ok(Ok(svid.try_into()?)),
+        Some(Wire::Refusal(refusal)) => {
+            let code = tonic::Code::from_i32(i32::try_from(refusal.code).unwrap_or_default());
+            Ok(Err(Refusal { code, message: refusal.message }))
+        }
+        None => Err(Error::Protocol("an empty answer".to_owned())),
+    }
+}
+
+/// What has changed. A section that is none has not; one that is there is
+/// complete.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// To be acknowledged with [`AgentClient::ack`]; rises from update to update.
+    pub sequence: u64,
+    /// The CA's clock (unix milliseconds).
+    pub ca_time_ms: u64,
+    /// The trust bundle.
+    pub bundle: Option<TrustBundle>,
+    /// All nodes that have joined, this one among them.
+    pub nodes: Option<Vec<Node>>,
+    /// The entries that apply to this node.
+    pub entries: Option<Vec<Entry>>,
+    /// All policy documents.
+    pub policies: Option<Vec<PolicyDocument>>,
+    /// The deny list, its signature verified.
+    pub deny_list: Option<DenyList>,
+}
+
+/// The stream of updates.
+#[derive(Debug)]
+pub struct Updates {
+    stream: Streaming<proto::Update>,
+    /// Verifies deny lists.
+    bundle: TrustBundle,
+}
+
+impl Updates {
+    /// The next update; none when the CA has ended the stream (it stops, or
+    /// has a reason to: connecting again says which).
+    pub async fn next(&mut self) -> Result<Option<Update>, Error> {
+        let Some(update) = self.stream.message().await.map_err(refused)? else { return Ok(None) };
+        let bundle = update.bundle.map(TrustBundle::try_from).transpose()?;
+        if let Some(bundle) = &bundle {
+            if bundle.trust_domain() != self.bundle.trust_domain() {
+                return Err(Error::Protocol("a bundle of another trust domain".to_owned()));
+            }
+            self.bundle = bundle.clone();
+        }
+        let deny_list = update.deny_list.map(|list| {
+            let bytes = prost::Message::encode_to_vec(&list);
+            DenyList::from_bytes(&bytes, &self.bundle)
+        });
+        let all = |nodes: proto::Nodes| nodes.nodes.into_iter().map(Node::try_from).collect();
+        let entries = |list: proto::Entries| list.entries.into_iter().map(Entry::try_from).collect();
+        Ok(Some(Update {
+            sequence: update.sequence,
+            ca_time_ms: update.now_ms,
+            bundle,
+            nodes: update.nodes.map(all).transpose()?,
+            entries: update.entries.map(entries).transpose()?,
+            policies: update
+                .policies
+                .map(|list| list.policies.into_iter().map(PolicyDocument::from).collect()),
+            deny_list: deny_list.transpose()?,
+        }))
+    }
+}

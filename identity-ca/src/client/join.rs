@@ -1,0 +1,55 @@
+//! A node's first certificate, for a join token.
+
+use rustls_pki_types::UnixTime;
+
+use super::connect::{Trust, bounded, connect};
+use super::{NodeIdentity, Svid, refused};
+use crate::bundle::TrustBundle;
+use crate::certificate::PrivateKey;
+use crate::deny::DenyList;
+use crate::token::JoinToken;
+use crate::verify::{NodeSvid, Verifier};
+use crate::{Error, now_ms, proto};
+
+/// What a node has after it has joined: all that it needs to connect again.
+#[derive(Debug)]
+pub struct Joined {
+    /// Its key and chain.
+    pub identity: NodeIdentity,
+    /// What the certificate says, verified.
+    pub node: NodeSvid,
+    /// The roots.
+    pub bundle: TrustBundle,
+    /// The CA's clock (unix milliseconds).
+    pub ca_time_ms: u64,
+}
+
+/// Spends a join token: a key is made here, its CSR goes to the CA, whose
+/// root is recognised by the fingerprint in the token before the secret is
+/// said. Nothing is spent when clocks differ or the CA is not the right one.
+pub async fn join(token: &JoinToken) -> Result<Joined, Error> {
+    let trust = Trust::Root(token.trust_domain.clone(), token.root_fingerprint);
+    let mut client = connect(&token.ca_address, &trust, None).await?;
+    let key = PrivateKey::generate()?;
+    let request = proto::JoinRequest {
+        token: token.secret.expose().to_owned(),
+        csr: key.csr()?,
+        now_ms: now_ms(),
+    };
+    let reply = client.join(bounded(request)).await.map_err(refused)?.into_inner();
+    let missing = |what: &str| Error::Protocol(format!("the CA's answer has no {what}"));
+    let bundle: TrustBundle = reply.bundle.ok_or_else(|| missing("bundle"))?.try_into()?;
+    if bundle.trust_domain() != &token.trust_domain
+        || !bundle.fingerprints().any(|print| print == token.root_fingerprint)
+    {
+        return Err(Error::Protocol("the CA's bundle does not hold the token's root".to_owned()));
+    }
+    let svid = Svid::try_from(reply.svid.ok_or_else(|| missing("certificate"))?)?;
+    let node = Verifier::new(bundle.clone(), DenyList::empty())
+        .node(&svid.chain, UnixTime::now())?;
+    if node.name != token.node {
+        return Err(Error::Protocol(format!("the CA gave us the name {}", node.name)));
+    }
+    let identity = NodeIdentity { chain: svid.chain, key };
+    Ok(Joined { identity, node, bundle, ca_time_ms: reply.now_ms })
+}

@@ -1,0 +1,134 @@
+//! The deny list: signed by the CA, numbered, dated, and relayed from node to node.
+//!
+//! A list is believed for its signature, not for who hands it over, so that a
+//! node that cannot reach the CA still hears of a revocation.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use prost::Message;
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use crate::bundle::TrustBundle;
+use crate::certificate::Signer;
+use crate::model::{Denial, Serial, Subject};
+use crate::verify::{Rejection, Verifier};
+use crate::{Error, NodeName, proto};
+
+/// A signed list with more bytes is not read.
+pub const MAX_DENY_LIST: usize = 4 << 20;
+
+const CONTEXT: &[u8] = b"handfast deny list v1\0";
+
+/// A verified deny list.
+#[derive(Debug, Clone, Default)]
+pub struct DenyList {
+    number: u64,
+    issued_at_ms: u64,
+    denials: Vec<Denial>,
+    index: HashSet<Subject>,
+    bytes: Vec<u8>,
+}
+
+impl DenyList {
+    /// The list before any was heard: number 0, nobody denied.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Reads a signed list and verifies it against the bundle. The signer's
+    /// certificate must have been valid when the list was issued. Whether the
+    /// number is new is for the caller to compare: see [`DenyList::number`].
+    pub fn from_bytes(bytes: &[u8], bundle: &TrustBundle) -> Result<Self, Error> {
+        if bytes.len() > MAX_DENY_LIST {
+            return Err(Error::Protocol(format!("a deny list of {} bytes", bytes.len())));
+        }
+        let signed = proto::SignedDenyList::decode(bytes)
+            .map_err(|error| Error::Protocol(format!("deny list: {error}")))?;
+        let body = proto::DenyListBody::decode(signed.body.as_slice())
+            .map_err(|error| Error::Protocol(format!("deny list: {error}")))?;
+        if body.trust_domain != bundle.trust_domain().as_str() {
+            return Err(Error::Rejected(Rejection::TrustDomain(body.trust_domain)));
+        }
+        let issued = UnixTime::since_unix_epoch(Duration::from_millis(body.issued_at_ms));
+        let chain: Vec<CertificateDer<'_>> =
+            signed.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        let message = [CONTEXT, &signed.body].concat();
+        Verifier::new(bundle.clone(), Self::empty()).deny_list_signature(
+            &chain,
+            issued,
+            &message,
+            &signed.signature,
+        )?;
+        let denials: Vec<Denial> =
+            body.denials.into_iter().map(Denial::try_from).collect::<Result<_, _>>()?;
+        Ok(Self {
+            number: body.number,
+            issued_at_ms: body.issued_at_ms,
+            index: denials.iter().map(|denial| denial.subject.clone()).collect(),
+            denials,
+            bytes: bytes.to_vec(),
+        })
+    }
+
+    /// Higher is newer; a lower one than that which is stored must be refused.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// When the CA signed it (unix milliseconds by the CA's clock).
+    pub fn issued_at_ms(&self) -> u64 {
+        self.issued_at_ms
+    }
+
+    /// Who is denied, and why.
+    pub fn denials(&self) -> &[Denial] {
+        &self.denials
+    }
+
+    /// The signed list as it came, to be stored and relayed; empty for the empty list.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Is this subject on the list?
+    pub fn denies(&self, subject: &Subject) -> bool {
+        self.index.contains(subject)
+    }
+
+    /// Is this identity on the list?
+    pub fn denies_id(&self, id: &spiffe::SpiffeId) -> bool {
+        self.denies(&Subject::SpiffeId(id.clone()))
+    }
+
+    /// Is this node on the list?
+    pub fn denies_node(&self, node: &NodeName) -> bool {
+        self.denies(&Subject::Node(node.clone()))
+    }
+
+    /// Is this certificate on the list?
+    pub fn denies_serial(&self, serial: &Serial) -> bool {
+        self.denies(&Subject::Serial(serial.clone()))
+    }
+}
+
+/// Signs a list; [`DenyList::from_bytes`] reads it.
+pub(crate) fn sign(
+    trust_domain: &spiffe::TrustDomain,
+    number: u64,
+    issued_at_ms: u64,
+    denials: &[Denial],
+    signer: &dyn Signer,
+    chain: &[CertificateDer<'static>],
+) -> Result<Vec<u8>, Error> {
+    let body = proto::DenyListBody {
+        trust_domain: trust_domain.as_str().to_owned(),
+        number,
+        issued_at_ms,
+        denials: denials.iter().map(proto::Denial::from).collect(),
+    }
+    .encode_to_vec();
+    let signature = signer.sign(&[CONTEXT, &body].concat())?;
+    let chain = chain.iter().map(|der| der.to_vec()).collect();
+    Ok(proto::SignedDenyList { body, signature, chain }.encode_to_vec())
+}

@@ -1,0 +1,184 @@
+//! What can go wrong, said so that an operator knows what, where and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::certificate::CsrError;
+use crate::verify::Rejection;
+
+/// Every error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value that a person or an agent gave is not acceptable.
+    #[error("{what}: {problem}")]
+    Invalid {
+        /// Which value.
+        what: String,
+        /// Why not, and what would be.
+        problem: String,
+    },
+    /// Something that was asked for by name is not there.
+    #[error("there is no {what} {name:?}")]
+    Missing {
+        /// The kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Something of that name is there already, and differs.
+    #[error("{what} {name:?} exists already: {hint}")]
+    Exists {
+        /// The kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The caller may not do this.
+    #[error("{0}")]
+    Denied(String),
+    /// A certificate signing request that no key is taken from.
+    #[error("certificate signing request refused: {0}")]
+    Csr(#[from] CsrError),
+    /// A join token that buys nothing.
+    #[error("join token refused: {0}")]
+    Token(String),
+    /// Two clocks differ too much for certificates to make sense.
+    #[error(
+        "the clocks differ: this machine says {ours}, the CA says {theirs} ({difference} apart, at most {allowed} is allowed); set the wrong one right (is NTP running?) and try again; nothing was changed"
+    )]
+    Clock {
+        /// The agent's clock, RFC 3339.
+        ours: String,
+        /// The CA's clock, RFC 3339.
+        theirs: String,
+        /// In words.
+        difference: String,
+        /// In words.
+        allowed: String,
+    },
+    /// A certificate that was not accepted.
+    #[error("certificate refused: {0}")]
+    Rejected(#[from] Rejection),
+    /// The CA's folder is not as it must be.
+    #[error("CA folder {}: {problem}", path.display())]
+    Folder {
+        /// The folder or the file in it.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A file or socket could not be used.
+    #[error("{action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An address could not be listened on.
+    #[error("cannot listen on {address}: {source}{hint}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+        /// What to do, or nothing.
+        hint: &'static str,
+    },
+    /// No room to write.
+    #[error(
+        "the disk that holds the CA's store is full: nothing was changed; free some space and try again"
+    )]
+    StoreFull,
+    /// The store's file is not a store, or is damaged.
+    #[error(
+        "the CA's store {} is damaged ({problem}); it was left as it is: restore it from a backup, nothing is repaired by guessing", path.display()
+    )]
+    StoreDamaged {
+        /// The database file.
+        path: PathBuf,
+        /// What the check found.
+        problem: String,
+    },
+    /// The store failed in another way.
+    #[error("the CA's store: {0}")]
+    Store(#[source] sqlx::Error),
+    /// The other side refused a call.
+    #[error("{message}")]
+    Refused {
+        /// The gRPC code.
+        code: tonic::Code,
+        /// What it said.
+        message: String,
+    },
+    /// The other side could not be reached.
+    #[error("cannot reach {address}: {problem}")]
+    Unreachable {
+        /// Whom.
+        address: String,
+        /// Why.
+        problem: String,
+    },
+    /// The other side said something that the protocol does not allow.
+    #[error("the other side broke the protocol: {0}")]
+    Protocol(String),
+    /// A cryptographic operation failed.
+    #[error("cryptography: {0}")]
+    Crypto(String),
+}
+
+impl Error {
+    pub(crate) fn invalid(what: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { what: what.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The gRPC code that tells a caller who is to blame.
+    pub(crate) fn code(&self) -> tonic::Code {
+        use tonic::Code;
+        match self {
+            Self::Invalid { .. } | Self::Csr(_) => Code::InvalidArgument,
+            Self::Missing { .. } => Code::NotFound,
+            Self::Exists { .. } => Code::AlreadyExists,
+            Self::Denied(_) | Self::Token(_) => Code::PermissionDenied,
+            Self::Rejected(_) => Code::Unauthenticated,
+            Self::Clock { .. } => Code::FailedPrecondition,
+            Self::StoreFull => Code::ResourceExhausted,
+            Self::Refused { code, .. } => *code,
+            Self::Unreachable { .. } => Code::Unavailable,
+            _ => Code::Internal,
+        }
+    }
+}
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        // SQLITE_FULL, and SQLITE_IOERR_WRITE which a full quota gives.
+        let full = error
+            .as_database_error()
+            .and_then(|error| error.code())
+            .is_some_and(|code| code == "13" || code == "778");
+        if full { Self::StoreFull } else { Self::Store(error) }
+    }
+}
+
+impl From<rcgen::Error> for Error {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Crypto(error.to_string())
+    }
+}
