@@ -1,1 +1,27 @@
 //! The policy language: parse, resolve, compile, explain.
+//!
+//! Documents go in as text and come out as a [`PolicySet`] that answers what a
+//! workload may send and receive. Nothing here reads a file, a clock or a
+//! socket, so every answer can be tested and repeated.
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+
+mod entry;
+mod model;
+mod ports;
+mod set;
+
+pub use entry::{Entry, Pairing, Remote, Workload};
+pub use model::{
+    Authentication, Direction, Encryption, Kind, PolicyInfo, Protocol, RuleInfo, RuleRef, Verdict,
+};
+pub use ports::{PortPrefix, Ports, ports_to_prefixes};
+pub use set::{PolicySet, ReadError, Source};
