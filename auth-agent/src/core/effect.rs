@@ -1,0 +1,308 @@
+//! What the core wants done. The shell carries effects out **in order**, each finished before the next begins;
+//! the order is part of the safety argument: what forbids comes before what permits, [`Effect::Persist`] before
+//! anything that relies on it, [`Effect::Release`] last. `SendProof` keeps its place among the frames of its
+//! connection. An effect on a connection that is gone is skipped.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::reason::{Alarm, CloseReason, Discarded};
+use super::types::{ConnId, EndpointId, HoldKey, Identity, IdentityNumber, PeerNumber};
+use crate::wire::{Frame, LeafHash};
+
+/// One output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Store [`Core::snapshot`](super::Core::snapshot) where an agent of the same boot finds it. At most one a
+    /// step, and first.
+    Persist,
+    /// First effect ever of a core without a snapshot: empty sessions, prefixes, remotes, announced, auth,
+    /// identities, locals and connections, since their numbers mean nothing any more.
+    ClearTables,
+
+    /// Dial the peer; answer with `Connected` or `DialFailed`. The certificate must be this peer's.
+    Dial {
+        /// Number to answer with.
+        peer: PeerNumber,
+        /// Full SPIFFE ID that the certificate must carry.
+        id: String,
+        /// To try, in order.
+        addresses: Vec<SocketAddr>,
+    },
+    /// Close the connection after what was sent before; no `Disconnected` is expected.
+    Close {
+        /// The connection.
+        conn: ConnId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// Send a frame.
+    Send {
+        /// The connection.
+        conn: ConnId,
+        /// The frame.
+        frame: Frame,
+    },
+    /// Make that many fresh random contexts; answer with `GrantMade`.
+    MakeGrant {
+        /// The connection.
+        conn: ConnId,
+        /// How many.
+        count: usize,
+    },
+    /// Make an authenticator with this proof SVID and send it in a `Proof` frame.
+    SendProof {
+        /// The connection.
+        conn: ConnId,
+        /// Whose proof.
+        identity: Arc<Identity>,
+        /// Names the SVID; if the shell no longer has exactly this one, it answers `ProofFailed`.
+        leaf_hash: LeafHash,
+        /// The granted context to answer; `None` from a server.
+        request: Option<[u8; 32]>,
+    },
+    /// Verify a peer's authenticator; answer with `ProofVerified` or `ProofInvalid`, in order.
+    VerifyProof {
+        /// The connection.
+        conn: ConnId,
+        /// As received.
+        authenticator: Vec<u8>,
+        /// As received; the core has checked that it was granted and unused.
+        request: Option<[u8; 32]>,
+    },
+    /// Verify and store a relayed deny list; answer with `DenyList` if it is right and newer.
+    VerifyDenyList {
+        /// From whom, for the log.
+        conn: ConnId,
+        /// As received.
+        signed: Vec<u8>,
+    },
+
+    /// This number stands for this identity from now on: compile policy for it before going on.
+    Identity {
+        /// The number.
+        number: IdentityNumber,
+        /// The identity.
+        identity: Arc<Identity>,
+    },
+    /// This number stands for nothing any more; its policy entries can go. It will not come back.
+    IdentityForgotten {
+        /// The number.
+        number: IdentityNumber,
+    },
+
+    /// Key and install the tunnel toward a peer from this connection, or renew its preshared key in place;
+    /// answer with `TunnelInstalled` or `TunnelFailed`.
+    InstallTunnel {
+        /// The peer.
+        peer: PeerNumber,
+        /// Its full SPIFFE ID.
+        id: String,
+        /// The connection whose exporter gives the preshared key.
+        conn: ConnId,
+        /// The peer's WireGuard public key.
+        peer_key: [u8; 32],
+        /// Where its packets go.
+        endpoint: SocketAddr,
+        /// Its allowed IPs: exactly the signed prefixes.
+        prefixes: Vec<IpNet>,
+    },
+    /// Remove the tunnel toward a peer.
+    RemoveTunnel {
+        /// The peer.
+        peer: PeerNumber,
+    },
+
+    /// Write one entry of `prefixes`.
+    SetPrefix {
+        /// The prefix.
+        prefix: IpNet,
+        /// Whose.
+        peer: PeerNumber,
+    },
+    /// Remove one entry of `prefixes`.
+    RemovePrefix {
+        /// The prefix.
+        prefix: IpNet,
+    },
+    /// Write one entry of `locals`.
+    SetLocal {
+        /// The address.
+        address: IpAddr,
+        /// Whose.
+        endpoint: EndpointId,
+        /// Who that is.
+        identity: IdentityNumber,
+    },
+    /// Remove one entry of `locals`.
+    RemoveLocal {
+        /// The address.
+        address: IpAddr,
+    },
+    /// Write one entry of `sessions`.
+    SetSession {
+        /// The peer.
+        peer: PeerNumber,
+        /// The entry.
+        session: SessionEntry,
+    },
+    /// Write one entry of `remotes`.
+    SetRemote {
+        /// The address.
+        address: IpAddr,
+        /// The entry.
+        remote: RemoteEntry,
+    },
+    /// Write a negative entry of `remotes`: drop instead of asking again.
+    SetNegative {
+        /// The address.
+        address: IpAddr,
+        /// Who refused.
+        peer: PeerNumber,
+        /// Until when, on the boot clock.
+        until: Duration,
+    },
+    /// Remove one entry of `remotes`.
+    RemoveRemote {
+        /// The address.
+        address: IpAddr,
+    },
+    /// Write one entry of `announced`.
+    SetAnnounced {
+        /// The local address.
+        address: IpAddr,
+        /// To whom.
+        peer: PeerNumber,
+        /// The entry.
+        announced: AnnouncedEntry,
+    },
+    /// Remove one entry of `announced`.
+    RemoveAnnounced {
+        /// The local address.
+        address: IpAddr,
+        /// To whom.
+        peer: PeerNumber,
+    },
+    /// Write one entry of `identities`.
+    SetIdentity {
+        /// The identity.
+        number: IdentityNumber,
+        /// On the boot clock.
+        valid_until: Duration,
+        /// Cut.
+        revoked: bool,
+    },
+    /// Write one entry of `auth`.
+    SetPair {
+        /// The pair.
+        pair: PairKey,
+        /// On the boot clock.
+        expires: Duration,
+        /// The session's, on this node.
+        epoch: u32,
+    },
+    /// Remove one entry of `auth`.
+    RemovePair {
+        /// The pair.
+        pair: PairKey,
+    },
+    /// Remove the peer's entries of `remotes`, `announced` and `auth` whose epoch is below.
+    SweepEpoch {
+        /// The peer.
+        peer: PeerNumber,
+        /// The oldest epoch that stays.
+        below: u32,
+    },
+
+    /// Drop what is held under a key.
+    Discard {
+        /// The key.
+        key: HoldKey,
+        /// Why.
+        reason: Discarded,
+    },
+    /// Give back what is held under a key, in order: the gate can decide now.
+    Release {
+        /// The key.
+        key: HoldKey,
+    },
+    /// Something a person should see.
+    Alarm(Alarm),
+}
+
+/// A session as gates see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionEntry {
+    /// The oldest epoch whose entries count.
+    pub oldest: u32,
+    /// The newest.
+    pub current: u32,
+    /// When it ends, on the boot clock.
+    pub expires: Duration,
+    /// Whether packets may pass.
+    pub state: SessionState,
+}
+
+/// Whether packets may pass between two nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SessionState {
+    /// Hello both ways, but the tunnel does not stand on both sides: hold.
+    Pending,
+    /// The tunnel stands on both sides.
+    Ready,
+    /// Ended: hold, and nothing of it counts.
+    Cut,
+}
+
+/// A remote address as gates see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteEntry {
+    /// Who it is.
+    pub identity: IdentityNumber,
+    /// Where it is.
+    pub peer: PeerNumber,
+    /// In which epoch that was announced.
+    pub epoch: u32,
+    /// As announced.
+    pub generation: u64,
+}
+
+/// A local address toward one peer as gates see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnnouncedEntry {
+    /// The one endpoint that may use the address toward the peer.
+    pub endpoint: EndpointId,
+    /// In which epoch it was announced.
+    pub epoch: u32,
+    /// Only `Confirmed` lets packets pass.
+    pub state: AnnouncedState,
+    /// As announced.
+    pub generation: u64,
+}
+
+/// How far an announcement has come.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub enum AnnouncedState {
+    /// The peer may believe it.
+    Sent,
+    /// The peer believes it.
+    Confirmed,
+    /// The peer may still believe it and is to stop.
+    Withdrawing,
+}
+
+/// Two identities proven to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PairKey {
+    /// The identity on this node.
+    pub local: IdentityNumber,
+    /// The identity on the peer.
+    pub remote: IdentityNumber,
+    /// Where the remote one is; [`PeerNumber::LOCAL`] on this node.
+    pub peer: PeerNumber,
+}

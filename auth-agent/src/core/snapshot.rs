@@ -1,0 +1,113 @@
+//! What must outlive the agent, but not the kernel: the numbers that stand in the kernel's maps.
+//!
+//! Identity numbers, peer numbers, epochs and generations only rise in a boot; a restarted agent goes on where
+//! the old one stopped, because the kernel does too. Pairs are not in here: those in the kernel stay valid by
+//! their epoch until the successor session has proven them anew. A snapshot of another boot or another node is
+//! void, since the kernel it describes is gone.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::effect::AnnouncedState;
+use super::types::{EndpointId, Identity, IdentityNumber, PeerNumber};
+use crate::wire::BootId;
+
+/// Everything a successor needs to know about the kernel that it adopts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Format, 1.
+    pub version: u32,
+    /// Which node.
+    pub node: String,
+    /// Which boot of it.
+    pub boot_id: BootId,
+    /// Next free identity number.
+    pub next_identity: u32,
+    /// Next free peer number.
+    pub next_peer: u32,
+    /// Highest generation sent so far, for any address.
+    pub generation: u64,
+    /// Identity numbers in use.
+    pub identities: Vec<(IdentityNumber, Identity)>,
+    /// Peers with something in the kernel.
+    pub peers: Vec<PeerSnapshot>,
+    /// Addresses that rest: until when (boot clock), and the identity that had them.
+    pub rests: Vec<(IpAddr, Duration, Option<IdentityNumber>)>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerSnapshot {
+    /// Its number.
+    pub number: PeerNumber,
+    /// Its full SPIFFE ID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its signed prefixes in the session that stands.
+    pub prefixes: Vec<IpNet>,
+    /// The prefix assignment.
+    pub assignment: u64,
+    /// Serial of the SVID that the session that stands was opened with.
+    pub serial: Vec<u8>,
+    /// Boot IDs, newest last.
+    pub boot_ids: Vec<BootId>,
+    /// Highest epoch given so far.
+    pub last_epoch: u32,
+    /// The session in the kernel, if there is one.
+    pub session: Option<SessionSnapshot>,
+    /// What this node announced to it.
+    pub announced: Vec<AnnouncedSnapshot>,
+    /// What it announced to this node.
+    pub remotes: Vec<RemoteSnapshot>,
+    /// Highest generations seen, for addresses that it announced.
+    pub seen: Vec<(IpAddr, u64)>,
+    /// An address that is not in `seen` must come with a higher one.
+    pub seen_floor: u64,
+}
+
+/// A session in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionSnapshot {
+    /// Oldest epoch that counts.
+    pub oldest: u32,
+    /// Newest epoch.
+    pub current: u32,
+    /// Boot clock.
+    pub expires: Duration,
+    /// Whether the tunnel stands on both sides.
+    pub ready: bool,
+}
+
+/// A local address toward one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedSnapshot {
+    /// The address.
+    pub address: IpAddr,
+    /// Whose it is toward this peer.
+    pub endpoint: EndpointId,
+    /// Who that is.
+    pub identity: IdentityNumber,
+    /// Epoch.
+    pub epoch: u32,
+    /// Generation.
+    pub generation: u64,
+    /// How far.
+    pub state: AnnouncedState,
+}
+
+/// A remote address of one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteSnapshot {
+    /// The address.
+    pub address: IpAddr,
+    /// Who.
+    pub identity: IdentityNumber,
+    /// Epoch.
+    pub epoch: u32,
+    /// Generation.
+    pub generation: u64,
+}

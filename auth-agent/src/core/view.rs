@@ -1,0 +1,119 @@
+//! What people may see of the core: for `status`, `pair list`, `tunnel status`, `verify` and `explain`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::effect::{AnnouncedState, PairKey, SessionEntry};
+use super::types::{EndpointId, HoldKey, Identity, IdentityNumber, PeerNumber};
+
+/// Everything, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Peers by number.
+    pub peers: Vec<PeerView>,
+    /// Endpoints by number.
+    pub endpoints: Vec<EndpointView>,
+    /// Identities by number.
+    pub identities: BTreeMap<IdentityNumber, IdentityView>,
+    /// Recorded pairs; after a restart those that have been proven again.
+    pub pairs: Vec<PairView>,
+    /// Keys with packets that wait.
+    pub holds: Vec<HoldKey>,
+    /// What happened how often, by name.
+    pub counters: BTreeMap<&'static str, u64>,
+    /// Number of the deny list in force.
+    pub deny_number: u64,
+}
+
+/// One peer.
+#[derive(Clone, Debug)]
+pub struct PeerView {
+    /// This node's number for it.
+    pub number: PeerNumber,
+    /// Its full SPIFFE ID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Signed prefixes while there is a session, those of the CA's list otherwise.
+    pub prefixes: Vec<IpNet>,
+    /// How the connection stands.
+    pub connection: ConnectionView,
+    /// What the kernel knows.
+    pub session: Option<SessionEntry>,
+    /// Local identities that the peer has accepted proofs of in this session.
+    pub given: BTreeSet<IdentityNumber>,
+    /// Its identities that were proven in this session.
+    pub proven: BTreeSet<IdentityNumber>,
+    /// Local addresses announced to it.
+    pub announced: Vec<(IpAddr, EndpointId, AnnouncedState)>,
+    /// Its addresses, as it announced them.
+    pub remotes: Vec<(IpAddr, IdentityNumber)>,
+    /// Addresses of its that it would not name.
+    pub refused: Vec<IpAddr>,
+    /// How often it broke the rules.
+    pub violations: u64,
+}
+
+/// How a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionView {
+    /// Nothing asks for one.
+    None,
+    /// The next dial is due at this time of the boot clock.
+    Waiting(Duration),
+    /// Dialling, or no Hello yet.
+    Connecting,
+    /// Live: Hello both ways.
+    Live,
+}
+
+impl ConnectionView {
+    /// One word for listings.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Waiting(_) => "waiting",
+            Self::Connecting => "connecting",
+            Self::Live => "live",
+        }
+    }
+}
+
+/// One endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointView {
+    /// Its number.
+    pub endpoint: EndpointId,
+    /// Its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Who it is.
+    pub identity: Option<IdentityNumber>,
+}
+
+/// One identity.
+#[derive(Clone, Debug)]
+pub struct IdentityView {
+    /// Who.
+    pub identity: Arc<Identity>,
+    /// Boot clock.
+    pub valid_until: Duration,
+    /// On the deny list.
+    pub revoked: bool,
+    /// This node has a proof SVID for it.
+    pub local: bool,
+}
+
+/// One pair.
+#[derive(Clone, Debug)]
+pub struct PairView {
+    /// Its key.
+    pub pair: PairKey,
+    /// Unix seconds.
+    pub expires: u64,
+    /// The session's epoch on this node.
+    pub epoch: u32,
+}
