@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Installs what is missing, and nothing else, on a Debian 12 (or newer) machine
+# that has Rust. Says nothing when there is nothing to do.
+#
+#   scripts/setup.sh run    what `make demo` and a node need
+#   scripts/setup.sh test   that, and what `make test` needs (the default)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/env.sh
+
+level=${1:-test}
+case $level in
+    run | test) ;;
+    *)
+        echo "usage: scripts/setup.sh [run|test]" >&2
+        exit 2
+        ;;
+esac
+
+# Commands and the Debian packages that bring them. A command that is already
+# there, from wherever, is left alone.
+run_tools=(
+    cc:build-essential ip:iproute2 nft:nftables ping:iputils-ping
+    wg:wireguard-tools wireguard-go:wireguard-go bpftool:bpftool
+    tcpdump:tcpdump curl:curl iperf3:iperf3 python3:python3
+)
+
+missing=()
+need() {
+    local pair
+    for pair in "$@"; do
+        command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+    done
+}
+
+need "${run_tools[@]}"
+if [ "$level" = test ] && ! has_rust_src && [ ! -d /usr/lib/rustlib/src ]; then
+    # The eBPF programs need the source of Rust's core library. Where rustup
+    # has none, Debian has a compiler with its matching source.
+    missing+=(rustc-web rust-web-src cargo-web)
+fi
+if [ "$level" = test ] && ! command -v bpf-linker >/dev/null; then
+    [ -x /usr/lib/llvm-22/bin/llvm-config ] || missing+=(llvm-22-dev)
+fi
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "setup: '$*' needs root: run as root or install sudo" >&2
+        exit 1
+    fi
+}
+
+# Runs a command with its output put aside, and shows it only on failure.
+quietly() {
+    local log
+    log=$(mktemp)
+    if ! "$@" >"$log" 2>&1; then
+        cat "$log" >&2
+        rm -f "$log"
+        return 1
+    fi
+    rm -f "$log"
+}
+
+if [ "${#missing[@]}" -gt 0 ]; then
+    if ! command -v apt-get >/dev/null; then
+        echo "setup: this system has no apt-get; install by its own means: ${missing[*]}" >&2
+        exit 1
+    fi
+    echo "setup: installing ${missing[*]}"
+    # A source list of somebody else that does not answer is no reason to stop.
+    quietly as_root apt-get update || echo "setup: apt-get update failed; trying with the lists that are there" >&2
+    quietly as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "${missing[@]}" || {
+        echo "setup: apt-get could not install: ${missing[*]}" >&2
+        exit 1
+    }
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "setup: cargo is missing: install Rust (1.94 or newer) first" >&2
+    exit 1
+fi
+
+# Build tools from source, into a folder of their own: tool NAME [cargo-install argument…]
+tool() {
+    local name=$1
+    shift
+    command -v "$name" >/dev/null && return
+    echo "setup: building $name (once, into $tools)"
+    quietly cargo install --locked --root "$tools" "$name" "$@" || {
+        echo "setup: $name could not be built" >&2
+        exit 1
+    }
+}
+
+if [ "$level" = test ]; then
+    LLVM_PREFIX=/usr/lib/llvm-22 tool bpf-linker --version 0.13.0 --no-default-features --features llvm-22
+    # Unoptimised, it builds in a minute, and checking takes no longer. Without
+    # its default features it links no TLS of its own; it needs no network here.
+    tool cargo-deny --version 0.20.2 --debug --no-default-features
+fi
