@@ -13,3 +13,9 @@ cargo fmt --manifest-path bpf-auth-map/ebpf/Cargo.toml --check
 cargo fmt --manifest-path fuzz/Cargo.toml --check
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 cargo deny --locked --log-level error check licenses bans sources
+
+# The agent's core is driven by a simulator: no runtime, no clock of its own.
+if grep -rnE 'tokio::|SystemTime|Instant::now|std::net::(Tcp|Udp)|std::fs' auth-agent/src/core; then
+    echo "lint: auth-agent/src/core takes time as a value and does no I/O" >&2
+    exit 1
+fi
