@@ -4,15 +4,16 @@
 #
 #   scripts/setup.sh run    what `make demo` and a node need
 #   scripts/setup.sh test   that, and what `make test` needs (the default)
+#   scripts/setup.sh fuzz   that, and cargo-fuzz
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 
 level=${1:-test}
 case $level in
-    run | test) ;;
+    run | test | fuzz) ;;
     *)
-        echo "usage: scripts/setup.sh [run|test]" >&2
+        echo "usage: scripts/setup.sh [run|test|fuzz]" >&2
         exit 2
         ;;
 esac
@@ -34,12 +35,12 @@ need() {
 }
 
 need "${run_tools[@]}"
-if [ "$level" = test ] && ! has_rust_src && [ ! -d /usr/lib/rustlib/src ]; then
+if [ "$level" != run ] && ! has_rust_src && [ ! -d /usr/lib/rustlib/src ]; then
     # The eBPF programs need the source of Rust's core library. Where rustup
     # has none, Debian has a compiler with its matching source.
     missing+=(rustc-web rust-web-src cargo-web)
 fi
-if [ "$level" = test ] && ! command -v bpf-linker >/dev/null; then
+if [ "$level" != run ] && ! command -v bpf-linker >/dev/null; then
     [ -x /usr/lib/llvm-22/bin/llvm-config ] || missing+=(llvm-22-dev)
 fi
 
@@ -98,9 +99,16 @@ tool() {
     }
 }
 
-if [ "$level" = test ]; then
+if [ "$level" != run ]; then
     LLVM_PREFIX=/usr/lib/llvm-22 tool bpf-linker --version 0.13.0 --no-default-features --features llvm-22
     # Unoptimised, it builds in a minute, and checking takes no longer. Without
     # its default features it links no TLS of its own; it needs no network here.
     tool cargo-deny --version 0.20.2 --debug --no-default-features
+fi
+if [ "$level" = fuzz ]; then
+    rustc +nightly --version >/dev/null 2>&1 || {
+        echo "setup: cargo-fuzz needs a nightly compiler (rustup toolchain install nightly)" >&2
+        exit 1
+    }
+    tool cargo-fuzz --debug
 fi
