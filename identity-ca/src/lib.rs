@@ -15,7 +15,7 @@
     )
 )]
 
-//pub mod authority;
+pub mod authority;
 pub mod bundle;
 pub mod certificate;
 pub mod client;
@@ -24,8 +24,8 @@ pub mod deny;
 mod error;
 pub mod model;
 mod names;
-//mod registry;
-//pub mod server;
+mod registry;
+pub mod server;
 mod tls;
 pub mod token;
 pub mod verify;

@@ -18,11 +18,13 @@ use spiffe::{SpiffeId, TrustDomain};
 
 use crate::bundle::{Fingerprint, TrustBundle};
 use crate::certificate::profile::{self, Profile, Serial20, Validity};
-use crate::certificate::{CsrKey, PrivateKey, Signer, Signing};
-use crate::model::Serial;
-use crate::{Error, now_ms};
+use crate::certificate::{CsrKey, NodeBinding, PrivateKey, ProofBinding, Signer, Signing};
+use crate::model::{Denial, Serial};
+use crate::names::{deny_list_id, server_id};
+use crate::{Error, deny, node_id, now_ms};
 
-pub(crate) use self::folder::{Lock, STORE, check_folder};
+use self::folder::check_folder;
+pub(crate) use self::folder::{Lock, STORE};
 use self::issuing::Issuing;
 
 /// Leaves and CAs are valid from a little before they were made, for clocks
@@ -79,8 +81,9 @@ pub async fn init(setup: &Setup) -> Result<Fingerprint, Error> {
     .await
 }
 
-/// A CA that was opened: able to sign.
-pub(crate) struct Authority {
+/// A CA that was opened: able to sign. What it signs comes from the caller,
+/// which is the server with its registry.
+pub struct Authority {
     trust_domain: TrustDomain,
     prefix_ranges: Vec<IpNet>,
     lifetimes: Lifetimes,
@@ -92,17 +95,20 @@ pub(crate) struct Authority {
 
 /// A certificate that was just signed.
 #[derive(Debug, Clone)]
-pub(crate) struct Issued {
+pub struct Issued {
+    /// Whose it is.
+    pub spiffe_id: SpiffeId,
     /// Leaf first, without the root.
-    pub(crate) chain: Vec<CertificateDer<'static>>,
-    pub(crate) serial: Serial,
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its serial number.
+    pub serial: Serial,
     /// Unix seconds.
-    pub(crate) not_after: u64,
+    pub not_after: u64,
 }
 
 impl Authority {
     /// Opens the CA in `dir`, after checking that nobody else can read it.
-    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+    pub fn open(dir: &Path) -> Result<Self, Error> {
         check_folder(dir)?;
         let opened = folder::read_keys(dir)?;
         let authority = Self {
@@ -119,7 +125,8 @@ impl Authority {
         Ok(authority)
     }
 
-    pub(crate) fn trust_domain(&self) -> &TrustDomain {
+    /// Whom it signs for.
+    pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
@@ -127,31 +134,78 @@ impl Authority {
         &self.prefix_ranges
     }
 
-    pub(crate) fn lifetimes(&self) -> Lifetimes {
-        self.lifetimes
-    }
-
-    pub(crate) fn root(&self) -> &CertificateDer<'static> {
-        &self.root
-    }
-
     pub(crate) fn root_fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.root)
     }
 
-    pub(crate) fn bundle(&self, sequence: u64) -> Result<TrustBundle, Error> {
+    /// The roots, as agents get them.
+    pub fn bundle(&self, sequence: u64) -> Result<TrustBundle, Error> {
         TrustBundle::new(self.trust_domain.clone(), sequence, [self.root.to_vec()])
+    }
+
+    pub(crate) fn root_not_after(&self) -> Result<u64, Error> {
+        issuing::validity(&self.root).map(|(_, not_after)| not_after)
     }
 
     pub(crate) fn issuing_not_after(&self) -> u64 {
         self.issuing().not_after
     }
 
-    /// Signs a leaf for the key of `request`.
-    pub(crate) fn issue(
+    /// Signs a node SVID.
+    pub fn node_svid(&self, request: &CsrKey, binding: &NodeBinding) -> Result<Issued, Error> {
+        let id = node_id(&self.trust_domain, &binding.name)?;
+        self.leaf(request, id, &Profile::Node(binding), self.lifetimes.node)
+    }
+
+    /// Signs a proof SVID.
+    pub fn proof_svid(
         &self,
         request: &CsrKey,
-        id: &SpiffeId,
+        id: SpiffeId,
+        binding: &ProofBinding,
+    ) -> Result<Issued, Error> {
+        crate::model::check_labels(&binding.labels)?;
+        self.leaf(request, id, &Profile::Proof(binding), self.lifetimes.proof)
+    }
+
+    /// Signs a workload SVID; `life` in seconds, none for the default.
+    pub fn workload_svid(
+        &self,
+        request: &CsrKey,
+        id: SpiffeId,
+        dns_names: &[String],
+        life: Option<u64>,
+    ) -> Result<Issued, Error> {
+        let life = life.unwrap_or(self.lifetimes.workload);
+        self.leaf(request, id, &Profile::Workload { dns_names }, life)
+    }
+
+    /// The certificate of the CA's own server, with its key. The chain holds
+    /// the root too, for nodes that know only its fingerprint.
+    pub(crate) fn server_identity(&self) -> Result<(PrivateKey, Issued), Error> {
+        let (key, mut issued) = self.own(server_id(&self.trust_domain)?, self.lifetimes.node)?;
+        issued.chain.push(self.root.clone());
+        Ok((key, issued))
+    }
+
+    /// Signs a deny list, which nodes verify and relay.
+    pub fn sign_deny_list(&self, number: u64, denials: &[Denial]) -> Result<Vec<u8>, Error> {
+        let (key, issued) = self.own(deny_list_id(&self.trust_domain)?, self.lifetimes.node)?;
+        deny::sign(&self.trust_domain, number, now_ms(), denials, &key, &issued.chain)
+    }
+
+    /// Signs a leaf for a key that the CA makes for itself.
+    fn own(&self, id: SpiffeId, life: u64) -> Result<(PrivateKey, Issued), Error> {
+        let key = PrivateKey::generate()?;
+        let request = CsrKey::read(&key.csr()?)?;
+        let issued = self.leaf(&request, id, &Profile::Workload { dns_names: &[] }, life)?;
+        Ok((key, issued))
+    }
+
+    fn leaf(
+        &self,
+        request: &CsrKey,
+        spiffe_id: SpiffeId,
         profile: &Profile<'_>,
         life: u64,
     ) -> Result<Issued, Error> {
@@ -162,22 +216,11 @@ impl Authority {
             not_before: now.saturating_sub(BACKDATE).max(issuing.not_before),
             not_after: now.saturating_add(life).min(issuing.not_after),
         };
-        let serial = Serial20::random();
-        let params = profile::leaf(id, profile, validity, &serial)?;
+        let number = Serial20::random();
+        let params = profile::leaf(&spiffe_id, profile, validity, &number)?;
         let leaf = params.signed_by(&key, &issuing.issuer)?;
-        Ok(Issued {
-            chain: vec![leaf.into(), issuing.certificate.clone()],
-            serial: serial.as_serial(),
-            not_after: validity.not_after,
-        })
-    }
-
-    /// Signs a leaf for a key that the CA's server makes for itself.
-    pub(crate) fn issue_own(&self, id: &SpiffeId, life: u64) -> Result<(PrivateKey, Issued), Error> {
-        let key = PrivateKey::generate()?;
-        let request = CsrKey::read(&key.csr()?)?;
-        let issued = self.issue(&request, id, &Profile::Workload { dns_names: &[] }, life)?;
-        Ok((key, issued))
+        let chain = vec![leaf.into(), issuing.certificate.clone()];
+        Ok(Issued { spiffe_id, chain, serial: number.as_serial(), not_after: validity.not_after })
     }
 
     /// Replaces the issuing CA when half of its life is over. Its successor is

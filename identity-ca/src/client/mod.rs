@@ -13,8 +13,10 @@ use spiffe::SpiffeId;
 use crate::certificate::PrivateKey;
 use crate::{Error, proto};
 
-pub use self::agent::{AgentClient, Update, Updates};
+pub use self::agent::{AgentClient, MAX_BATCH, Update, Updates};
 pub use self::join::{Joined, join};
+
+pub(crate) use self::connect::{check_clocks, moment};
 
 /// Clocks further apart than this (milliseconds) are an error.
 pub const MAX_CLOCK_SKEW_MS: u64 = 5 * 60 * 1000;

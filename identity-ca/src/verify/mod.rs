@@ -5,6 +5,8 @@
 
 mod rules;
 
+use std::sync::Arc;
+
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
 use spiffe::SpiffeId;
 use webpki::aws_lc_rs::{
@@ -129,14 +131,14 @@ pub struct WorkloadSvid {
 /// Verifies certificates of one trust domain against its bundle and deny list.
 #[derive(Debug, Clone)]
 pub struct Verifier {
-    bundle: TrustBundle,
-    deny: DenyList,
+    bundle: Arc<TrustBundle>,
+    deny: Arc<DenyList>,
 }
 
 impl Verifier {
     /// A verifier for the bundle's trust domain.
-    pub fn new(bundle: TrustBundle, deny: DenyList) -> Self {
-        Self { bundle, deny }
+    pub fn new(bundle: impl Into<Arc<TrustBundle>>, deny: impl Into<Arc<DenyList>>) -> Self {
+        Self { bundle: bundle.into(), deny: deny.into() }
     }
 
     /// The bundle it verifies against.

@@ -1,0 +1,78 @@
+//! The registry: nodes, tokens, entries, policies and the deny list, in one SQLite file.
+//!
+//! Every change is one transaction that also takes the next sequence number,
+//! from one locked row: max(last + 1, unix milliseconds), so that numbers rise
+//! in commit order and a restored backup does not go back behind the clock.
+
+mod denials;
+mod entries;
+mod nodes;
+mod policies;
+mod prefix;
+mod snapshot;
+mod store;
+mod tokens;
+
+use ipnet::IpNet;
+use spiffe::TrustDomain;
+
+use crate::Error;
+
+pub(crate) use self::entries::EntryOrder;
+pub(crate) use self::nodes::session_address;
+pub(crate) use self::policies::PolicyOrder;
+pub(crate) use self::snapshot::{Revisions, Snapshot};
+pub(crate) use self::store::Store;
+pub(crate) use self::tokens::TokenOrder;
+
+/// The rules of the registry over its store.
+#[derive(Debug, Clone)]
+pub(crate) struct Registry {
+    store: Store,
+    trust_domain: TrustDomain,
+    prefix_ranges: Vec<IpNet>,
+}
+
+impl Registry {
+    pub(crate) fn new(store: Store, trust_domain: TrustDomain, prefix_ranges: Vec<IpNet>) -> Self {
+        Self { store, trust_domain, prefix_ranges }
+    }
+
+    /// Something that an operator should look into. Kept, since a log line is
+    /// easily missed.
+    pub(crate) async fn alarm(&self, detail: &str) -> Result<(), Error> {
+        tracing::warn!(target: "handfast::audit", detail, "alarm");
+        let mut change = self.store.begin().await?;
+        sqlx::query("INSERT INTO alarms (at_ms, detail) VALUES (?, ?)")
+            .bind(store::int(crate::now_ms()))
+            .bind(detail)
+            .execute(&mut *change)
+            .await?;
+        // Whoever repeats himself does not fill the disk.
+        sqlx::query("DELETE FROM alarms WHERE id <= (SELECT max(id) FROM alarms) - 1000")
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
+    }
+
+    /// How many alarms there are, and how many tokens can still be used.
+    pub(crate) async fn counts(&self) -> Result<(u64, u64), Error> {
+        let (alarms, tokens): (i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM alarms),
+                    (SELECT count(*) FROM tokens WHERE used_ms IS NULL AND expires_ms > ?)",
+        )
+        .bind(store::int(crate::now_ms()))
+        .fetch_one(self.store.reader())
+        .await?;
+        Ok((store::uint(alarms), store::uint(tokens)))
+    }
+
+    pub(crate) async fn close(&self) {
+        self.store.close().await;
+    }
+
+    /// What does not read back as it was written is damage, not input.
+    fn stored<T>(&self, value: Result<T, impl std::fmt::Display>) -> Result<T, Error> {
+        value.map_err(|error| self.store.damaged(&error.to_string()))
+    }
+}

@@ -1,0 +1,237 @@
+//! Nodes: what they may have, and when they were heard.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
+
+use super::prefix::{self, Taken};
+use super::store::{Section, int, next_sequence, uint};
+use super::{Registry, TokenOrder};
+use crate::certificate::NodeBinding;
+use crate::model::{Node, SESSION_PORT};
+use crate::{Error, NodeName, node_id, now_ms};
+
+const COLUMNS: &str = "SELECT name, prefixes, underlay, managed, assignment, joined_ms, seen_ms, acknowledged, problem FROM nodes ORDER BY name";
+
+/// Reads `IP` or `IP:PORT`; the port of sessions if there is none.
+pub(crate) fn session_address(text: &str) -> Result<SocketAddr, Error> {
+    let plain = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, SESSION_PORT));
+    let address = plain.or_else(|_| text.parse::<SocketAddr>()).map_err(|_| {
+        Error::invalid(format!("underlay address {text:?}"), "write IP or IP:PORT, such as 192.0.2.10")
+    })?;
+    if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
+        return Err(Error::invalid(format!("underlay address {text:?}"), "no node is reached there"));
+    }
+    Ok(address)
+}
+
+impl Registry {
+    /// All nodes; `revoked` is filled in by the snapshot.
+    pub(super) async fn nodes(&self) -> Result<Vec<Node>, Error> {
+        let rows = sqlx::query(COLUMNS).fetch_all(self.store.reader()).await?;
+        rows.iter().map(|row| self.node(row)).collect()
+    }
+
+    fn node(&self, row: &SqliteRow) -> Result<Node, Error> {
+        let name: NodeName = self.stored(row.try_get::<String, _>("name")?.parse())?;
+        Ok(Node {
+            spiffe_id: node_id(&self.trust_domain, &name)?,
+            prefixes: self.stored(serde_json::from_str(row.try_get("prefixes")?))?,
+            underlay: self.stored(serde_json::from_str(row.try_get("underlay")?))?,
+            managed: row.try_get("managed")?,
+            assignment: uint(row.try_get("assignment")?),
+            joined_at_ms: row.try_get::<Option<i64>, _>("joined_ms")?.map(uint),
+            seen_at_ms: row.try_get::<Option<i64>, _>("seen_ms")?.map(uint),
+            acknowledged: uint(row.try_get("acknowledged")?),
+            problem: row.try_get("problem")?,
+            revoked: false,
+            name,
+        })
+    }
+
+    /// Makes the node of a token, or checks that it is the same as before.
+    pub(super) async fn place_node(
+        &self,
+        change: &mut Transaction<'static, Sqlite>,
+        order: &TokenOrder,
+    ) -> Result<Vec<IpNet>, Error> {
+        let rows = sqlx::query(COLUMNS).fetch_all(&mut **change).await?;
+        let nodes: Vec<Node> = rows.iter().map(|row| self.node(row)).collect::<Result<_, _>>()?;
+        let known = nodes.iter().find(|node| node.name == order.node);
+        let keep = |new: &Vec<_>, old: Option<&Vec<_>>| match old {
+            Some(old) if new.is_empty() => old.clone(),
+            _ => new.clone(),
+        };
+        let prefixes: Vec<IpNet> = if order.prefixes.is_empty() {
+            known.map(|node| node.prefixes.clone()).unwrap_or_default()
+        } else {
+            order.prefixes.clone()
+        };
+        let underlay: Vec<SocketAddr> = keep(&order.underlay, known.map(|node| &node.underlay));
+        if let Some(known) = known
+            && known.joined_at_ms.is_some()
+            && known.prefixes != prefixes
+        {
+            return Err(Error::Exists {
+                what: "node",
+                name: order.node.to_string(),
+                hint: "it has joined with other prefixes, which its peers hold it to; make the token without --prefix to keep them".to_owned(),
+            });
+        }
+        let others = nodes.iter().filter(|node| node.name != order.node);
+        let taken = self.taken(change, others).await?;
+        let addresses: Vec<IpAddr> = underlay.iter().map(SocketAddr::ip).collect();
+        prefix::check(&prefixes, &addresses, &taken)?;
+        let unchanged = known
+            .is_some_and(|node| node.prefixes == prefixes && node.underlay == underlay);
+        if !unchanged {
+            self.write_node(change, order, &prefixes, &underlay).await?;
+        }
+        Ok(prefixes)
+    }
+
+    async fn taken<'a>(
+        &self,
+        change: &mut Transaction<'static, Sqlite>,
+        others: impl Iterator<Item = &'a Node>,
+    ) -> Result<Taken, Error> {
+        let mut taken = Taken { ranges: self.prefix_ranges.clone(), ..Taken::default() };
+        for node in others {
+            taken.prefixes.extend(node.prefixes.iter().map(|prefix| (node.name.clone(), *prefix)));
+            let what = format!("an underlay address of node {}", node.name);
+            taken.outside.extend(node.underlay.iter().map(|address| (address.ip(), what.clone())));
+        }
+        let addresses: Vec<String> =
+            sqlx::query_scalar("SELECT address FROM ca_addresses").fetch_all(&mut **change).await?;
+        for address in addresses {
+            let address: IpAddr = self.stored(address.parse())?;
+            taken.outside.push((address, "an address of the CA".to_owned()));
+        }
+        Ok(taken)
+    }
+
+    async fn write_node(
+        &self,
+        change: &mut Transaction<'static, Sqlite>,
+        order: &TokenOrder,
+        prefixes: &[IpNet],
+        underlay: &[SocketAddr],
+    ) -> Result<(), Error> {
+        let assignment = next_sequence(change, Section::Nodes).await?;
+        sqlx::query(
+            "INSERT INTO nodes (name, prefixes, underlay, managed, assignment, created_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (name) DO UPDATE SET
+                assignment = CASE WHEN prefixes = ?2 THEN assignment ELSE ?5 END,
+                prefixes = ?2, underlay = ?3",
+        )
+        .bind(order.node.as_str())
+        .bind(self.stored(serde_json::to_string(prefixes))?)
+        .bind(self.stored(serde_json::to_string(underlay))?)
+        .bind(order.managed)
+        .bind(int(assignment))
+        .bind(int(now_ms()))
+        .execute(&mut **change)
+        .await?;
+        Ok(())
+    }
+
+    /// What a node's certificate says; none if there is no such node.
+    pub(super) async fn binding(
+        &self,
+        change: &mut Transaction<'static, Sqlite>,
+        name: &NodeName,
+    ) -> Result<Option<NodeBinding>, Error> {
+        let row: Option<(String, i64)> =
+            sqlx::query_as("SELECT prefixes, assignment FROM nodes WHERE name = ?")
+                .bind(name.as_str())
+                .fetch_optional(&mut **change)
+                .await?;
+        row.map(|(prefixes, assignment)| {
+            Ok(NodeBinding {
+                name: name.clone(),
+                prefixes: self.stored(serde_json::from_str(&prefixes))?,
+                assignment: uint(assignment),
+            })
+        })
+        .transpose()
+    }
+
+    /// The hash of the public key of a node's last certificate.
+    pub(crate) async fn last_key(&self, name: &NodeName) -> Result<Option<Vec<u8>>, Error> {
+        let hash: Option<Option<Vec<u8>>> =
+            sqlx::query_scalar("SELECT key_hash FROM nodes WHERE name = ?")
+                .bind(name.as_str())
+                .fetch_optional(self.store.reader())
+                .await?;
+        Ok(hash.flatten())
+    }
+
+    /// Records the key of a node's next certificate before it is handed out.
+    pub(crate) async fn renewed(&self, name: &NodeName, key_hash: &[u8; 32]) -> Result<(), Error> {
+        let mut change = self.store.begin().await?;
+        sqlx::query("UPDATE nodes SET key_hash = ? WHERE name = ?")
+            .bind(key_hash.as_slice())
+            .bind(name.as_str())
+            .execute(&mut *change)
+            .await?;
+        Ok(change.commit().await?)
+    }
+
+    /// Records what an agent said of an update.
+    pub(crate) async fn acknowledged(
+        &self,
+        name: &NodeName,
+        sequence: u64,
+        problem: &str,
+    ) -> Result<(), Error> {
+        let mut change = self.store.begin().await?;
+        // What could not be applied is not acknowledged.
+        let applied = if problem.is_empty() { sequence } else { 0 };
+        sqlx::query(
+            "UPDATE nodes SET acknowledged = max(acknowledged, ?), problem = ?, seen_ms = ? WHERE name = ?",
+        )
+        .bind(int(applied))
+        .bind(problem)
+        .bind(int(now_ms()))
+        .bind(name.as_str())
+        .execute(&mut *change)
+        .await?;
+        Ok(change.commit().await?)
+    }
+
+    /// Keeps an address of the CA out of everybody's prefixes, from now on.
+    pub(crate) async fn reserve_ca_address(&self, address: IpAddr) -> Result<(), Error> {
+        let mut change = self.store.begin().await?;
+        self.claim_ca_address(&mut change, address).await?;
+        Ok(change.commit().await?)
+    }
+
+    pub(super) async fn claim_ca_address(
+        &self,
+        change: &mut Transaction<'static, Sqlite>,
+        address: IpAddr,
+    ) -> Result<(), Error> {
+        let rows = sqlx::query(COLUMNS).fetch_all(&mut **change).await?;
+        for row in &rows {
+            let node = self.node(row)?;
+            if let Some(prefix) = node.prefixes.iter().find(|prefix| prefix.contains(&address)) {
+                return Err(Error::invalid(
+                    format!("CA address {address}"),
+                    format!(
+                        "lies in the prefix {prefix} of node {}: agents would need the tunnel to reach the CA that it needs; listen on an address outside",
+                        node.name
+                    ),
+                ));
+            }
+        }
+        if !address.is_unspecified() {
+            sqlx::query("INSERT OR IGNORE INTO ca_addresses VALUES (?)")
+                .bind(address.to_string())
+                .execute(&mut **change)
+                .await?;
+        }
+        Ok(())
+    }
+}

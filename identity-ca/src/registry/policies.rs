@@ -1,0 +1,117 @@
+//! Policy documents: kept, versioned and handed on; never read here.
+
+use super::Registry;
+use super::store::{Section, int, next_sequence, uint};
+use crate::model::PolicyDocument;
+use crate::{Error, now_ms};
+
+const MAX_NAME: usize = 512;
+const MAX_TEXT: usize = 1 << 20;
+const MAX_DOCUMENTS: usize = 10_000;
+/// All documents together: agents get them in one message.
+const MAX_TOTAL: u64 = 32 << 20;
+
+/// A document as an operator wrote it.
+#[derive(Debug, Clone)]
+pub(crate) struct PolicyOrder {
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+type Row = (String, String, i64, i64);
+
+impl Registry {
+    /// All documents.
+    pub(super) async fn policies(&self) -> Result<Vec<PolicyDocument>, Error> {
+        let rows: Vec<Row> =
+            sqlx::query_as("SELECT name, text, version, changed_ms FROM policies ORDER BY name")
+                .fetch_all(self.store.reader())
+                .await?;
+        Ok(rows.into_iter().map(document).collect())
+    }
+
+    /// Puts documents: all or none. One whose text is as before keeps its version.
+    pub(crate) async fn put_policies(
+        &self,
+        orders: &[PolicyOrder],
+    ) -> Result<Vec<PolicyDocument>, Error> {
+        orders.iter().try_for_each(check)?;
+        let mut change = self.store.begin().await?;
+        let mut documents = Vec::with_capacity(orders.len());
+        let mut changed = false;
+        for order in orders {
+            let written = sqlx::query(
+                "INSERT INTO policies VALUES (?1, ?2, 1, ?3)
+                 ON CONFLICT (name) DO UPDATE SET text = ?2, version = version + 1, changed_ms = ?3
+                 WHERE text <> ?2",
+            )
+            .bind(&order.name)
+            .bind(&order.text)
+            .bind(int(now_ms()))
+            .execute(&mut *change)
+            .await?;
+            changed |= written.rows_affected() > 0;
+            let row: Row =
+                sqlx::query_as("SELECT name, text, version, changed_ms FROM policies WHERE name = ?")
+                    .bind(&order.name)
+                    .fetch_one(&mut *change)
+                    .await?;
+            documents.push(document(row));
+        }
+        if !changed {
+            return Ok(documents);
+        }
+        let (count, bytes): (i64, i64) =
+            sqlx::query_as("SELECT count(*), coalesce(sum(length(text)), 0) FROM policies")
+                .fetch_one(&mut *change)
+                .await?;
+        if uint(count) > MAX_DOCUMENTS as u64 || uint(bytes) > MAX_TOTAL {
+            return Err(Error::invalid("policies", "more than 10,000 documents or 32 MiB in all"));
+        }
+        next_sequence(&mut change, Section::Policies).await?;
+        change.commit().await?;
+        Ok(documents)
+    }
+
+    /// Deletes documents: all or none.
+    pub(crate) async fn delete_policies(
+        &self,
+        names: &[String],
+    ) -> Result<Vec<PolicyDocument>, Error> {
+        let mut change = self.store.begin().await?;
+        let mut documents = Vec::with_capacity(names.len());
+        for name in names {
+            let row: Option<Row> = sqlx::query_as(
+                "DELETE FROM policies WHERE name = ? RETURNING name, text, version, changed_ms",
+            )
+            .bind(name)
+            .fetch_optional(&mut *change)
+            .await?;
+            let missing = || Error::Missing { what: "policy", name: name.clone() };
+            documents.push(document(row.ok_or_else(missing)?));
+        }
+        if !documents.is_empty() {
+            next_sequence(&mut change, Section::Policies).await?;
+            change.commit().await?;
+        }
+        Ok(documents)
+    }
+}
+
+fn document((name, text, version, changed): Row) -> PolicyDocument {
+    PolicyDocument { name, text, version: uint(version), changed_at_ms: uint(changed) }
+}
+
+fn check(order: &PolicyOrder) -> Result<(), Error> {
+    let name_ok = (1..=MAX_NAME).contains(&order.name.len()) && !order.name.chars().any(char::is_control);
+    if !name_ok {
+        return Err(Error::invalid("policy name", format!("1 to {MAX_NAME} printable characters")));
+    }
+    if order.text.is_empty() || order.text.len() > MAX_TEXT {
+        return Err(Error::invalid(
+            format!("policy {:?}", order.name),
+            format!("{} bytes; a document has 1 to {MAX_TEXT}", order.text.len()),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! What nodes may ask: to join, for certificates, for updates.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use super::listen::{Peer, PeerNode};
+use super::push::{self, UpdateStream};
+use super::state::State;
+use crate::authority::Issued;
+use crate::certificate::{CsrKey, NodeBinding, ProofBinding};
+use crate::client::{MAX_BATCH, check_clocks};
+use crate::model::{Entry, Node};
+use crate::proto::agents_server::Agents;
+use crate::registry::Snapshot;
+use crate::token::Secret;
+use crate::{Error, now_ms, proto};
+
+const MAX_PROBLEM: usize = 512;
+
+pub(super) struct Service {
+    state: Arc<State>,
+    stopping: watch::Receiver<bool>,
+}
+
+pub(super) fn service(state: Arc<State>, stopping: watch::Receiver<bool>) -> Service {
+    Service { state, stopping }
+}
+
+#[tonic::async_trait]
+impl Agents for Service {
+    type WatchStream = UpdateStream;
+
+    async fn clock(
+        &self,
+        _: Request<proto::ClockRequest>,
+    ) -> Result<Response<proto::ClockReply>, Status> {
+        Ok(Response::new(proto::ClockReply { now_ms: now_ms() }))
+    }
+
+    async fn join(
+        &self,
+        request: Request<proto::JoinRequest>,
+    ) -> Result<Response<proto::JoinReply>, Status> {
+        let from = peer(&request)?.from;
+        let request = request.into_inner();
+        let joined = self.join_node(request).await;
+        match &joined {
+            Ok((_, issued)) => audit("join", &issued.spiffe_id, issued, from),
+            Err(error) => tracing::warn!(target: "handfast::audit", %from, %error, "join refused"),
+        }
+        let (bundle, issued) = joined?;
+        Ok(Response::new(proto::JoinReply {
+            svid: Some(svid(issued)),
+            bundle: Some(bundle),
+            now_ms: now_ms(),
+        }))
+    }
+
+    async fn issue(
+        &self,
+        request: Request<proto::IssueRequest>,
+    ) -> Result<Response<proto::IssueReply>, Status> {
+        let peer = peer(&request)?;
+        let node = authenticated(&peer)?;
+        let request = request.into_inner();
+        check_clocks(request.now_ms, now_ms())?;
+        if request.requests.len() > MAX_BATCH {
+            return Err(Status::invalid_argument(format!("at most {MAX_BATCH} requests in a batch")));
+        }
+        let own_only = request.requests.iter().all(|request| request.kind() == proto::SvidKind::Node);
+        if node.svid.not_after < now_ms() / 1000 {
+            self.check_expired(&node, own_only).await?;
+        }
+        let mut replies = Vec::with_capacity(request.requests.len());
+        for request in request.requests {
+            let answer = self.issue_one(&peer, &node, request).await;
+            replies.push(proto::SvidReply { result: Some(result(answer, &node, peer.from)) });
+        }
+        Ok(Response::new(proto::IssueReply { replies, now_ms: now_ms() }))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<proto::WatchRequest>,
+    ) -> Result<Response<UpdateStream>, Status> {
+        let node = authenticated(&peer(&request)?)?;
+        unexpired(&node)?;
+        admit(&self.state.now(), &node)?;
+        check_clocks(request.into_inner().now_ms, now_ms())?;
+        Ok(Response::new(push::start(&self.state, node, self.stopping.clone())))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<proto::AcknowledgeRequest>,
+    ) -> Result<Response<proto::AcknowledgeReply>, Status> {
+        let node = authenticated(&peer(&request)?)?;
+        unexpired(&node)?;
+        let now = self.state.now();
+        admit(&now, &node)?;
+        let request = request.into_inner();
+        if request.sequence > now.revisions.last {
+            return Err(Status::invalid_argument("an acknowledgement of what was not sent"));
+        }
+        let problem: String =
+            request.problem.chars().filter(|c| !c.is_control()).take(MAX_PROBLEM).collect();
+        self.state.registry.acknowledged(&node.svid.name, request.sequence, &problem).await?;
+        Ok(Response::new(proto::AcknowledgeReply { now_ms: now_ms() }))
+    }
+}
+
+impl Service {
+    async fn join_node(
+        &self,
+        request: proto::JoinRequest,
+    ) -> Result<(proto::Bundle, Issued), Error> {
+        check_clocks(request.now_ms, now_ms())?;
+        let key = CsrKey::read(&request.csr)?;
+        let secret = Secret::from_wire(request.token);
+        self.state
+            .change(|state| async move {
+                let hash = crate::bundle::sha256(key.point());
+                let sign = |binding: &NodeBinding| state.authority.node_svid(&key, binding);
+                let (_, issued) = state.registry.join(&secret, &hash, sign).await?;
+                Ok((proto::Bundle::from(&*state.now().bundle), issued))
+            })
+            .await
+    }
+
+    async fn issue_one(
+        &self,
+        peer: &Peer,
+        caller: &PeerNode,
+        request: proto::SvidRequest,
+    ) -> Result<Issued, Error> {
+        // Looked up for each: a revocation counts from the moment it is there.
+        let now = self.state.now();
+        let node = now.admitted(caller)?;
+        let key = CsrKey::read(&request.csr)?;
+        let issued = match request.kind() {
+            proto::SvidKind::Node => {
+                let binding = NodeBinding {
+                    name: node.name.clone(),
+                    prefixes: node.prefixes.clone(),
+                    assignment: node.assignment,
+                };
+                let issued = self.state.authority.node_svid(&key, &binding)?;
+                let hash = crate::bundle::sha256(key.point());
+                self.state.registry.renewed(&node.name, &hash).await?;
+                issued
+            }
+            proto::SvidKind::Proof => {
+                let entry = entitled(&now, node, &request.entry_id)?;
+                let binding = ProofBinding { node: node.name.clone(), labels: entry.labels.clone() };
+                self.state.authority.proof_svid(&key, entry.spiffe_id.clone(), &binding)?
+            }
+            proto::SvidKind::Workload => {
+                let entry = entitled(&now, node, &request.entry_id)?;
+                let life = entry.workload_ttl_seconds.map(u64::from);
+                let id = entry.spiffe_id.clone();
+                self.state.authority.workload_svid(&key, id, &entry.dns_names, life)?
+            }
+            proto::SvidKind::Unspecified => {
+                return Err(Error::invalid("kind", "node, proof or workload"));
+            }
+        };
+        audit(request.kind().as_str_name(), &node.spiffe_id, &issued, peer.from);
+        Ok(issued)
+    }
+
+    /// A node that was off may ask for its own next certificate, with its last key.
+    async fn check_expired(&self, node: &PeerNode, own_only: bool) -> Result<(), Status> {
+        let last = self.state.registry.last_key(&node.svid.name).await?;
+        let same = last.as_deref() == Some(node.key_hash.as_slice());
+        if own_only && same { Ok(()) } else { Err(expired()) }
+    }
+}
+
+impl Snapshot {
+    fn admitted(&self, caller: &PeerNode) -> Result<&Node, Error> {
+        let name = &caller.svid.name;
+        let denied = self.deny.denies_node(name)
+            || self.deny.denies_id(&caller.svid.spiffe_id)
+            || self.deny.denies_serial(&caller.svid.serial);
+        if denied {
+            return Err(Error::Denied(format!("node {name} is revoked")));
+        }
+        self.node(name)
+            .ok_or_else(|| Error::Denied(format!("node {name} is not registered; join again")))
+    }
+}
+
+/// The node of a connection, unless it was revoked or removed since.
+pub(super) fn admit<'a>(snapshot: &'a Snapshot, caller: &PeerNode) -> Result<&'a Node, Status> {
+    Ok(snapshot.admitted(caller)?)
+}
+
+/// The entry, if it applies to the node and its identity may be issued.
+fn entitled<'a>(now: &'a Snapshot, node: &Node, id: &str) -> Result<&'a Entry, Error> {
+    let entry = now
+        .entry_of(node, id)
+        .ok_or_else(|| Error::Denied(format!("no entry {:?} applies to node {}", shorten(id), node.name)))?;
+    if now.deny.denies_id(&entry.spiffe_id) {
+        return Err(Error::Denied(format!(
+            "{} is revoked; `handfast revoke --undo --spiffe-id {0}` on the CA lifts it",
+            entry.spiffe_id
+        )));
+    }
+    Ok(entry)
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    peer.ok_or_else(|| Status::internal("a connection of no known kind"))
+}
+
+fn authenticated(peer: &Peer) -> Result<Arc<PeerNode>, Status> {
+    peer.node.clone().ok_or_else(|| {
+        Status::unauthenticated("this call needs a node's certificate; join first (`handfast agent join`)")
+    })
+}
+
+fn unexpired(node: &PeerNode) -> Result<(), Status> {
+    if node.svid.not_after < now_ms() / 1000 { Err(expired()) } else { Ok(()) }
+}
+
+fn expired() -> Status {
+    Status::unauthenticated(
+        "this node's certificate has expired: it may only ask for the next one, with its last key; if it has lost that, join again",
+    )
+}
+
+fn result(
+    answer: Result<Issued, Error>,
+    node: &PeerNode,
+    from: std::net::SocketAddr,
+) -> proto::svid_reply::Result {
+    use proto::svid_reply::Result as Wire;
+    match answer {
+        Ok(issued) => Wire::Svid(svid(issued)),
+        Err(error) => {
+            let node = &node.svid.name;
+            tracing::warn!(target: "handfast::audit", %node, %from, %error, "issuance refused");
+            let code = u32::try_from(i32::from(error.code())).unwrap_or_default();
+            Wire::Refusal(proto::Refusal { code, message: error.to_string() })
+        }
+    }
+}
+
+fn svid(issued: Issued) -> proto::Svid {
+    proto::Svid {
+        spiffe_id: issued.spiffe_id.to_string(),
+        chain: issued.chain.iter().map(|der| der.to_vec()).collect(),
+        not_after_ms: issued.not_after * 1000,
+    }
+}
+
+fn audit(what: &str, to: &spiffe::SpiffeId, issued: &Issued, from: std::net::SocketAddr) {
+    tracing::info!(
+        target: "handfast::audit",
+        what, %to, %from,
+        spiffe_id = %issued.spiffe_id,
+        serial = %issued.serial,
+        not_after = issued.not_after,
+        "issued"
+    );
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(64).collect()
+}

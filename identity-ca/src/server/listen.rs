@@ -1,0 +1,338 @@
+//! Sockets: TLS for agents with everything bounded, a private Unix socket for operators.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::Stream;
+use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::transport::server::Connected;
+
+use super::state::State;
+use crate::Error;
+use crate::registry::Snapshot;
+use crate::tls::{ALPN, Signatures, provider, refusal};
+use crate::verify::{NodeSvid, Rejection};
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Who has no certificate has come to join, or to ask the time.
+const ANONYMOUS: Duration = Duration::from_secs(60);
+const MAX_CONNECTIONS: usize = 4096;
+const MAX_ANONYMOUS: usize = 128;
+/// A node that was off may ask for its next certificate for so long (seconds).
+const REATTEST: u64 = 30 * 24 * 3600;
+
+pub(super) async fn tcp(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen {
+        address: address.to_string(),
+        hint: match source.kind() {
+            io::ErrorKind::AddrInUse => "; another program listens there (see `ss -ltnp`): stop it, or choose another port with --listen",
+            io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address: choose another with --listen",
+            _ => "",
+        },
+        source,
+    })
+}
+
+/// Removes the socket when the server ends.
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Binds the operators' socket; a dead one is replaced, a living one is not.
+pub(super) async fn unix(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
+    let refuse = |hint| Error::Listen {
+        address: path.display().to_string(),
+        source: io::Error::from(io::ErrorKind::AddrInUse),
+        hint,
+    };
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).map_err(Error::io("cannot create", parent))?;
+    }
+    if let Ok(found) = fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(refuse("; it is a file that is no socket: choose another with --admin-socket"));
+        }
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(refuse("; another CA serves there: stop it, or choose another with --admin-socket"));
+        }
+        fs::remove_file(path).map_err(Error::io("cannot replace", path))?;
+    }
+    let listener = UnixListener::bind(path).map_err(Error::io("cannot listen on", path))?;
+    let socket = SocketFile(path.to_owned());
+    // Who slips in before this is refused by his uid.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(Error::io("cannot protect", path))?;
+    Ok((listener, socket))
+}
+
+pub(super) fn operators(listener: UnixListener) -> UnixListenerStream {
+    UnixListenerStream::new(listener)
+}
+
+/// Accepts agents: handshakes run beside each other, none for ever.
+pub(super) fn agents(
+    listener: TcpListener,
+    state: Arc<State>,
+) -> Result<impl Stream<Item = io::Result<AgentStream>>, Error> {
+    let acceptor = TlsAcceptor::from(Arc::new(server_config(&state)?));
+    let (ready, accepted) = mpsc::channel(16);
+    let gate = Gate {
+        acceptor,
+        snapshot: state.snapshot.subscribe(),
+        connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        anonymous: Arc::new(Semaphore::new(MAX_ANONYMOUS)),
+    };
+    tokio::spawn(accept(listener, gate, ready));
+    Ok(ReceiverStream::new(accepted))
+}
+
+#[derive(Clone)]
+struct Gate {
+    acceptor: TlsAcceptor,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    connections: Arc<Semaphore>,
+    anonymous: Arc<Semaphore>,
+}
+
+async fn accept(listener: TcpListener, gate: Gate, ready: mpsc::Sender<io::Result<AgentStream>>) {
+    loop {
+        let permit = Arc::clone(&gate.connections).acquire_owned().await;
+        let (Ok(permit), accepted) = (permit, tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = ready.closed() => return,
+        }) else {
+            return;
+        };
+        match accepted {
+            Ok((tcp, from)) => {
+                let (gate, ready) = (gate.clone(), ready.clone());
+                tokio::spawn(async move {
+                    match gate.shake_hands(tcp, from, permit).await {
+                        Ok(stream) => drop(ready.send(Ok(stream)).await),
+                        Err(problem) => tracing::debug!(%from, %problem, "connection refused"),
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: they come back.
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+impl Gate {
+    async fn shake_hands(
+        &self,
+        tcp: TcpStream,
+        from: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<AgentStream, String> {
+        tcp.set_nodelay(true).map_err(|error| error.to_string())?;
+        let tls = timeout(HANDSHAKE, self.acceptor.accept(tcp))
+            .await
+            .map_err(|_| "no handshake within 10 s".to_owned())?
+            .map_err(|error| error.to_string())?;
+        let node = match tls.get_ref().1.peer_certificates() {
+            Some(chain) => {
+                let snapshot = Arc::clone(&self.snapshot.borrow());
+                let node = recognise(&snapshot, chain, UnixTime::now());
+                Some(Arc::new(node.map_err(|rejection| rejection.to_string())?))
+            }
+            None => None,
+        };
+        let anonymous = match &node {
+            Some(_) => None,
+            None => {
+                let permit = Arc::clone(&self.anonymous).try_acquire_owned();
+                let permit = permit.map_err(|_| "too many who have not joined".to_owned())?;
+                Some((Box::pin(sleep(ANONYMOUS)), permit))
+            }
+        };
+        Ok(AgentStream { tls, peer: Peer { from, node }, anonymous, _permit: permit })
+    }
+}
+
+/// Who is at the other end of an agent's connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) from: SocketAddr,
+    /// None for who has shown no certificate.
+    pub(super) node: Option<Arc<PeerNode>>,
+}
+
+/// A node that has shown its certificate.
+#[derive(Debug)]
+pub(super) struct PeerNode {
+    pub(super) svid: NodeSvid,
+    /// SHA-256 of its public key.
+    pub(super) key_hash: [u8; 32],
+}
+
+/// Judges a node's certificate. One that has expired lately is accepted here,
+/// for the one call that asks for the next.
+fn recognise(
+    snapshot: &Snapshot,
+    chain: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<PeerNode, Rejection> {
+    let verifier = &snapshot.verifier;
+    let svid = match verifier.node(chain, now) {
+        Err(Rejection::Time { not_after, now, .. })
+            if now > not_after && now - not_after < REATTEST =>
+        {
+            let then = UnixTime::since_unix_epoch(Duration::from_secs(not_after));
+            verifier.node(chain, then)?
+        }
+        judged => judged?,
+    };
+    let leaf = chain.first().ok_or(Rejection::Chain(0))?;
+    let key_hash = crate::certificate::key_hash(leaf).ok_or(Rejection::Malformed)?;
+    Ok(PeerNode { svid, key_hash })
+}
+
+/// An agent's connection.
+pub(super) struct AgentStream {
+    tls: TlsStream<TcpStream>,
+    peer: Peer,
+    /// Ends who never shows a certificate.
+    anonymous: Option<(Pin<Box<Sleep>>, OwnedSemaphorePermit)>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for AgentStream {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for AgentStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(read) = Pin::new(&mut self.tls).poll_read(context, buffer) {
+            return Poll::Ready(read);
+        }
+        match &mut self.anonymous {
+            Some((over, _)) => {
+                ready!(over.as_mut().poll(context));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for AgentStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(context)
+    }
+}
+
+fn server_config(state: &State) -> Result<ServerConfig, Error> {
+    let provider = provider();
+    let verifier = Arc::new(AgentVerifier {
+        snapshot: state.snapshot.subscribe(),
+        signatures: Signatures::of(&provider),
+    });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| Error::Crypto(error.to_string()))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::<super::state::OwnCertificate>::clone(&state.certificate));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+#[derive(Debug)]
+struct AgentVerifier {
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    signatures: Signatures,
+}
+
+impl ClientCertVerifier for AgentVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let chain: Vec<CertificateDer<'_>> =
+            std::iter::once(end_entity).chain(intermediates).cloned().collect();
+        let snapshot = Arc::clone(&self.snapshot.borrow());
+        recognise(&snapshot, &chain, now)
+            .map(|_| ClientCertVerified::assertion())
+            .map_err(|rejection| refusal(&rejection))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Signatures::refuse_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        self.signatures.verify(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        Signatures::schemes()
+    }
+}

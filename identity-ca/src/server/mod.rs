@@ -1,0 +1,123 @@
+//! The CA as a service: agents on TCP, operators on a Unix socket, one state behind both.
+
+mod admin;
+mod agents;
+mod listen;
+mod push;
+mod state;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tonic::transport::Server as Transport;
+
+use self::state::State;
+use crate::Error;
+use crate::authority::{Authority, Lock, STORE};
+use crate::proto::admin_server::AdminServer;
+use crate::proto::agents_server::AgentsServer;
+use crate::registry::{Registry, Store};
+
+/// The CA's port.
+pub const DEFAULT_PORT: u16 = 7251;
+
+/// An operator's message may carry all policy documents.
+const MAX_ADMIN_MESSAGE: usize = 40 << 20;
+const MAX_AGENT_MESSAGE: usize = 4 << 20;
+/// How long calls may go on after the server was told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Where a CA is and where it listens.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder that `init` made.
+    pub dir: PathBuf,
+    /// For agents. Must lie outside of all nodes' prefixes.
+    pub listen: SocketAddr,
+    /// For operators: made with mode 0600; root and the CA's owner may use it.
+    pub admin_socket: PathBuf,
+}
+
+/// A CA that is ready to serve: everything that can fail at the start has not.
+pub struct Server {
+    state: Arc<State>,
+    tcp: TcpListener,
+    unix: UnixListener,
+    socket: listen::SocketFile,
+    _lock: Lock,
+}
+
+impl Server {
+    /// Opens the CA and its sockets.
+    pub async fn bind(options: &Options) -> Result<Self, Error> {
+        let authority = Authority::open(&options.dir)?;
+        let lock = Lock::take(&options.dir)?;
+        let store = Store::open(&options.dir.join(STORE)).await?;
+        let domain = authority.trust_domain().clone();
+        let registry = Registry::new(store, domain, authority.prefix_ranges().to_vec());
+        registry.reserve_ca_address(options.listen.ip()).await?;
+        let tcp = listen::tcp(options.listen).await?;
+        let address = tcp.local_addr().map_err(Error::io("cannot use", &options.dir))?;
+        let (unix, socket) = listen::unix(&options.admin_socket).await?;
+        let state = State::open(authority, registry, address).await?;
+        Ok(Self { state, tcp, unix, socket, _lock: lock })
+    }
+
+    /// Where agents reach it (the port, if 0 was asked for).
+    pub fn local_addr(&self) -> SocketAddr {
+        self.state.address()
+    }
+
+    /// Serves until `shutdown`; calls that are under way then get 5 s to end.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let (stop, stopping) = watch::channel(false);
+        let agents = agents::service(Arc::clone(&self.state), stopping.clone());
+        let agents = Transport::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .max_concurrent_streams(64)
+            .add_service(AgentsServer::new(agents).max_decoding_message_size(MAX_AGENT_MESSAGE))
+            .serve_with_incoming_shutdown(
+                listen::agents(self.tcp, Arc::clone(&self.state))?,
+                stopped(stopping.clone()),
+            );
+        let admin = AdminServer::new(admin::service(Arc::clone(&self.state)))
+            .max_decoding_message_size(MAX_ADMIN_MESSAGE);
+        let admin = tonic::service::interceptor::InterceptedService::new(admin, admin::only_owner);
+        let operators = Transport::builder()
+            .add_service(admin)
+            .serve_with_incoming_shutdown(listen::operators(self.unix), stopped(stopping));
+        let upkeep = tokio::spawn(state::upkeep(Arc::clone(&self.state)));
+        let mut serving = tokio::spawn(async move { tokio::try_join!(agents, operators) });
+        let ended = tokio::select! {
+            ended = &mut serving => ended,
+            () = shutdown => {
+                tracing::info!("stopping");
+                stop.send_replace(true);
+                match tokio::time::timeout(GRACE, &mut serving).await {
+                    Ok(ended) => ended,
+                    Err(_) => { serving.abort(); Ok(Ok(((), ()))) }
+                }
+            }
+        };
+        upkeep.abort();
+        self.state.close().await;
+        drop(self.socket);
+        match ended {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::Protocol(error.to_string())),
+            Err(error) => Err(Error::Protocol(error.to_string())),
+        }
+    }
+}
+
+/// Returns when the server is told to stop, or is gone.
+async fn stopped(mut stopping: watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,118 @@
+//! The stream of updates: each has what has changed since the last, whole sections at a time.
+//!
+//! A slow agent never queues: it gets the newest state when it is ready for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::agents::admit;
+use super::listen::PeerNode;
+use super::state::{Connected, State};
+use super::stopped;
+use crate::model::Node;
+use crate::registry::{Revisions, Snapshot};
+use crate::{now_ms, proto};
+
+pub(super) type UpdateStream = ReceiverStream<Result<proto::Update, Status>>;
+
+/// Starts a stream for a node that was admitted.
+pub(super) fn start(
+    state: &Arc<State>,
+    peer: Arc<PeerNode>,
+    stopping: watch::Receiver<bool>,
+) -> UpdateStream {
+    let (sender, updates) = mpsc::channel(1);
+    let stream = Push {
+        snapshots: state.snapshot.subscribe(),
+        stopping,
+        _connected: state.connected(&peer.svid.name),
+        peer,
+        sender,
+        sent: None,
+    };
+    tokio::spawn(stream.run());
+    ReceiverStream::new(updates)
+}
+
+struct Push {
+    peer: Arc<PeerNode>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    stopping: watch::Receiver<bool>,
+    sender: mpsc::Sender<Result<proto::Update, Status>>,
+    sent: Option<Revisions>,
+    _connected: Connected,
+}
+
+impl Push {
+    async fn run(mut self) {
+        let life = self.peer.svid.not_after.saturating_sub(now_ms() / 1000);
+        let expiry = tokio::time::sleep(Duration::from_secs(life));
+        tokio::pin!(expiry);
+        loop {
+            // Wait for the agent first, then send it what is newest.
+            let permit = tokio::select! {
+                permit = self.sender.clone().reserve_owned() => permit,
+                () = stopped(self.stopping.clone()) => return,
+            };
+            let Ok(permit) = permit else { return };
+            let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+            match admit(&snapshot, &self.peer) {
+                Ok(node) => {
+                    let sent = self.sent.replace(snapshot.revisions);
+                    permit.send(Ok(update(&snapshot, node, sent)));
+                }
+                Err(refused) => {
+                    permit.send(Err(refused));
+                    return;
+                }
+            }
+            tokio::select! {
+                changed = self.snapshots.changed() => if changed.is_err() { return },
+                () = self.sender.closed() => return,
+                () = stopped(self.stopping.clone()) => return,
+                () = &mut expiry => {
+                    let ended = Status::unauthenticated("this connection's certificate has expired; connect with the next one");
+                    drop(self.sender.send(Err(ended)).await);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn update(snapshot: &Snapshot, node: &Node, sent: Option<Revisions>) -> proto::Update {
+    let now = snapshot.revisions;
+    let changed = |of: fn(&Revisions) -> u64| sent.is_none_or(|sent| of(&sent) != of(&now));
+    let nodes = || proto::Nodes { nodes: snapshot.nodes.iter().filter_map(as_peers_see).collect() };
+    let entries = || proto::Entries {
+        entries: snapshot.entries_of(node).map(proto::Entry::from).collect(),
+    };
+    let policies = || proto::Policies {
+        policies: snapshot.policies.iter().map(proto::Policy::from).collect(),
+    };
+    let deny = || prost::Message::decode(snapshot.deny.bytes()).ok();
+    proto::Update {
+        sequence: now.last,
+        now_ms: now_ms(),
+        bundle: changed(|r| r.bundle).then(|| proto::Bundle::from(&*snapshot.bundle)),
+        nodes: (changed(|r| r.nodes) || changed(|r| r.deny)).then(nodes),
+        entries: changed(|r| r.entries).then(entries),
+        policies: changed(|r| r.policies).then(policies),
+        deny_list: if changed(|r| r.deny) { deny() } else { None },
+    }
+}
+
+/// What other nodes need to know of a node; nothing before it has joined.
+fn as_peers_see(node: &Node) -> Option<proto::Node> {
+    node.joined_at_ms?;
+    Some(proto::Node {
+        acknowledged: 0,
+        problem: String::new(),
+        seen_at_ms: 0,
+        ..proto::Node::from(node)
+    })
+}

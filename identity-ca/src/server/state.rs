@@ -1,0 +1,168 @@
+//! What both services share: the keys, the registry, and its current snapshot.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
+
+use crate::authority::Authority;
+use crate::registry::{Registry, Snapshot};
+use crate::tls::certified;
+use crate::{Error, NodeName, now_ms};
+
+/// How often certificates of our own are looked at.
+const UPKEEP: Duration = Duration::from_secs(60);
+/// How often the deny list is dated anew, so that nodes know that it is fresh.
+const REDATE_MS: u64 = 3_600_000;
+
+pub(super) struct State {
+    pub(super) authority: Authority,
+    pub(super) registry: Registry,
+    pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
+    pub(super) certificate: Arc<OwnCertificate>,
+    /// One change at a time, so that snapshots follow each other in order.
+    writer: tokio::sync::Mutex<()>,
+    connected: Mutex<HashMap<NodeName, usize>>,
+    address: SocketAddr,
+}
+
+impl State {
+    pub(super) async fn open(
+        authority: Authority,
+        registry: Registry,
+        address: SocketAddr,
+    ) -> Result<Arc<Self>, Error> {
+        registry.redate_denials().await?;
+        let snapshot = Snapshot::load(&registry, &authority, None).await?;
+        let certificate = Arc::new(OwnCertificate::make(&authority)?);
+        Ok(Arc::new(Self {
+            authority,
+            registry,
+            snapshot: watch::Sender::new(Arc::new(snapshot)),
+            certificate,
+            writer: tokio::sync::Mutex::new(()),
+            connected: Mutex::default(),
+            address,
+        }))
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The registry as it is now.
+    pub(super) fn now(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// Changes the registry and tells everybody. Goes on to its end even if
+    /// the caller hangs up: what is committed is also pushed.
+    pub(super) async fn change<T, F>(
+        self: &Arc<Self>,
+        change: impl FnOnce(Arc<Self>) -> F + Send + 'static,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        let state = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            let writing = state.writer.lock().await;
+            let changed = change(Arc::clone(&state)).await?;
+            let before = state.now();
+            let after = Snapshot::load(&state.registry, &state.authority, Some(&before)).await?;
+            state.snapshot.send_replace(Arc::new(after));
+            drop(writing);
+            Ok(changed)
+        });
+        task.await.map_err(|error| Error::Protocol(format!("a change ended early: {error}")))?
+    }
+
+    /// Counts a node as connected while the guard lives.
+    pub(super) fn connected(self: &Arc<Self>, name: &NodeName) -> Connected {
+        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        *connected.entry(name.clone()).or_default() += 1;
+        Connected { state: Arc::clone(self), name: name.clone() }
+    }
+
+    pub(super) fn nodes_connected(&self) -> usize {
+        self.connected.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub(super) async fn close(&self) {
+        self.registry.close().await;
+    }
+}
+
+/// A node's open stream.
+pub(super) struct Connected {
+    state: Arc<State>,
+    name: NodeName,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let mut connected = self.state.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = connected.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                connected.remove(&self.name);
+            }
+        }
+    }
+}
+
+/// The certificate that the CA shows to agents: signed by itself, renewed when
+/// half of its life is over.
+#[derive(Debug)]
+pub(super) struct OwnCertificate(RwLock<(Arc<CertifiedKey>, u64)>);
+
+impl OwnCertificate {
+    fn make(authority: &Authority) -> Result<Self, Error> {
+        Ok(Self(RwLock::new(fresh(authority)?)))
+    }
+
+    fn renew_if_due(&self, authority: &Authority) -> Result<(), Error> {
+        let due = self.0.read().unwrap_or_else(PoisonError::into_inner).1;
+        if now_ms() / 1000 >= due {
+            *self.0.write().unwrap_or_else(PoisonError::into_inner) = fresh(authority)?;
+        }
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for OwnCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).0))
+    }
+}
+
+/// A new certificate, and when it is to be renewed (unix seconds).
+fn fresh(authority: &Authority) -> Result<(Arc<CertifiedKey>, u64), Error> {
+    let (key, issued) = authority.server_identity()?;
+    Ok((certified(issued.chain, &key)?, (now_ms() / 1000).midpoint(issued.not_after)))
+}
+
+/// Renews what is ours, for as long as the server runs.
+pub(super) async fn upkeep(state: Arc<State>) {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        if let Err(error) = look_after(&state).await {
+            tracing::error!(%error, "upkeep; it is tried again in a minute");
+        }
+    }
+}
+
+async fn look_after(state: &Arc<State>) -> Result<(), Error> {
+    state.authority.renew_issuing()?;
+    state.certificate.renew_if_due(&state.authority)?;
+    if now_ms().saturating_sub(state.now().deny.issued_at_ms()) >= REDATE_MS {
+        state.change(|state| async move { state.registry.redate_denials().await }).await?;
+    }
+    Ok(())
+}
