@@ -102,6 +102,12 @@ mod tests {
     fn a_private_key_is_fresh_and_has_the_public_half_of_wireguard() {
         let (one, two) = (PrivateKey::generate(), PrivateKey::generate());
         assert_ne!(one.public_key(), two.public_key());
+        // As `wg pubkey` answers.
+        let private = Key::from_base64("SGb+ojrRNDuMePufwtIYhXzA//k6wF3R21tEBgKlzlM=").unwrap();
+        assert_eq!(
+            PrivateKey::new(Zeroizing::new(private.0)).public_key().to_string(),
+            "DD5yKRfzExcV5+kDnTroDgCU15latdMjiQ59j1hEuk8="
+        );
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! outlives the agent), its peers, the routing table and rule that bring managed prefixes to it, and the
 //! nftables chain that keeps source addresses true.
 //!
-//! The order of a start, so that nothing passes ungated: `WireGuard::open` (the device is down), attach the
-//! gates to [`Tunnel::device`], [`Tunnel::up`], then `Routes::set`. After [`Health::Replaced`] the same again.
+//! The order of a start, so that nothing passes ungated: [`WireGuard::open`] (the device is down), attach the
+//! gates to [`Tunnel::device`], [`Tunnel::up`], then [`Routes::set`]. After [`Health::Replaced`] the same again.
 #![deny(unsafe_code)]
 #![cfg_attr(
     test,
@@ -20,8 +20,17 @@
 
 mod error;
 mod keys;
+mod mtu;
+pub mod nat;
+mod netlink;
+pub mod probe;
+mod programs;
+mod route;
 mod tunnel;
+mod wireguard;
 
 pub use error::Error;
 pub use keys::{PresharedKey, PrivateKey, PublicKey};
+pub use route::{RouteOptions, Routes};
 pub use tunnel::{Backend, Device, Health, Peer, PeerStatus, Status, Tunnel};
+pub use wireguard::{Choice, DeviceName, Options, WireGuard};

@@ -1,0 +1,266 @@
+//! The few things asked of the kernel about links, over one netlink socket of this network namespace.
+
+use std::io;
+use std::net::IpAddr;
+
+use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType,
+};
+use rtnetlink::{Handle, LinkUnspec, LinkWireguard};
+
+use crate::Error;
+use crate::error::netlink_errno;
+
+/// A netlink socket. It belongs to the network namespace of the thread that opened it.
+pub(crate) struct Netlink {
+    handle: Handle,
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// A network interface, as far as tunnels care.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mtu: u32,
+    pub(crate) kind: Option<InfoKind>,
+    pub(crate) alias: Option<String>,
+    pub(crate) up: bool,
+}
+
+impl Netlink {
+    /// Opens the socket; needs a running tokio runtime. Dumps are filtered by the kernel (strict checking).
+    pub(crate) fn open() -> Result<Self, Error> {
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+            .map_err(Error::io("opening a netlink socket"))?;
+        Ok(Self {
+            handle,
+            connection: tokio::spawn(connection),
+        })
+    }
+
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The link of that name, or none.
+    pub(crate) async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
+        let found = self
+            .handle
+            .link()
+            .get()
+            .match_name(name)
+            .execute()
+            .try_next()
+            .await;
+        absent_is_none(found, || format!("looking for device {name}"))
+    }
+
+    /// The link of that index, or none.
+    pub(crate) async fn link_at(&self, index: u32) -> Result<Option<Link>, Error> {
+        let found = self
+            .handle
+            .link()
+            .get()
+            .match_index(index)
+            .execute()
+            .try_next()
+            .await;
+        absent_is_none(found, || format!("looking for device number {index}"))
+    }
+
+    /// Makes a WireGuard device of the kernel; the error tells a kernel without from other failures.
+    pub(crate) async fn add_wireguard(&self, name: &str) -> Result<(), io::Error> {
+        let request = self.handle.link().add(LinkWireguard::new(name).build());
+        request.execute().await.map_err(netlink_errno)
+    }
+
+    /// Sets what a tunnel device needs: MTU, an alias to know it by, and no addresses of its own making.
+    pub(crate) async fn configure(&self, index: u32, mtu: u32, alias: &str) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(index)
+            .mtu(mtu)
+            .alias(alias)
+            .build();
+        let request = self.handle.link().change(message);
+        request.execute().await.map_err(Error::netlink(format!(
+            "setting MTU {mtu} on the tunnel device"
+        )))?;
+        let message = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+                vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
+            )]))
+            .build();
+        // A kernel without IPv6 refuses this, and needs it not.
+        if let Err(error) = self.handle.link().change(message).execute().await {
+            tracing::debug!(%error, "no address generation mode to set");
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn set_up(&self, index: u32) -> Result<(), io::Error> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        let request = self.handle.link().change(message);
+        request.execute().await.map_err(netlink_errno)
+    }
+
+    /// Deletes a link; one that is gone already is no error.
+    pub(crate) async fn delete(&self, index: u32) -> Result<(), Error> {
+        match self
+            .handle
+            .link()
+            .del(index)
+            .execute()
+            .await
+            .map_err(netlink_errno)
+        {
+            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => Err(Error::Netlink {
+                doing: format!("deleting device number {index}"),
+                source: error,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The device that packets of the tunnel leave by toward `underlay`, and the largest packet that fits
+    /// there. An address of this node gives the device that carries it. Without an address: the default route.
+    pub(crate) async fn path(
+        &self,
+        underlay: Option<IpAddr>,
+        mark: u32,
+    ) -> Result<(Link, u32), Error> {
+        let target = underlay.unwrap_or(IpAddr::from([192, 0, 2, 1]));
+        let route = self.route(target, mark).await?;
+        let index = if route.header.kind == RouteType::Local {
+            self.holder(target).await?
+        } else {
+            route
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    RouteAttribute::Oif(index) => Some(*index),
+                    _ => None,
+                })
+        };
+        let link = match index {
+            Some(index) => self.link_at(index).await?,
+            None => None,
+        };
+        let link = link.ok_or(Error::NoRoute(target))?;
+        let limit = route
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::Metrics(metrics) => {
+                    metrics.iter().find_map(|metric| match metric {
+                        RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+                        _ => None,
+                    })
+                }
+                _ => None,
+            });
+        let mtu = limit.map_or(link.mtu, |limit| limit.min(link.mtu));
+        Ok((link, mtu))
+    }
+
+    async fn route(&self, target: IpAddr, mark: u32) -> Result<RouteMessage, Error> {
+        let mut message = RouteMessage::default();
+        let (family, bits, address) = match target {
+            IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
+            IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
+        };
+        message.header.address_family = family;
+        message.header.destination_prefix_length = bits;
+        message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+        message
+            .attributes
+            .push(RouteAttribute::Destination(address));
+        message.attributes.push(RouteAttribute::Mark(mark));
+        let mut answers = Box::pin(self.handle.route().get(message).execute());
+        match answers.try_next().await.map_err(netlink_errno) {
+            Ok(Some(route)) => Ok(route),
+            Ok(None) => Err(Error::NoRoute(target)),
+            Err(error) if is_unreachable(&error) => Err(Error::NoRoute(target)),
+            Err(source) => Err(Error::Netlink {
+                doing: format!("looking for the route to {target}"),
+                source,
+            }),
+        }
+    }
+
+    /// The index of the device that carries an address of this node.
+    async fn holder(&self, address: IpAddr) -> Result<Option<u32>, Error> {
+        let mut addresses = Box::pin(self.handle.address().get().execute());
+        let doing = || Error::netlink("listing this node's addresses");
+        while let Some(message) = addresses.try_next().await.map_err(doing())? {
+            let same = message.attributes.iter().any(|attribute| {
+                matches!(attribute, AddressAttribute::Local(held) | AddressAttribute::Address(held) if *held == address)
+            });
+            if same {
+                return Ok(Some(message.header.index));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL | libc::EACCES)
+    )
+}
+
+fn absent_is_none(
+    found: Result<Option<LinkMessage>, rtnetlink::Error>,
+    doing: impl FnOnce() -> String,
+) -> Result<Option<Link>, Error> {
+    match found.map_err(netlink_errno) {
+        Ok(message) => Ok(message.map(Link::from)),
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(source) => Err(Error::Netlink {
+            doing: doing(),
+            source,
+        }),
+    }
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            mtu: 0,
+            kind: None,
+            alias: None,
+            up: message.header.flags.contains(LinkFlags::Up),
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.into_iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+}

@@ -1,0 +1,180 @@
+//! The agent process of a test: a tunnel, its routes and its nat chain, driven by lines on standard input.
+
+use std::io::BufRead;
+
+use handfast_encrypt::{
+    Choice, Error, Health, Options, Peer, PresharedKey, PublicKey, RouteOptions, Routes, Tunnel,
+    WireGuard, nat,
+};
+
+pub const RUN_DIR: &str = "HANDFAST_TEST_RUN_DIR";
+pub const UNDERLAY: &str = "HANDFAST_TEST_UNDERLAY";
+pub const REPLY: &str = "= ";
+pub const EVENT: &str = "! ";
+
+pub fn run() {
+    let Ok(run_dir) = std::env::var(RUN_DIR) else {
+        println!("skipped: only the other tests run it");
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let (send, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            let _ = send.send(line);
+        }
+    });
+    runtime.block_on(async {
+        let mut options = Options::new(run_dir);
+        options.underlay = vec![std::env::var(UNDERLAY).unwrap().parse().unwrap()];
+        let mut agent = TestAgent {
+            options,
+            tunnel: None,
+            routes: None,
+        };
+        while let Some(line) = lines.recv().await {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match agent.obey(&words).await {
+                Ok(answer) => println!("\n{REPLY}ok {answer}"),
+                Err(error) => println!("\n{REPLY}error {error}"),
+            }
+        }
+    });
+}
+
+struct TestAgent {
+    options: Options,
+    tunnel: Option<WireGuard>,
+    routes: Option<Routes>,
+}
+
+impl TestAgent {
+    async fn obey(&mut self, words: &[&str]) -> Result<String, Error> {
+        match words {
+            ["userspace"] => self.options.choice = Choice::Userspace,
+            ["kernel"] => self.options.choice = Choice::Kernel,
+            ["implementation", path] => self.options.implementation = Some(path.into()),
+            ["name", name] => self.options.name = name.parse()?,
+            ["port", port] => self.options.port = port.parse().unwrap(),
+            ["open"] => {
+                let tunnel = WireGuard::open(self.options.clone()).await?;
+                let mut health = tunnel.watch();
+                tokio::spawn(async move {
+                    while health.changed().await.is_ok() {
+                        match &*health.borrow_and_update() {
+                            Health::Good => println!("\n{EVENT}good"),
+                            Health::Lost { reason } => println!("\n{EVENT}lost {reason}"),
+                            Health::Replaced { device } => {
+                                println!("\n{EVENT}replaced {}", device.index)
+                            }
+                        }
+                    }
+                });
+                let key = hex(tunnel.public_key().as_bytes());
+                self.tunnel = Some(tunnel);
+                return Ok(key);
+            }
+            ["device"] => {
+                let device = self.tunnel().device();
+                let (index, mtu, adopted) = (device.index, device.mtu, device.adopted);
+                return Ok(format!(
+                    "index={index} mtu={mtu} adopted={adopted} {}",
+                    device.backend
+                ));
+            }
+            ["key"] => return Ok(hex(self.tunnel().public_key().as_bytes())),
+            ["up"] => self.tunnel().up().await?,
+            ["install", key, preshared, endpoint, prefixes] => {
+                let peer = Peer {
+                    public_key: public_key(key),
+                    preshared_key: preshared_key(preshared),
+                    endpoint: endpoint.parse().unwrap(),
+                    prefixes: prefixes
+                        .split(',')
+                        .map(|prefix| prefix.parse().unwrap())
+                        .collect(),
+                };
+                self.tunnel().install(peer).await?;
+            }
+            ["rekey", key, preshared] => {
+                self.tunnel()
+                    .rekey(public_key(key), preshared_key(preshared))
+                    .await?;
+            }
+            ["remove", key] => self.tunnel().remove(public_key(key)).await?,
+            ["status"] => {
+                let status = self.tunnel().status().await?;
+                let peers = status.peers.iter().map(|peer| {
+                    let prefixes: Vec<String> =
+                        peer.prefixes.iter().map(ToString::to_string).collect();
+                    let shaken = peer.last_handshake.is_some();
+                    format!(
+                        "peer preshared={} shaken={shaken} {}",
+                        peer.preshared,
+                        prefixes.join(",")
+                    )
+                });
+                let peers: Vec<String> = peers.collect();
+                return Ok(format!(
+                    "port={} mark={:#x} {}",
+                    status.port,
+                    status.fwmark,
+                    peers.join(" ")
+                ));
+            }
+            ["routes", prefixes] => {
+                if self.routes.is_none() {
+                    self.routes = Some(Routes::open(RouteOptions::default()).await?);
+                }
+                let prefixes: Vec<_> = prefixes
+                    .split(',')
+                    .map(|prefix| prefix.parse().unwrap())
+                    .collect();
+                let index = self.tunnel().device().index;
+                self.routes.as_ref().unwrap().set(index, &prefixes).await?;
+            }
+            ["nat"] => nat::install(std::slice::from_ref(&self.options.name)).await?,
+            ["detach"] => {
+                nat::remove().await?;
+                Routes::open(RouteOptions::default())
+                    .await?
+                    .detach()
+                    .await?;
+                match self.tunnel.take() {
+                    Some(tunnel) => tunnel.detach().await?,
+                    None => {
+                        let found = WireGuard::remove_left_over(&self.options).await?;
+                        return Ok(found.to_string());
+                    }
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+        Ok(String::new())
+    }
+
+    fn tunnel(&self) -> &WireGuard {
+        self.tunnel.as_ref().expect("opened before")
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn public_key(text: &str) -> PublicKey {
+    let byte = |at: usize| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap();
+    PublicKey::new(std::array::from_fn(byte))
+}
+
+/// A word that stands for a key.
+fn preshared_key(word: &str) -> PresharedKey {
+    let mut key = [7; 32];
+    for (byte, letter) in key.iter_mut().zip(word.bytes()) {
+        *byte = letter;
+    }
+    PresharedKey::new(key.into())
+}

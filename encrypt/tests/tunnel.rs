@@ -1,0 +1,249 @@
+//! Two nodes, two devices of one name on one machine, real packets.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::{Agent, Pair, connect, install, skipped};
+
+#[test]
+#[ignore = "the agent process of the other tests"]
+fn agent_process() {
+    common::agent::run();
+}
+
+#[test]
+fn two_nodes_reach_each_others_workloads_over_both_families() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, mut b) = connect(&pair, "same", "same");
+    assert!(pair.a.reaches(&pair.b));
+    assert!(pair.b.reaches(&pair.a));
+    let device = a.tell("device");
+    assert!(device.contains("mtu=1420 adopted=false"), "{device}");
+    assert_eq!(
+        b.tell("status"),
+        format!(
+            "port=51872 mark=0x72500000 peer preshared=true shaken=true {}",
+            pair.a.prefixes
+        )
+    );
+    assert!(
+        pair.a.run("ip -6 addr show dev hf-wg0").is_empty(),
+        "the device has no address of its own"
+    );
+}
+
+#[test]
+fn a_preshared_key_changed_in_place_under_traffic_loses_nothing() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, mut b) = connect(&pair, "first", "first");
+    let public_a = a.tell("key");
+    let public_b = b.tell("key");
+    assert!(pair.a.reaches(&pair.b));
+    let line = format!(
+        "ping -q -i 0.01 -c 300 -W 2 -I {} {}",
+        pair.a.inside[0], pair.b.inside[0]
+    );
+    let ping = pair
+        .a
+        .command(&line)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    for round in 0..10 {
+        std::thread::sleep(Duration::from_millis(150));
+        a.tell(&format!("rekey {public_b} round{round}"));
+        std::thread::sleep(Duration::from_millis(50));
+        b.tell(&format!("rekey {public_a} round{round}"));
+        // The renewed session's peer, installed again, is the same peer.
+        b.tell(&install(&public_a, &format!("round{round}"), &pair.a));
+    }
+    let output = String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
+    assert!(output.contains("300 received, 0% packet loss"), "{output}");
+}
+
+#[test]
+fn keys_of_different_sessions_let_nothing_through_until_they_agree() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, mut b) = connect(&pair, "one", "another");
+    assert!(!pair.a.reaches(&pair.b));
+    assert!(a.tell("status").contains("shaken=false"));
+    let public_a = a.tell("key");
+    b.tell(&format!("rekey {public_a} one"));
+    // A handshake that failed silently is tried again after 5 s.
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while !pair.a.reaches(&pair.b) {
+        assert!(
+            Instant::now() < deadline,
+            "the keys agree, and nothing passes"
+        );
+    }
+}
+
+#[test]
+fn a_removed_peer_is_cut_at_once() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, mut b) = connect(&pair, "same", "same");
+    assert!(pair.a.reaches(&pair.b));
+    let (public_a, public_b) = (a.tell("key"), b.tell("key"));
+    b.tell(&format!("remove {public_a}"));
+    assert!(!pair.a.reaches(&pair.b));
+    b.tell(&format!("remove {public_a}"));
+    assert!(
+        b.ask(&format!("rekey {public_a} again"))
+            .contains("no peer")
+    );
+    // A prefix has one holder.
+    let refused = a.ask(&install(&"11".repeat(32), "thief", &pair.b));
+    assert!(refused.contains("belongs to peer"), "{refused}");
+    a.tell(&format!("remove {public_b}"));
+    a.tell(&install(&"11".repeat(32), "heir", &pair.b));
+}
+
+#[test]
+fn a_killed_agent_leaves_the_tunnel_running_and_its_successor_adopts_it() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, _b) = connect(&pair, "same", "same");
+    a.tell("nat");
+    let (key, device, daemon) = (
+        a.tell("key"),
+        a.tell("device"),
+        pair.a.processes("wireguard-go"),
+    );
+    let line = format!(
+        "ping -q -i 0.01 -c 300 -W 2 -I {} {}",
+        pair.a.inside[0], pair.b.inside[0]
+    );
+    let ping = pair
+        .a
+        .command(&line)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    a.kill();
+    std::thread::sleep(Duration::from_millis(500));
+    let mut a = Agent::start(&pair.a);
+    assert_eq!(a.tell("open"), key);
+    assert_eq!(
+        a.tell("device"),
+        device.replace("adopted=false", "adopted=true")
+    );
+    a.tell("up");
+    a.tell(&format!("routes {}", pair.b.prefixes));
+    a.tell("nat");
+    assert!(
+        a.tell("status")
+            .contains(&format!("preshared=true shaken=true {}", pair.b.prefixes))
+    );
+    let output = String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
+    assert!(output.contains("300 received, 0% packet loss"), "{output}");
+    assert_eq!(pair.a.processes("wireguard-go"), daemon);
+    assert!(pair.b.reaches(&pair.a));
+}
+
+#[test]
+fn a_daemon_that_dies_is_noticed_and_replaced_and_meanwhile_nothing_leaks() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, _b) = connect(&pair, "same", "same");
+    a.tell("userspace");
+    assert!(pair.a.reaches(&pair.b));
+    let (key, device) = (a.tell("key"), a.tell("device"));
+    for pid in pair.a.processes("wireguard-go") {
+        pair.a.run(&format!("kill -9 {pid}"));
+    }
+    let lost = a.event("lost");
+    assert!(lost.contains("ended"), "{lost}");
+    a.event("replaced");
+    // New, and down until the gates are on it: the fallback routes answer.
+    for address in pair.b.inside {
+        let answer = pair.a.try_run(&format!("ip route get {address}"));
+        assert!(
+            !answer.status.success(),
+            "{}",
+            String::from_utf8_lossy(&answer.stdout)
+        );
+    }
+    assert_ne!(a.tell("device"), device);
+    a.tell("up");
+    a.tell(&format!("routes {}", pair.b.prefixes));
+    a.event("good");
+    assert_eq!(a.tell("key"), key);
+    assert!(pair.a.reaches(&pair.b), "same key, same peers");
+    assert_eq!(pair.a.processes("wireguard-go").len(), 1);
+}
+
+#[test]
+fn a_device_deleted_by_hand_comes_back() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, _b) = connect(&pair, "same", "same");
+    pair.a.run("ip link del hf-wg0");
+    a.event("lost");
+    a.event("replaced");
+    a.tell("up");
+    a.tell(&format!("routes {}", pair.b.prefixes));
+    assert!(pair.a.reaches(&pair.b));
+    assert_eq!(pair.a.processes("wireguard-go").len(), 1);
+}
+
+#[test]
+fn detaching_leaves_nothing() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let before = (
+        pair.a.run("ip rule"),
+        pair.a.run("ip -6 rule"),
+        pair.a.run("ip link"),
+    );
+    let (mut a, mut b) = connect(&pair, "same", "same");
+    a.tell("nat");
+    a.tell("detach");
+    let after = (
+        pair.a.run("ip rule"),
+        pair.a.run("ip -6 rule"),
+        pair.a.run("ip link"),
+    );
+    assert_eq!(before, after);
+    assert!(pair.a.processes("wireguard-go").is_empty());
+    assert!(!pair.a.run_dir().join("wireguard").exists());
+    assert_eq!(pair.a.run("nft list ruleset"), "");
+    for family in ["-4", "-6"] {
+        let routes = pair
+            .a
+            .try_run(&format!("ip {family} route show table 7250"));
+        assert!(routes.stdout.is_empty());
+    }
+    // Without a running agent too.
+    b.tell("nat");
+    b.kill();
+    let mut b = Agent::start(&pair.b);
+    assert_eq!(b.tell("detach"), "true");
+    assert_eq!(b.tell("detach"), "false");
+    assert!(!pair.b.try_run("ip link show dev hf-wg0").status.success());
+    assert!(pair.b.processes("wireguard-go").is_empty());
+}
