@@ -9,6 +9,8 @@
 mod codec;
 mod frame;
 mod message;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use frame::{Frame, FrameError, Hello};
