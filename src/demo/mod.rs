@@ -3,6 +3,8 @@
 //! The demonstration uses this very binary through its command line, as a user would. What it claims it reads from
 //! the kernel: counters, captured frames, what other programs print.
 
+// Shared with the tests, which use more of it.
+#[allow(dead_code)]
 mod harness;
 mod report;
 mod stage;
