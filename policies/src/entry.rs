@@ -64,6 +64,24 @@ pub struct Entry {
     pub rule: RuleRef,
 }
 
+/// The entry that decides a flow, as the gates find it: the protocol's own first, then that of any protocol.
+///
+/// For a protocol without ports ask for [`Protocol::Any`].
+#[must_use]
+pub fn lookup(
+    entries: &[Entry],
+    direction: Direction,
+    protocol: Protocol,
+    port: u16,
+) -> Option<&Entry> {
+    let find = |protocol| {
+        entries.iter().find(|entry| {
+            entry.direction == direction && entry.protocol == protocol && entry.ports.contains(port)
+        })
+    };
+    find(protocol).or_else(|| find(Protocol::Any))
+}
+
 /// Whether two workloads have anything to say to each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pairing {

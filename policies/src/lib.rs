@@ -14,12 +14,17 @@
     )
 )]
 
+mod compile;
+mod document;
 mod entry;
 mod model;
+mod pairing;
 mod ports;
+mod read;
+mod selector;
 mod set;
 
-pub use entry::{Entry, Pairing, Remote, Workload};
+pub use entry::{Entry, Pairing, Remote, Workload, lookup};
 pub use model::{
     Authentication, Direction, Encryption, Kind, PolicyInfo, Protocol, RuleInfo, RuleRef, Verdict,
 };

@@ -1,0 +1,176 @@
+//! From the rules that match a remote to entries among which a longest-prefix lookup finds the right one.
+
+use std::collections::BTreeMap;
+
+use crate::document::Rule;
+use crate::entry::Entry;
+use crate::model::{Direction, Protocol, Verdict};
+use crate::ports::Ports;
+
+/// One range of one rule that matches.
+#[derive(Clone, Copy)]
+struct Claim<'a> {
+    rule: &'a Rule,
+    protocol: Protocol,
+    ports: Ports,
+}
+
+impl Claim<'_> {
+    /// How closely it speaks of a flow, as Cilium's lookup ranks it: by ports first, then by peers.
+    ///
+    /// Smaller is closer.
+    fn width(&self) -> (bool, u32, bool) {
+        let ports = u32::from(self.ports.last()) - u32::from(self.ports.first());
+        (
+            self.protocol == Protocol::Any,
+            ports,
+            self.rule.is_for_anybody(),
+        )
+    }
+}
+
+/// The entries of one direction, from all rules that match the remote.
+pub(crate) fn entries<'a>(
+    direction: Direction,
+    rules: impl IntoIterator<Item = &'a Rule>,
+) -> Vec<Entry> {
+    let mut claims: BTreeMap<Protocol, Vec<Claim<'a>>> = BTreeMap::new();
+    for rule in rules {
+        for range in &rule.ports {
+            let claim = Claim {
+                rule,
+                protocol: range.protocol,
+                ports: range.ports,
+            };
+            claims.entry(range.protocol).or_default().push(claim);
+        }
+    }
+    let any = claims.remove(&Protocol::Any).unwrap_or_default();
+    let mut entries: Vec<_> = decide(direction, Protocol::Any, Ports::ANY, &any)
+        .into_iter()
+        .collect();
+    for (protocol, claims) in claims {
+        entries.extend(split(direction, protocol, &claims, &any));
+    }
+    entries
+}
+
+/// Cuts a protocol's ports where its claims begin and end, and decides each piece.
+fn split(
+    direction: Direction,
+    protocol: Protocol,
+    claims: &[Claim<'_>],
+    any: &[Claim<'_>],
+) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for ports in pieces(claims) {
+        let mut covering: Vec<_> = claims
+            .iter()
+            .filter(|claim| claim.ports.overlaps(ports))
+            .copied()
+            .collect();
+        if covering.is_empty() {
+            continue;
+        }
+        covering.extend_from_slice(any);
+        let Some(entry) = decide(direction, protocol, ports, &covering) else {
+            continue;
+        };
+        match entries.last_mut() {
+            Some(last) if continues(last, &entry) => {
+                last.ports = Ports::new(last.ports.first(), ports.last()).unwrap_or(last.ports);
+            }
+            _ => entries.push(entry),
+        }
+    }
+    entries
+}
+
+/// The ranges between all ends of all claims, ascending; each claim covers one whole or not at all.
+fn pieces(claims: &[Claim<'_>]) -> Vec<Ports> {
+    let mut starts: Vec<u32> = claims
+        .iter()
+        .flat_map(|claim| {
+            [
+                u32::from(claim.ports.first()),
+                u32::from(claim.ports.last()) + 1,
+            ]
+        })
+        .collect();
+    starts.sort_unstable();
+    starts.dedup();
+    let piece = |(first, next): (&u32, &u32)| {
+        Ports::new(u16::try_from(*first).ok()?, u16::try_from(next - 1).ok()?)
+    };
+    starts
+        .iter()
+        .zip(starts.iter().skip(1))
+        .filter_map(piece)
+        .collect()
+}
+
+/// Whether `next` says of the following ports what `last` says.
+fn continues(last: &Entry, next: &Entry) -> bool {
+    let adjacent = last.ports.last().checked_add(1) == Some(next.ports.first());
+    adjacent
+        && *last
+            == Entry {
+                ports: last.ports,
+                ..next.clone()
+            }
+}
+
+/// Deny wins. Of the rules that allow, the closest that says something decides; among equals the stronger.
+fn decide(
+    direction: Direction,
+    protocol: Protocol,
+    ports: Ports,
+    claims: &[Claim<'_>],
+) -> Option<Entry> {
+    let closest = |claims: &mut dyn Iterator<Item = &Claim<'_>>| {
+        claims
+            .min_by_key(|claim| (claim.width(), claim.rule.number))
+            .map(|claim| claim.rule.number)
+    };
+    let entry = Entry {
+        direction,
+        protocol,
+        ports,
+        verdict: Verdict::Deny,
+        auth: None,
+        encryption: None,
+        max_age: None,
+        rule: closest(&mut claims.iter())?,
+    };
+    let mut denying = claims
+        .iter()
+        .filter(|claim| claim.rule.verdict == Verdict::Deny);
+    if let Some(rule) = closest(&mut denying) {
+        return Some(Entry { rule, ..entry });
+    }
+    let asked = said(claims, |rule| rule.auth);
+    Some(Entry {
+        verdict: Verdict::Allow,
+        auth: asked.map(|(auth, _)| auth),
+        encryption: said(claims, |rule| rule.encryption).map(|(encryption, _)| encryption),
+        max_age: claims.iter().filter_map(|claim| claim.rule.max_age).min(),
+        rule: asked.map_or(entry.rule, |(_, rule)| rule.number),
+        ..entry
+    })
+}
+
+/// What the closest rules that say anything say, and one of them that says it.
+fn said<'a, T: Ord + Copy>(
+    claims: &[Claim<'a>],
+    what: impl Fn(&Rule) -> Option<T>,
+) -> Option<(T, &'a Rule)> {
+    claims
+        .iter()
+        .filter_map(|claim| {
+            let said = what(claim.rule)?;
+            let rank = (claim.width(), std::cmp::Reverse(said), claim.rule.number);
+            Some((rank, (said, claim.rule)))
+        })
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, said)| said)
+}

@@ -1,0 +1,185 @@
+//! From text to documents, with a place for every error.
+//!
+//! A field that is not enforced is an error and never skipped: somebody who
+//! wrote it believes that it protects something.
+
+mod authentication;
+mod cursor;
+mod dialect;
+mod peers;
+mod ports;
+mod rule;
+mod selector;
+mod typo;
+mod yaml;
+
+use crate::document::{Document, Spec};
+use crate::model::Kind;
+use crate::set::ReadError;
+use cursor::{Cursor, Fields, Report, Schema};
+use dialect::{DIALECTS, Dialect, OTHER_KINDS};
+use selector::Scope;
+
+static DOCUMENT: Schema = Schema {
+    known: &["apiVersion", "kind", "metadata", "spec", "specs", "status"],
+    refused: &[],
+};
+
+/// What Kubernetes keeps in metadata; none of it but name and namespace has a meaning here.
+static METADATA: Schema = Schema {
+    known: &[
+        "name",
+        "namespace",
+        "labels",
+        "annotations",
+        "uid",
+        "resourceVersion",
+        "generation",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "finalizers",
+        "managedFields",
+        "ownerReferences",
+        "selfLink",
+    ],
+    refused: &[("generateName", "write metadata.name")],
+};
+
+/// Reads every document of a text.
+pub(crate) fn documents(file: &str, text: &str) -> Result<Vec<Document>, Vec<ReadError>> {
+    let report = Report::new(file);
+    let nodes = yaml::parse(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let nodes = nodes.unwrap_or_else(|malformed| {
+        report.add(malformed.at, "", malformed.message);
+        Vec::new()
+    });
+    let documents: Vec<_> = nodes
+        .iter()
+        .filter_map(|node| document(&Cursor::document(&report, node)))
+        .collect();
+    let errors = report.into_errors();
+    if errors.is_empty() {
+        Ok(documents)
+    } else {
+        Err(errors)
+    }
+}
+
+fn document(cursor: &Cursor<'_>) -> Option<Document> {
+    let fields = cursor.any_fields()?;
+    // Without a kind that we know, the other fields may mean anything.
+    let dialect = dialect(&fields)?;
+    let fields = cursor.fields(&DOCUMENT)?;
+    let metadata = fields
+        .need("metadata", "name the policy in metadata.name")
+        .and_then(|metadata| identity(&metadata));
+    let scope = Scope::new(
+        metadata
+            .as_ref()
+            .and_then(|(namespace, _)| namespace.clone()),
+    );
+    let specs = specs(&fields, dialect, &scope);
+    let (namespace, name) = metadata?;
+    let at = cursor.node.at;
+    Some(Document {
+        kind: dialect.kind,
+        namespace,
+        name,
+        line: at.line,
+        column: at.column,
+        specs,
+    })
+}
+
+fn dialect(fields: &Fields<'_>) -> Option<&'static Dialect> {
+    let kind = fields.need("kind", "write HandfastPolicy or CiliumNetworkPolicy")?;
+    let written = kind.string()?;
+    if let Some((name, instead)) = OTHER_KINDS.iter().find(|(name, _)| *name == written) {
+        kind.error(format!("handfast does not read the kind {name}: {instead}"));
+        return None;
+    }
+    let kinds = DIALECTS.each_ref().map(|dialect| (dialect.name, dialect));
+    let dialect = kind.choice("kind", &kinds)?;
+    let hint = format!("write {}", dialect.api_version);
+    let version = fields.need("apiVersion", &hint)?;
+    let written = version.string()?;
+    if written != dialect.api_version {
+        let (kind, known) = (dialect.name, dialect.api_version);
+        version.error(format!(
+            "unknown version {written:?} of {kind}: write {known}"
+        ));
+        return None;
+    }
+    Some(dialect)
+}
+
+/// Namespace and name.
+fn identity(metadata: &Cursor<'_>) -> Option<(Option<String>, String)> {
+    let fields = metadata.fields(&METADATA)?;
+    let name = fields
+        .need("name", "policies are told apart by their names")
+        .and_then(|name| object_name(&name, 253));
+    let namespace = match fields.get("namespace") {
+        Some(namespace) => Some(object_name(&namespace, 63)?),
+        None => None,
+    };
+    Some((namespace, name?))
+}
+
+/// A name as Kubernetes wants it (RFC 1123 subdomain).
+fn object_name(cursor: &Cursor<'_>, longest: usize) -> Option<String> {
+    let name = cursor.string()?;
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let good = (1..=longest).contains(&name.len())
+        && name.chars().all(inner)
+        && name.starts_with(edge)
+        && name.ends_with(edge);
+    if !good {
+        cursor.error(format!(
+            "not a name: use at most {longest} of a-z, 0-9, - and ., a letter or digit first and last"
+        ));
+    }
+    good.then(|| name.to_owned())
+}
+
+fn specs(fields: &Fields<'_>, dialect: &'static Dialect, scope: &Scope) -> Vec<Spec> {
+    let several = fields.get("specs");
+    if let (Some(specs), Kind::HandfastPolicy) = (&several, dialect.kind) {
+        specs.error("a HandfastPolicy has one spec: write one document for each");
+        return Vec::new();
+    }
+    let single = fields.get("spec");
+    if single.is_none() && several.is_none() {
+        fields
+            .cursor
+            .error("spec is missing: it says whom the policy selects and what it allows");
+    }
+    let items = several.and_then(|specs| {
+        let items = specs.items()?;
+        if items.is_empty() && single.is_none() {
+            specs.error("there is no spec in it, so the policy has no effect");
+        }
+        Some(items)
+    });
+    let cursors = single.into_iter().chain(items.into_iter().flatten());
+    cursors
+        .filter_map(|cursor| spec(&cursor, dialect, scope))
+        .collect()
+}
+
+fn spec(cursor: &Cursor<'_>, dialect: &'static Dialect, scope: &Scope) -> Option<Spec> {
+    let fields = cursor.fields(&dialect.spec)?;
+    if let Some(description) = fields.get("description") {
+        description.string();
+    }
+    let subject = fields
+        .need("endpointSelector", "write {} to select every workload")
+        .and_then(|selector| selector::subject(&selector, scope));
+    let rules = rule::all(&fields, dialect, scope);
+    Some(Spec {
+        subject: subject?,
+        rules: rules?,
+    })
+}
