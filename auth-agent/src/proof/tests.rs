@@ -111,11 +111,11 @@ fn identity() -> Identity {
 }
 
 impl Identity {
-    fn from_client(&self, session: &Session) -> Vec<u8> {
+    fn asked(&self, session: &Session) -> Vec<u8> {
         make(&session.client, &self.chain, &self.key, Some(&GRANTED)).unwrap()
     }
 
-    fn from_server(&self, session: &Session) -> Vec<u8> {
+    fn unasked(&self, session: &Session) -> Vec<u8> {
         make(&session.server, &self.chain, &self.key, None).unwrap()
     }
 }
@@ -144,10 +144,10 @@ fn forged(
 fn both_ends_prove_with_every_suite_and_its_hash() {
     for suite in SUITES {
         let (session, identity) = (session_with(suite), identity());
-        let asked = identity.from_client(&session);
+        let asked = identity.asked(&session);
         let seen = verify(&session.server, &asked, Some(&GRANTED)).unwrap();
         assert_eq!(seen.certificates(), identity.chain);
-        let unasked = identity.from_server(&session);
+        let unasked = identity.unasked(&session);
         let seen = verify(&session.client, &unasked, None).unwrap();
         assert_eq!(seen.into_certificates(), identity.chain);
     }
@@ -174,7 +174,7 @@ fn an_authenticator_is_built_by_the_letter_of_rfc_9261() {
         request.extend(GRANTED);
         request.extend([0, 8, 0, 13, 0, 4, 0, 2, 4, 3]);
 
-        let bytes = identity.from_client(&session);
+        let bytes = identity.asked(&session);
         let length = |at: usize| {
             usize::from(bytes[at]) << 16
                 | usize::from(bytes[at + 1]) << 8
@@ -212,12 +212,12 @@ fn an_authenticator_is_built_by_the_letter_of_rfc_9261() {
 #[test]
 fn a_proof_is_worthless_in_another_session() {
     let (here, there, identity) = (session(), session(), identity());
-    let asked = identity.from_client(&here);
+    let asked = identity.asked(&here);
     assert_eq!(
         verify(&there.server, &asked, Some(&GRANTED)),
         Err(ProofError::Finished)
     );
-    let unasked = identity.from_server(&here);
+    let unasked = identity.unasked(&here);
     assert_eq!(
         verify(&there.client, &unasked, None),
         Err(ProofError::Finished)
@@ -227,12 +227,12 @@ fn a_proof_is_worthless_in_another_session() {
 #[test]
 fn a_proof_cannot_be_reflected_to_its_maker() {
     let (session, identity) = (session(), identity());
-    let asked = identity.from_client(&session);
+    let asked = identity.asked(&session);
     assert_eq!(
         verify(&session.client, &asked, None),
         Err(ProofError::Finished)
     );
-    let unasked = identity.from_server(&session);
+    let unasked = identity.unasked(&session);
     let context = Authenticator::parse(&unasked).unwrap().context;
     assert_eq!(
         verify(&session.server, &unasked, Some(&context)),
@@ -256,10 +256,7 @@ fn a_client_speaks_only_when_asked_and_a_server_only_unasked() {
         )
         .map(drop)
     ));
-    let (asked, unasked) = (
-        identity.from_client(&session),
-        identity.from_server(&session),
-    );
+    let (asked, unasked) = (identity.asked(&session), identity.unasked(&session));
     assert!(role(verify(&session.server, &asked, None).map(drop)));
     assert!(role(
         verify(&session.client, &unasked, Some(&GRANTED)).map(drop)
@@ -269,7 +266,7 @@ fn a_client_speaks_only_when_asked_and_a_server_only_unasked() {
 #[test]
 fn a_proof_answers_the_request_that_was_granted() {
     let (session, identity) = (session(), identity());
-    let asked = identity.from_client(&session);
+    let asked = identity.asked(&session);
     assert_eq!(
         verify(&session.server, &asked, Some(&[8; 32])),
         Err(ProofError::WrongRequest)
@@ -279,43 +276,36 @@ fn a_proof_answers_the_request_that_was_granted() {
 #[test]
 fn a_context_is_good_once() {
     let (session, identity) = (session(), identity());
-    let asked = identity.from_client(&session);
+    let asked = identity.asked(&session);
     assert!(verify(&session.server, &asked, Some(&GRANTED)).is_ok());
     assert_eq!(
         verify(&session.server, &asked, Some(&GRANTED)),
         Err(ProofError::Reused)
     );
-    let other = self::identity().from_client(&session);
+    let other = self::identity().asked(&session);
     assert_eq!(
         verify(&session.server, &other, Some(&GRANTED)),
         Err(ProofError::Reused)
     );
-    let unasked = identity.from_server(&session);
+    let unasked = identity.unasked(&session);
     assert!(verify(&session.client, &unasked, None).is_ok());
     assert_eq!(
         verify(&session.client, &unasked, None),
         Err(ProofError::Reused)
     );
-    assert!(verify(&session.client, &identity.from_server(&session), None).is_ok());
+    assert!(verify(&session.client, &identity.unasked(&session), None).is_ok());
 }
 
 #[test]
 fn a_bad_proof_does_not_burn_the_context() {
     let (session, identity) = (session(), identity());
-    let mut bad = identity.from_client(&session);
+    let mut bad = identity.asked(&session);
     *bad.last_mut().unwrap() ^= 1;
     assert_eq!(
         verify(&session.server, &bad, Some(&GRANTED)),
         Err(ProofError::Finished)
     );
-    assert!(
-        verify(
-            &session.server,
-            &identity.from_client(&session),
-            Some(&GRANTED)
-        )
-        .is_ok()
-    );
+    assert!(verify(&session.server, &identity.asked(&session), Some(&GRANTED)).is_ok());
 }
 
 #[test]
@@ -357,7 +347,7 @@ fn only_the_offered_scheme_is_accepted() {
 #[test]
 fn what_is_cut_off_or_too_long_is_refused() {
     let (session, identity) = (session(), identity());
-    let bytes = identity.from_client(&session);
+    let bytes = identity.asked(&session);
     for length in 0..bytes.len() {
         assert!(
             verify(&session.server, &bytes[..length], Some(&GRANTED)).is_err(),
@@ -387,7 +377,7 @@ fn what_is_cut_off_or_too_long_is_refused() {
 #[test]
 fn any_flipped_bit_is_refused() {
     let (session, identity) = (session(), identity());
-    let mut bytes = identity.from_client(&session);
+    let mut bytes = identity.asked(&session);
     for bit in 0..bytes.len() * 8 {
         bytes[bit / 8] ^= 1 << (bit % 8);
         assert!(
