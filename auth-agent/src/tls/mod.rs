@@ -156,7 +156,9 @@ impl SessionTls {
     }
 
     async fn answer(&self, socket: TcpStream) -> Result<Connection, TlsError> {
-        let address = socket.peer_addr().map_err(TlsError::connect)?;
+        let mut address = socket.peer_addr().map_err(TlsError::connect)?;
+        // A socket for both families shows IPv4 in IPv6's clothes.
+        address.set_ip(address.ip().to_canonical());
         let _stranger = self.strangers.enter(address.ip())?;
         let judge = Arc::new(Judge::new(self.verifier()?, None));
         let config: ServerConfig =
