@@ -8,7 +8,7 @@
 //!
 //! A client may not speak unasked (RFC 9261 section 7.4), so the server grants contexts ahead of need and a
 //! client's authenticator answers one of them. All requests are alike but for their context, and are built
-//! from it on both sides: see [`message`].
+//! from it on both sides (`message`).
 
 mod authenticator;
 mod context;

@@ -1,7 +1,7 @@
 //! What two nodes say to each other inside a session: frames, and nothing but frames.
 //!
 //! A [`Frame`] is plain owned data that has already been checked: whatever [`Frame::decode`] returns has legal
-//! sizes, legal addresses and printable reasons, so that `core` need not look again. [`codec`](self) turns it
+//! sizes, legal addresses and printable reasons, so that `core` need not look again. `codec` turns it
 //! into bytes and back: four bytes of big-endian length, then a protobuf envelope of kind, optional flag and
 //! body. A kind we do not know is skipped when its sender marked it optional and is an error otherwise, so that
 //! neighbouring versions can work together (PROTOCOL.md, Sessions).
