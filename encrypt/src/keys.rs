@@ -105,7 +105,9 @@ mod tests {
         // As `wg pubkey` answers.
         let private = Key::from_base64("SGb+ojrRNDuMePufwtIYhXzA//k6wF3R21tEBgKlzlM=").unwrap();
         assert_eq!(
-            PrivateKey::new(Zeroizing::new(private.0)).public_key().to_string(),
+            PrivateKey::new(Zeroizing::new(private.0))
+                .public_key()
+                .to_string(),
             "DD5yKRfzExcV5+kDnTroDgCU15latdMjiQ59j1hEuk8="
         );
     }

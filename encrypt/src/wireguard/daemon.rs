@@ -1,19 +1,13 @@
 //! A userspace WireGuard: found, started so that it outlives the agent, spoken to, watched and ended.
-//!
-//! Implementations put their control socket at /var/run/wireguard/NAME.sock, and nothing lets one choose. Two
-//! agents in two network namespaces of one machine, each with its `hf-wg0`, would meet there. So the daemon gets
-//! a mount namespace of its own in which that folder is the `wireguard` folder of the agent's run directory:
-//! there the socket is found again by whoever has the run directory, and by nobody else.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,12 +18,10 @@ use tokio::time::{Instant, sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::control::{Change, Reading};
+use super::place::{FOLDER, command};
 use super::{DeviceName, uapi};
 use crate::{Error, programs};
 
-/// Where implementations put their sockets.
-const EXPECTED: &str = "/var/run";
-const FOLDER: &str = "wireguard";
 /// How long a start, an answer and a polite end may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 const POLITE: Duration = Duration::from_secs(2);
@@ -103,8 +95,15 @@ impl Daemon {
         };
         let daemon = Self::new(run_dir, name, process, None)?;
         // An answer over the connection that named the process: it lives, so the number is its own.
-        daemon.ask(stream, uapi::GET.as_bytes()).await?;
-        Ok(Some(daemon))
+        match daemon.ask(stream, uapi::GET.as_bytes()).await {
+            Ok(_) => Ok(Some(daemon)),
+            // It was ending when we called: wait until its device is gone too.
+            Err(Error::Io { .. }) if timeout(POLITE, daemon.ended()).await.is_ok() => {
+                remove_file(&daemon.socket)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Starts a daemon in the foreground, in a session and mount namespace of its own.
@@ -373,85 +372,6 @@ fn pidfd(pid: i32) -> io::Result<OwnedFd> {
         // SAFETY: just opened, and nobody else has it.
         Ok(descriptor) if descriptor >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(descriptor) }),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// The command, prepared to cut every tie to the agent but the network namespace.
-#[allow(unsafe_code)]
-fn command(program: &Path, name: &DeviceName, folder: &Path, log: &File) -> Result<Command, Error> {
-    let doing = || Error::io("preparing the tunnel's daemon");
-    let output = || log.try_clone().map(Stdio::from).map_err(doing());
-    let place = Place::new(folder).map_err(doing())?;
-    let mut command = Command::new(program);
-    command
-        .arg("-f")
-        .arg(name.as_str())
-        .env_clear()
-        .env("LOG_LEVEL", "error")
-        .stdin(Stdio::null())
-        .stdout(output()?)
-        .stderr(output()?);
-    // SAFETY: between fork and exec only system calls are made, on strings made before; nothing allocates.
-    unsafe {
-        command.pre_exec(move || place.enter());
-    }
-    Ok(command)
-}
-
-/// Names for the calls between fork and exec.
-struct Place {
-    /// Our folder for sockets.
-    folder: CString,
-    /// /var/run, resolved: usually /run.
-    run: CString,
-    /// Where the implementation expects the folder.
-    expected: CString,
-}
-
-impl Place {
-    fn new(folder: &Path) -> io::Result<Self> {
-        let run = Path::new(EXPECTED).canonicalize()?;
-        let text =
-            |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
-        Ok(Self {
-            folder: text(folder)?,
-            expected: text(&run.join(FOLDER))?,
-            run: text(&run)?,
-        })
-    }
-
-    /// A session of its own, so that no terminal or process group ends it; and the mount namespace. Mounts go
-    /// on to arrive from the host (slave): a network namespace that is deleted there is not kept alive here.
-    fn enter(&self) -> io::Result<()> {
-        use nix::mount::{MsFlags, mount};
-        use nix::sched::{CloneFlags, unshare};
-        use nix::sys::stat::Mode;
-        use nix::unistd::{chdir, mkdir, setsid};
-
-        setsid()?;
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        let none = None::<&std::ffi::CStr>;
-        mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
-        // Our folder may lie below /run, which is covered next: keep hold of it as the working directory.
-        chdir(self.folder.as_c_str())?;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(
-            Some(c"tmpfs"),
-            self.run.as_c_str(),
-            Some(c"tmpfs"),
-            flags,
-            Some(c"size=64k,mode=0755"),
-        )?;
-        mkdir(self.expected.as_c_str(), Mode::S_IRWXU)?;
-        mount(
-            Some(c"."),
-            self.expected.as_c_str(),
-            none,
-            MsFlags::MS_BIND,
-            none,
-        )?;
-        chdir(c"/")?;
-        Ok(())
     }
 }
 

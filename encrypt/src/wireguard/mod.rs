@@ -2,88 +2,32 @@
 
 mod control;
 pub(crate) mod daemon;
+mod device;
 mod kernel;
 mod name;
+mod options;
+mod place;
 mod supervise;
 mod uapi;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex as Plain, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use ipnet::IpNet;
-use rtnetlink::packet_route::link::InfoKind;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
-use self::control::{Allowed, Change, Control, PeerChange, PeerReading, Reading};
-use self::daemon::Daemon;
+use self::control::{Allowed, Change, Control, PeerChange, PeerReading};
+use self::device::{adopt, configure, create, discard, take_over};
 pub use self::name::DeviceName;
-use crate::netlink::{Link, Netlink};
+pub(crate) use self::options::DEFAULT_FWMARK;
+pub use self::options::{Choice, Options};
+use crate::netlink::Netlink;
 use crate::{
     Device, Error, Health, Peer, PeerStatus, PresharedKey, PrivateKey, PublicKey, Status, Tunnel,
-    mtu, probe,
 };
-
-/// Far from the mark bits of kube-proxy (0xC000), Cilium (the low 12) and handfast's own (0x3c).
-pub(crate) const DEFAULT_FWMARK: u32 = 0x7250_0000;
-/// How a device of the kernel is known to be ours.
-const ALIAS: &str = "handfast tunnel";
-
-/// How the device is to be.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// `hf-wg0` by default.
-    pub name: DeviceName,
-    /// UDP port, 51872 by default.
-    pub port: u16,
-    /// Mark of the tunnel's own packets, so that they never enter our routing table; 0x72500000 by default.
-    pub fwmark: u32,
-    /// The agent's run directory; a daemon's socket and log live in its `wireguard` folder.
-    pub run_dir: PathBuf,
-    /// Underlay addresses, this node's or its peers', that the MTU is taken from. None: the default route.
-    pub underlay: Vec<IpAddr>,
-    /// An MTU that overrides the underlay's.
-    pub mtu: Option<u32>,
-    /// Who is to encrypt.
-    pub choice: Choice,
-    /// Userspace implementation: a name or a path. None: WG_USERSPACE_IMPLEMENTATION, then wireguard-go.
-    pub implementation: Option<PathBuf>,
-    /// Seconds between keepalives, for nodes behind a stateful firewall or NAT; none by default.
-    pub keepalive: Option<u16>,
-}
-
-/// Who is to encrypt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Choice {
-    /// The kernel where it can, else a daemon.
-    #[default]
-    Auto,
-    /// The kernel or an error.
-    Kernel,
-    /// A daemon.
-    Userspace,
-}
-
-impl Options {
-    /// The defaults, with the agent's run directory.
-    pub fn new(run_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            name: DeviceName::first(),
-            port: 51872,
-            fwmark: DEFAULT_FWMARK,
-            run_dir: run_dir.into(),
-            underlay: Vec::new(),
-            mtu: None,
-            choice: Choice::Auto,
-            implementation: None,
-            keepalive: None,
-        }
-    }
-}
 
 /// The tunnel. Dropping it leaves the device, its peers and its daemon as they are: the next agent adopts them.
 pub struct WireGuard {
@@ -178,183 +122,6 @@ impl WireGuard {
             None => Ok(false),
         }
     }
-}
-
-/// The device of an earlier agent, if there is one and it is ours.
-async fn adopt(options: &Options, netlink: &Netlink) -> Result<Option<(Control, Link)>, Error> {
-    let name = &options.name;
-    let link = netlink.link(name.as_str()).await?;
-    if let Some(daemon) = Daemon::adopt(&options.run_dir, name).await? {
-        return match link {
-            Some(link) => Ok(Some((Control::Userspace(daemon), link))),
-            None => Err(Error::DaemonFailed {
-                program: options.run_dir.clone(),
-                reason: format!(
-                    "a daemon answers for {name}, but the device is not in this network namespace; \
-                     give each agent a run directory of its own"
-                ),
-            }),
-        };
-    }
-    let Some(link) = link else { return Ok(None) };
-    let foreign = |found: String| Error::ForeignDevice {
-        name: name.to_string(),
-        found,
-    };
-    if link.kind != Some(InfoKind::Wireguard) {
-        return Err(foreign(match link.kind {
-            Some(InfoKind::Tun) => {
-                "a TUN device whose daemon has no control socket in our run directory".to_owned()
-            }
-            Some(kind) => format!("a device of kind {kind:?}"),
-            None => "a device of no kind".to_owned(),
-        }));
-    }
-    let control = Control::Kernel(name.clone());
-    // An agent that was killed between making the device and naming it leaves it bare.
-    let reading = control.read().await?;
-    let bare = reading.private_key.is_none() && reading.peers.is_empty() && !link.up;
-    if link.alias.as_deref() != Some(ALIAS) && !bare {
-        return Err(foreign(
-            "a WireGuard device that somebody else made".to_owned(),
-        ));
-    }
-    Ok(Some((control, link)))
-}
-
-/// Makes the device, down and without a key.
-async fn create(options: &Options, netlink: &Netlink) -> Result<(Control, Link), Error> {
-    let name = &options.name;
-    check_port(options.port)?;
-    // Before anything is made: an underlay that cannot carry a tunnel leaves nothing half set up.
-    wanted_mtu(options, netlink).await?;
-    let in_kernel = options.choice != Choice::Userspace
-        && match netlink.add_wireguard(name.as_str()).await {
-            Ok(()) => true,
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => false,
-            Err(source) => {
-                return Err(Error::Netlink {
-                    doing: format!("making WireGuard device {name}"),
-                    source,
-                });
-            }
-        };
-    let control = match (in_kernel, options.choice) {
-        (true, _) => Control::Kernel(name.clone()),
-        (false, Choice::Kernel) => return Err(Error::NoKernelWireGuard),
-        (false, _) => {
-            let program = daemon::implementation(options.implementation.as_deref())?;
-            probe::tun()?;
-            Control::Userspace(Daemon::start(&program, &options.run_dir, name).await?)
-        }
-    };
-    match netlink.link(name.as_str()).await {
-        Ok(Some(link)) => Ok((control, link)),
-        outcome => {
-            if let Control::Userspace(daemon) = &control {
-                daemon.stop().await?;
-            }
-            outcome.and(Err(Error::DeviceLost(name.to_string())))
-        }
-    }
-}
-
-/// Takes a device away, with its daemon.
-async fn discard(netlink: &Netlink, control: &Control, index: u32) -> Result<(), Error> {
-    match control {
-        // A daemon takes its device with it.
-        Control::Userspace(daemon) => daemon.stop().await,
-        Control::Kernel(_) => netlink.delete(index).await,
-    }
-}
-
-/// Port and mark as asked; the key and peers that are there, or a fresh key.
-async fn take_over(
-    options: &Options,
-    control: &Control,
-    reading: Option<Reading>,
-) -> Result<(PrivateKey, BTreeMap<PublicKey, Peer>), Error> {
-    let reading = reading.unwrap_or_default();
-    let mut change = Change {
-        port: (reading.port != options.port).then_some(options.port),
-        fwmark: (reading.fwmark != options.fwmark).then_some(options.fwmark),
-        ..Change::default()
-    };
-    let mut peers = BTreeMap::new();
-    let private_key = match reading.private_key {
-        Some(key) => {
-            for found in reading.peers {
-                let key = found.public_key;
-                match kept(found) {
-                    Some(peer) => {
-                        peers.insert(key, peer);
-                    }
-                    None => {
-                        tracing::warn!(peer = %key, "removing a peer that no session of ours made");
-                        change.peers.push(PeerChange::Remove(key));
-                    }
-                }
-            }
-            key
-        }
-        None => {
-            let key = PrivateKey::generate();
-            change.private_key = Some(key.clone());
-            change.replace_peers = true;
-            key
-        }
-    };
-    control.apply(&change).await?;
-    Ok((private_key, peers))
-}
-
-/// A peer as an earlier agent set it: every one of ours has a preshared key and an endpoint.
-fn kept(found: PeerReading) -> Option<Peer> {
-    Some(Peer {
-        public_key: found.public_key,
-        preshared_key: found.preshared_key?,
-        endpoint: found.endpoint?,
-        prefixes: found.prefixes,
-    })
-}
-
-async fn configure(
-    options: &Options,
-    netlink: &Netlink,
-    control: &Control,
-    link: Link,
-    adopted: bool,
-) -> Result<Device, Error> {
-    let mtu = wanted_mtu(options, netlink).await?;
-    netlink.configure(link.index, mtu, ALIAS).await?;
-    Ok(Device {
-        name: options.name.to_string(),
-        index: link.index,
-        mtu,
-        backend: control.backend(),
-        adopted,
-    })
-}
-
-async fn wanted_mtu(options: &Options, netlink: &Netlink) -> Result<u32, Error> {
-    match options.mtu {
-        Some(chosen) => mtu::chosen(chosen),
-        None => mtu::fitting(netlink, &options.underlay, options.fwmark).await,
-    }
-}
-
-/// A daemon finds out only when its device comes up, and tells nobody.
-fn check_port(port: u16) -> Result<(), Error> {
-    let addresses: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
-    for address in addresses {
-        match UdpSocket::bind((address, port)) {
-            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => {
-                return Err(Error::PortInUse(port));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 impl Inner {

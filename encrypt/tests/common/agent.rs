@@ -1,10 +1,13 @@
 //! The agent process of a test: a tunnel, its routes and its nat chain, driven by lines on standard input.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use handfast_encrypt::{
     Choice, Error, Health, Options, Peer, PresharedKey, PublicKey, RouteOptions, Routes, Tunnel,
-    WireGuard, nat,
+    WireGuard, nat, probe,
 };
 
 pub const RUN_DIR: &str = "HANDFAST_TEST_RUN_DIR";
@@ -86,6 +89,12 @@ impl TestAgent {
                 ));
             }
             ["key"] => return Ok(hex(self.tunnel().public_key().as_bytes())),
+            ["probe"] => return Ok(probe::kernel_wireguard().await?.to_string()),
+            ["bind", port] => {
+                let port: u16 = port.parse().unwrap();
+                std::mem::forget(std::net::UdpSocket::bind(("0.0.0.0", port)).unwrap());
+            }
+            ["foreign-peer"] => foreign_peer(&self.options.run_dir),
             ["up"] => self.tunnel().up().await?,
             ["install", key, preshared, endpoint, prefixes] => {
                 let peer = Peer {
@@ -159,6 +168,21 @@ impl TestAgent {
     fn tunnel(&self) -> &WireGuard {
         self.tunnel.as_ref().expect("opened before")
     }
+}
+
+/// What somebody with `wg set` would do: a peer without a preshared key.
+fn foreign_peer(run_dir: &Path) {
+    let folder = std::fs::File::open(run_dir.join("wireguard")).unwrap();
+    let socket = format!("/proc/self/fd/{}/hf-wg0.sock", folder.as_raw_fd());
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let request = format!(
+        "set=1\npublic_key={}\nallowed_ip=198.51.100.0/24\n\n",
+        "22".repeat(32)
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = [0; 64];
+    let length = stream.read(&mut answer).unwrap();
+    assert_eq!(&answer[..length], b"errno=0\n\n");
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,0 +1,264 @@
+//! What the tunnel does to its host, and what a host can do to it: routes, nat, and everything that may be odd.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod common;
+
+use common::{Agent, Pair, connect, skipped};
+
+#[test]
+#[ignore = "the agent process of the other tests"]
+fn agent_process() {
+    common::agent::run();
+}
+
+#[test]
+fn routes_are_exactly_what_was_set_however_often_it_is() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let mut agent = Agent::start(&pair.a);
+    agent.tell("open");
+    agent.tell("up");
+    let table = |family: &str| pair.a.run(&format!("ip {family} route show table 7250"));
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        agent.tell("routes 10.71.2.0/24,10.71.3.9/24,fd71:2::/64");
+        seen.push((
+            table("-4"),
+            table("-6"),
+            pair.a.run("ip rule"),
+            pair.a.run("ip -6 rule"),
+        ));
+    }
+    let (v4, v6, rule, rule6) = seen.pop().unwrap();
+    assert_eq!(
+        seen.pop().unwrap(),
+        (v4.clone(), v6.clone(), rule.clone(), rule6.clone())
+    );
+    for line in [
+        "10.71.2.0/24 dev hf-wg0 proto 72 scope link metric 100",
+        "blackhole 10.71.2.0/24 proto 72 metric 4294967295",
+        "10.71.3.0/24 dev hf-wg0 proto 72 scope link metric 100",
+    ] {
+        assert!(v4.contains(line), "{v4}");
+    }
+    assert_eq!((v4.lines().count(), v6.lines().count()), (4, 2), "{v4}{v6}");
+    assert!(
+        v6.contains("fd71:2::/64 dev hf-wg0 proto 72 metric 100"),
+        "{v6}"
+    );
+    for rules in [&rule, &rule6] {
+        assert!(
+            rules.contains("725:\tnot from all fwmark 0x72500000 lookup 7250 proto 72"),
+            "{rules}"
+        );
+    }
+    // A prefix that leaves the mesh takes both of its routes along.
+    agent.tell("routes 10.71.2.0/24");
+    assert_eq!((table("-4").lines().count(), table("-6").as_str()), (2, ""));
+    // A successor finds its own and makes no second one.
+    agent.kill();
+    let mut agent = Agent::start(&pair.a);
+    agent.tell("open");
+    agent.tell("routes 10.71.2.0/24");
+    assert_eq!(pair.a.run("ip rule"), rule);
+    assert_eq!(table("-4").lines().count(), 2);
+}
+
+#[test]
+fn the_tunnels_own_packets_never_enter_the_tunnel() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let mut agent = Agent::start(&pair.a);
+    agent.tell("open");
+    agent.tell("up");
+    agent.tell(&format!("routes {}", pair.b.prefixes));
+    for address in pair.b.inside {
+        let plain = pair.a.run(&format!("ip route get {address}"));
+        assert!(plain.contains("dev hf-wg0"), "{plain}");
+        let marked = pair
+            .a
+            .try_run(&format!("ip route get {address} mark 0x72500000"));
+        assert!(!String::from_utf8(marked.stdout).unwrap().contains("hf-wg0"));
+    }
+    // With a deleted device there is nothing to fall through to, for anybody else.
+    pair.a.run("ip link del hf-wg0");
+    assert!(
+        !pair
+            .a
+            .try_run(&format!("ip route get {}", pair.b.inside[0]))
+            .status
+            .success()
+    );
+}
+
+#[test]
+fn a_masquerade_of_the_cni_does_not_change_sources_toward_the_tunnel() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, _b) = connect(&pair, "same", "same");
+    // To the node's address, spelled out: our device has none that a masquerade would find.
+    pair.a.nft(
+        "table inet cni { chain postrouting { type nat hook postrouting priority srcnat;\n\
+         ip saddr 10.71.1.0/24 snat ip to 192.0.2.1\n\
+         ip6 saddr fd71:1::/64 snat ip6 to 2001:db8::1\n}\n}\n",
+    );
+    assert!(
+        !pair.a.reaches(&pair.b),
+        "the masquerade is at work without our chain"
+    );
+    for _ in 0..2 {
+        a.tell("nat");
+    }
+    let table = pair.a.run("nft list table inet handfast");
+    assert_eq!(table.matches("snat").count(), 2, "{table}");
+    assert!(table.contains("priority srcnat - 10"), "{table}");
+    assert!(pair.a.reaches(&pair.b));
+    a.tell("detach");
+    assert!(!pair.a.run("nft list tables").contains("handfast"));
+}
+
+#[test]
+fn what_others_use_is_refused_by_name_and_left_alone() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let mut agent = Agent::start(&pair.a);
+    pair.a.run("ip tuntap add hf-wg0 mode tun");
+    let error = agent.ask("open");
+    assert!(
+        error.contains("hf-wg0 exists and is not handfast's"),
+        "{error}"
+    );
+    pair.a.run("ip link del hf-wg0");
+    agent.tell("open");
+    pair.a
+        .run("ip route add blackhole 198.51.100.0/24 table 7250");
+    let error = agent.ask("routes 10.71.2.0/24");
+    assert!(error.contains("routing table 7250 is in use"), "{error}");
+    pair.a
+        .run("ip route del blackhole 198.51.100.0/24 table 7250");
+    pair.a
+        .run("ip rule add priority 725 from 198.51.100.0/24 lookup main");
+    let error = agent.ask("routes 10.71.2.0/24");
+    assert!(error.contains("priority 725 is in use"), "{error}");
+    assert_eq!(pair.a.run("ip rule").matches("725:").count(), 1);
+}
+
+#[test]
+fn what_cannot_work_is_said_and_leaves_nothing_half_set_up() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let mut agent = Agent::start(&pair.a);
+    let nothing_left = || {
+        assert!(!pair.a.try_run("ip link show dev hf-wg0").status.success());
+        assert!(pair.a.processes("wireguard-go").is_empty());
+    };
+    pair.a.run("ip link set up0 mtu 1300");
+    let error = agent.ask("open");
+    assert!(
+        error.contains("up0 has an MTU of 1300") && error.contains("1360"),
+        "{error}"
+    );
+    nothing_left();
+    pair.a.run("ip link set up0 mtu 1400");
+
+    agent.tell("userspace");
+    agent.tell("implementation no-such-wireguard");
+    let error = agent.ask("open");
+    assert!(
+        error.contains("no-such-wireguard") && error.contains("apt-get install wireguard-go"),
+        "{error}"
+    );
+    agent.tell("implementation false");
+    let error = agent.ask("open");
+    assert!(error.contains("did not start: exit status: 1"), "{error}");
+    nothing_left();
+    agent.tell("implementation wireguard-go");
+
+    // The other node's tunnel has its port in its own namespace; here somebody else has it.
+    let mut other = Agent::start_with(&pair.a, &[("HANDFAST_TEST_RUN_DIR", "/nowhere")]);
+    other.tell("bind 51872");
+    let error = agent.ask("open");
+    assert!(error.contains("UDP port 51872 is in use"), "{error}");
+    nothing_left();
+    drop(other);
+
+    agent.tell("open");
+    assert!(agent.tell("device").contains("mtu=1320"));
+}
+
+#[test]
+fn a_socket_whose_daemon_is_gone_is_no_obstacle() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let mut agent = Agent::start(&pair.a);
+    agent.tell("userspace");
+    let key = agent.tell("open");
+    agent.kill();
+    for pid in pair.a.processes("wireguard-go") {
+        pair.a.run(&format!("kill -9 {pid}"));
+    }
+    assert!(pair.a.run_dir().join("wireguard/hf-wg0.sock").exists());
+    let mut agent = Agent::start(&pair.a);
+    agent.tell("userspace");
+    assert_ne!(agent.tell("open"), key, "keys are new with every device");
+    assert!(agent.tell("device").contains("adopted=false"));
+    // One run directory is one agent's: another namespace's device is not taken for ours.
+    let run_dir = pair.a.run_dir().display().to_string();
+    let mut stranger = Agent::start_with(&pair.b, &[("HANDFAST_TEST_RUN_DIR", &run_dir)]);
+    let error = stranger.ask("open");
+    assert!(error.contains("not in this network namespace"), "{error}");
+}
+
+#[test]
+fn a_peer_that_no_session_made_is_removed_when_the_device_is_adopted() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, _b) = connect(&pair, "same", "same");
+    a.tell("foreign-peer");
+    a.kill();
+    let mut a = Agent::start(&pair.a);
+    a.tell("open");
+    let status = a.tell("status");
+    assert_eq!(status.matches("peer ").count(), 1, "{status}");
+    assert!(status.contains(pair.b.prefixes), "{status}");
+}
+
+#[test]
+fn probing_tells_without_leaving_a_trace() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let before = pair.a.run("ip link");
+    let mut agent = Agent::start(&pair.a);
+    let kernel = agent.tell("probe");
+    assert_eq!(pair.a.run("ip link"), before);
+    let answer = agent.tell("kernel");
+    assert_eq!(answer, "");
+    let opened = agent.ask("open");
+    if kernel == "false" {
+        assert!(opened.contains("this kernel has no WireGuard"), "{opened}");
+    } else {
+        assert!(agent.tell("device").contains("kernel"), "{opened}");
+    }
+}
