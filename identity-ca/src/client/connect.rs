@@ -1,16 +1,19 @@
 //! One TLS connection to the CA, and whom to believe on it.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use spiffe::TrustDomain;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -66,37 +69,51 @@ pub(super) async fn connect(
     identity: Option<&NodeIdentity>,
 ) -> Result<AgentsClient<Channel>, Error> {
     let failure = match open(address, trust, identity, Clock::Ours).await {
-        Ok(mut client) => match compare_clocks(&mut client).await {
+        Ok((mut client, alert)) => match compare_clocks(&mut client).await {
             Ok(()) => return Ok(client),
-            Err(error) => error,
+            // In TLS 1.3 a client is ready before the server has judged it.
+            Err(error) => match alert.received() {
+                Some(alert) => return Err(turned_away(address, trust, alert).await),
+                None => error,
+            },
         },
         Err(error) => error,
     };
-    // A certificate out of its time, on either side, mostly means a wrong
-    // clock. Ask for the CA's, whatever ours says, and say nothing else there.
-    let suspicious = match &failure {
-        Error::Rejected(Rejection::Time { .. }) => true,
-        Error::Refused { message, .. } => message.contains("ertificateExpired") || message.contains("BadCertificate"),
-        _ => false,
-    };
-    if suspicious && let Ok(mut probe) = open(address, trust, None, Clock::Certificate).await {
-        compare_clocks(&mut probe).await?;
+    if matches!(failure, Error::Rejected(Rejection::Time { .. })) {
+        probe_clock(address, trust).await?;
     }
-    Err(explain(failure))
+    Err(failure)
 }
 
-/// Alerts of the CA in words.
-fn explain(failure: Error) -> Error {
-    let Error::Refused { code, message } = failure else { return failure };
-    let said = |text: &str| Error::Refused { code: tonic::Code::Unauthenticated, message: text.to_owned() };
-    if message.contains("CertificateRevoked") {
-        said("the CA has revoked this node; see `handfast node list` there")
-    } else if message.contains("CertificateExpired") {
-        said("this node's certificate has expired for too long; join again with a new token (`handfast token create` on the CA)")
-    } else if message.contains("UnknownCA") || message.contains("UnknownIssuer") {
-        said("the CA does not know who signed this node's certificate; is this the CA that the node joined?")
-    } else {
-        Error::Refused { code, message }
+/// Why the CA did not take our certificate.
+async fn turned_away(address: &str, trust: &Trust, alert: AlertDescription) -> Error {
+    let because = match alert {
+        AlertDescription::CertificateRevoked => {
+            "the CA has revoked this node (see `handfast revoke --list` there)"
+        }
+        AlertDescription::UnknownCA => {
+            "the CA does not know who signed this node's certificate; is this the CA that the node joined?"
+        }
+        AlertDescription::CertificateExpired | AlertDescription::BadCertificate => {
+            if let Err(clocks) = probe_clock(address, trust).await {
+                return clocks;
+            }
+            "the CA says that this node's certificate is out of its time; join again with a new token (`handfast token create` on the CA)"
+        }
+        _ => "the CA did not accept this node's certificate; join again with a new token (`handfast token create` on the CA)",
+    };
+    Error::Refused { code: tonic::Code::Unauthenticated, message: format!("{because} (TLS: {alert:?})") }
+}
+
+/// A certificate out of its time, on either side, mostly means a wrong clock.
+/// Asks for the CA's, whatever ours says, and says nothing else there.
+async fn probe_clock(address: &str, trust: &Trust) -> Result<(), Error> {
+    match open(address, trust, None, Clock::Certificate).await {
+        Ok((mut client, _)) => match compare_clocks(&mut client).await {
+            Err(error @ Error::Clock { .. }) => Err(error),
+            _ => Ok(()),
+        },
+        Err(_) => Ok(()),
     }
 }
 
@@ -146,7 +163,7 @@ async fn open(
     trust: &Trust,
     identity: Option<&NodeIdentity>,
     clock: Clock,
-) -> Result<AgentsClient<Channel>, Error> {
+) -> Result<(AgentsClient<Channel>, Alert), Error> {
     let unreachable = |problem: String| Error::Unreachable { address: format!("the CA at {address}"), problem };
     let provider = provider();
     let verifier = Arc::new(ServerVerifier {
@@ -177,7 +194,9 @@ async fn open(
 }
 
 /// A channel on this one connection: who loses it connects again by name.
-async fn channel(stream: TlsStream<TcpStream>) -> Result<AgentsClient<Channel>, Error> {
+async fn channel(tls: TlsStream<TcpStream>) -> Result<(AgentsClient<Channel>, Alert), Error> {
+    let alert = Alert::default();
+    let stream = Listening { tls, alert: alert.clone() };
     let once = Arc::new(Mutex::new(Some(stream)));
     let connector = tower::service_fn(move |_| {
         let stream = once.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -191,7 +210,62 @@ async fn channel(stream: TlsStream<TcpStream>) -> Result<AgentsClient<Channel>, 
         .connect_with_connector(connector)
         .await
         .map_err(|error| Error::Protocol(error.to_string()))?;
-    Ok(AgentsClient::new(channel).max_decoding_message_size(MAX_MESSAGE))
+    Ok((AgentsClient::new(channel).max_decoding_message_size(MAX_MESSAGE), alert))
+}
+
+/// The alert that ended a connection, which HTTP/2 would hide.
+#[derive(Debug, Clone, Default)]
+struct Alert(Arc<Mutex<Option<AlertDescription>>>);
+
+impl Alert {
+    fn received(&self) -> Option<AlertDescription> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, error: &io::Error) {
+        let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        if let Some(rustls::Error::AlertReceived(alert)) = error {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(*alert);
+        }
+    }
+}
+
+/// A connection that remembers the alert that ends it.
+struct Listening {
+    tls: TlsStream<TcpStream>,
+    alert: Alert,
+}
+
+impl AsyncRead for Listening {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.tls).poll_read(context, buffer);
+        if let Poll::Ready(Err(error)) = &read {
+            self.alert.note(error);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Listening {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.tls).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tls).poll_shutdown(context)
+    }
 }
 
 /// A request that does not wait for ever.

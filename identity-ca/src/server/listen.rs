@@ -15,7 +15,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Sleep, sleep, timeout};
@@ -31,6 +31,7 @@ use crate::tls::{ALPN, Signatures, provider, refusal};
 use crate::verify::{NodeSvid, Rejection};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
+const LINGER: Duration = Duration::from_secs(1);
 /// Who has no certificate has come to join, or to ask the time.
 const ANONYMOUS: Duration = Duration::from_secs(60);
 const MAX_CONNECTIONS: usize = 4096;
@@ -151,10 +152,14 @@ impl Gate {
         permit: OwnedSemaphorePermit,
     ) -> Result<AgentStream, String> {
         tcp.set_nodelay(true).map_err(|error| error.to_string())?;
-        let tls = timeout(HANDSHAKE, self.acceptor.accept(tcp))
-            .await
-            .map_err(|_| "no handshake within 10 s".to_owned())?
-            .map_err(|error| error.to_string())?;
+        let handshake = timeout(HANDSHAKE, self.acceptor.accept(tcp).into_fallible()).await;
+        let tls = match handshake.map_err(|_| "no handshake within 10 s".to_owned())? {
+            Ok(tls) => tls,
+            Err((error, tcp)) => {
+                linger(tcp).await;
+                return Err(error.to_string());
+            }
+        };
         let node = match tls.get_ref().1.peer_certificates() {
             Some(chain) => {
                 let snapshot = Arc::clone(&self.snapshot.borrow());
@@ -173,6 +178,23 @@ impl Gate {
         };
         Ok(AgentStream { tls, peer: Peer { from, node }, anonymous, _permit: permit })
     }
+}
+
+/// Reads what is under way before closing: a reset would destroy the alert
+/// that tells the other side what was wrong.
+async fn linger(mut tcp: TcpStream) {
+    let drain = async {
+        let mut rest = [0; 4096];
+        if tcp.shutdown().await.is_ok() {
+            for _ in 0..16 {
+                match tcp.read(&mut rest).await {
+                    Ok(read) if read > 0 => {}
+                    _ => return,
+                }
+            }
+        }
+    };
+    drop(timeout(LINGER, drain).await);
 }
 
 /// Who is at the other end of an agent's connection.
