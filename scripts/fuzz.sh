@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 scripts/setup.sh fuzz
 
+# The same versions as the program's own.
+cp Cargo.lock fuzz/Cargo.lock
 cargo +nightly run --quiet --manifest-path fuzz/Cargo.toml --bin seeds
 for target in fuzz/fuzz_targets/*.rs; do
     target=$(basename "$target" .rs)

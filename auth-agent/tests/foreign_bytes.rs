@@ -83,10 +83,10 @@ fn authenticators_of_another_making_are_refused() {
 
 #[test]
 fn changed_certificates_are_refused() {
-    feed("certificates", 4_000);
+    feed("certificates", 20_000);
 }
 
 #[test]
 fn policies_are_read_whole_or_refused_with_a_place() {
-    feed("policies", 10_000);
+    feed("policies", 50_000);
 }

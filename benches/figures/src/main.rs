@@ -1,0 +1,54 @@
+//! Measures figures of SPECIFICATION.md: `make bench`, or `make bench GROUP=policy`.
+//!
+//! Prints a table and writes `bench/results.json` into the target directory. A figure that nothing here
+//! measures is not in either: SPECIFICATION.md says which those are.
+
+mod authority;
+mod handshake;
+mod node;
+mod policy;
+mod report;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+
+use report::Figure;
+
+/// A group's name and what measures it.
+type Group = (&'static str, fn() -> Result<Vec<Figure>>);
+
+const GROUPS: &[Group] = &[
+    ("ca", authority::measure),
+    ("node", node::measure),
+    ("policy", policy::measure),
+];
+
+fn main() -> Result<ExitCode> {
+    let wanted = std::env::args().nth(1);
+    let groups: Vec<&Group> = GROUPS
+        .iter()
+        .filter(|(name, _)| wanted.as_deref().is_none_or(|wanted| wanted == *name))
+        .collect();
+    let names: Vec<&str> = GROUPS.iter().map(|(name, _)| *name).collect();
+    ensure!(
+        !groups.is_empty(),
+        "no figures of group {:?} are measured; there are: {}",
+        wanted.unwrap_or_default(),
+        names.join(", ")
+    );
+    let mut figures = Vec::new();
+    for (name, measure) in groups {
+        eprintln!("measuring {name} …");
+        figures.extend(measure()?);
+    }
+    let path = report::write(&figures)?;
+    report::print(&figures);
+    println!("\nwritten to {}", path.display());
+    let good = figures.iter().all(|figure| figure.ok);
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Measures the figures of SPECIFICATION.md that something measures: all, or those of one group.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/env.sh
+scripts/setup.sh run
+
+# The same versions as the program's own.
+cp Cargo.lock benches/figures/Cargo.lock
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+cargo run --release --quiet --manifest-path benches/figures/Cargo.toml -- "$@"
