@@ -140,6 +140,13 @@ pub enum Subject {
     Serial(Serial),
 }
 
+impl Subject {
+    /// An identity, as an operator writes it.
+    pub fn spiffe_id(text: &str) -> Result<Self, Error> {
+        crate::names::operator_id(text).map(Self::SpiffeId)
+    }
+}
+
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

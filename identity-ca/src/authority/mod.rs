@@ -64,6 +64,18 @@ impl Default for Lifetimes {
     }
 }
 
+/// Reads the name of a trust domain as an operator writes it: lower case, no scheme, no path.
+pub fn trust_domain(text: &str) -> Result<TrustDomain, Error> {
+    let shown: String = text.chars().take(64).collect();
+    let bad = |problem: String| Error::invalid(format!("trust domain {shown:?}"), problem);
+    let domain = TrustDomain::new(text)
+        .map_err(|error| bad(format!("{error} (an example: example.org)")))?;
+    if domain.as_str() != text {
+        return Err(bad(format!("write it without scheme and path, in lower case: {domain}")));
+    }
+    Ok(domain)
+}
+
 /// Makes a CA in a folder: all of it, or nothing.
 pub async fn init(setup: &Setup) -> Result<Fingerprint, Error> {
     if setup.prefix_ranges.iter().any(|range| range.trunc() != *range) {
