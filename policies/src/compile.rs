@@ -1,10 +1,11 @@
 //! From the rules that match a remote to entries among which a longest-prefix lookup finds the right one.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::document::Rule;
 use crate::entry::Entry;
-use crate::model::{Direction, Protocol, Verdict};
+use crate::model::{Direction, Protocol, RuleRef, Verdict};
 use crate::ports::Ports;
 
 /// One range of one rule that matches.
@@ -46,11 +47,11 @@ pub(crate) fn entries<'a>(
         }
     }
     let any = claims.remove(&Protocol::Any).unwrap_or_default();
-    let mut entries: Vec<_> = decide(direction, Protocol::Any, Ports::ANY, &any)
+    let mut entries: Vec<_> = decide(direction, Protocol::Any, Ports::ANY, any.iter())
         .into_iter()
         .collect();
     for (protocol, claims) in claims {
-        entries.extend(split(direction, protocol, &claims, &any));
+        entries.extend(split(direction, protocol, claims, &any));
     }
     entries
 }
@@ -59,21 +60,24 @@ pub(crate) fn entries<'a>(
 fn split(
     direction: Direction,
     protocol: Protocol,
-    claims: &[Claim<'_>],
+    mut claims: Vec<Claim<'_>>,
     any: &[Claim<'_>],
 ) -> Vec<Entry> {
+    claims.sort_by_key(|claim| claim.ports.first());
+    let pieces = pieces(&claims);
     let mut entries: Vec<Entry> = Vec::new();
-    for ports in pieces(claims) {
-        let mut covering: Vec<_> = claims
-            .iter()
-            .filter(|claim| claim.ports.overlaps(ports))
-            .copied()
-            .collect();
+    let mut coming = claims.into_iter().peekable();
+    // Those that cover the piece at hand, so that a thousand rules for a thousand ports cost a thousand steps.
+    let mut covering: Vec<Claim<'_>> = Vec::new();
+    for ports in pieces {
+        covering.retain(|claim| claim.ports.last() >= ports.first());
+        while let Some(claim) = coming.next_if(|claim| claim.ports.first() <= ports.first()) {
+            covering.push(claim);
+        }
         if covering.is_empty() {
             continue;
         }
-        covering.extend_from_slice(any);
-        let Some(entry) = decide(direction, protocol, ports, &covering) else {
+        let Some(entry) = decide(direction, protocol, ports, covering.iter().chain(any)) else {
             continue;
         };
         match entries.last_mut() {
@@ -121,17 +125,13 @@ fn continues(last: &Entry, next: &Entry) -> bool {
 }
 
 /// Deny wins. Of the rules that allow, the closest that says something decides; among equals the stronger.
-fn decide(
+fn decide<'a, 'r: 'a>(
     direction: Direction,
     protocol: Protocol,
     ports: Ports,
-    claims: &[Claim<'_>],
+    claims: impl Iterator<Item = &'a Claim<'r>> + Clone,
 ) -> Option<Entry> {
-    let closest = |claims: &mut dyn Iterator<Item = &Claim<'_>>| {
-        claims
-            .min_by_key(|claim| (claim.width(), claim.rule.number))
-            .map(|claim| claim.rule.number)
-    };
+    let rule = closest(claims.clone())?;
     let entry = Entry {
         direction,
         protocol,
@@ -140,37 +140,39 @@ fn decide(
         auth: None,
         encryption: None,
         max_age: None,
-        rule: closest(&mut claims.iter())?,
+        rule,
     };
-    let mut denying = claims
-        .iter()
+    let denying = claims
+        .clone()
         .filter(|claim| claim.rule.verdict == Verdict::Deny);
-    if let Some(rule) = closest(&mut denying) {
+    if let Some(rule) = closest(denying) {
         return Some(Entry { rule, ..entry });
     }
-    let asked = said(claims, |rule| rule.auth);
+    let asked = said(claims.clone(), |rule| rule.auth);
     Some(Entry {
         verdict: Verdict::Allow,
         auth: asked.map(|(auth, _)| auth),
-        encryption: said(claims, |rule| rule.encryption).map(|(encryption, _)| encryption),
-        max_age: claims.iter().filter_map(|claim| claim.rule.max_age).min(),
-        rule: asked.map_or(entry.rule, |(_, rule)| rule.number),
+        encryption: said(claims.clone(), |rule| rule.encryption).map(|(encryption, _)| encryption),
+        max_age: claims.filter_map(|claim| claim.rule.max_age).min(),
+        rule: asked.map_or(rule, |(_, rule)| rule),
         ..entry
     })
 }
 
-/// What the closest rules that say anything say, and one of them that says it.
-fn said<'a, T: Ord + Copy>(
-    claims: &[Claim<'a>],
-    what: impl Fn(&Rule) -> Option<T>,
-) -> Option<(T, &'a Rule)> {
+/// The rule that speaks most closely of the flow; the first of equals.
+fn closest<'a, 'r: 'a>(claims: impl Iterator<Item = &'a Claim<'r>>) -> Option<RuleRef> {
     claims
-        .iter()
-        .filter_map(|claim| {
-            let said = what(claim.rule)?;
-            let rank = (claim.width(), std::cmp::Reverse(said), claim.rule.number);
-            Some((rank, (said, claim.rule)))
-        })
-        .min_by_key(|(rank, _)| *rank)
-        .map(|(_, said)| said)
+        .min_by_key(|claim| (claim.width(), claim.rule.number))
+        .map(|claim| claim.rule.number)
+}
+
+/// What the closest rules that say anything say, and the first that says it.
+fn said<'a, 'r: 'a, T: Ord + Copy>(
+    claims: impl Iterator<Item = &'a Claim<'r>>,
+    what: impl Fn(&Rule) -> Option<T>,
+) -> Option<(T, RuleRef)> {
+    claims
+        .filter_map(|claim| Some((claim.width(), Reverse(what(claim.rule)?), claim.rule.number)))
+        .min()
+        .map(|(_, Reverse(said), rule)| (said, rule))
 }

@@ -29,4 +29,5 @@ pub use model::{
     Authentication, Direction, Encryption, Kind, PolicyInfo, Protocol, RuleInfo, RuleRef, Verdict,
 };
 pub use ports::{PortPrefix, Ports, ports_to_prefixes};
+pub use read::split;
 pub use set::{PolicySet, ReadError, Source};

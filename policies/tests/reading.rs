@@ -7,7 +7,7 @@
     clippy::indexing_slicing
 )]
 
-use handfast_policies::{PolicySet, Source};
+use handfast_policies::{PolicySet, Source, split};
 
 fn read(text: &str) -> Result<PolicySet, Vec<String>> {
     let source = Source {
@@ -441,4 +441,26 @@ fn the_number_of_errors_listed_is_bounded() {
         errors[100].ends_with("there are more errors, which are not listed")
             || errors.iter().any(|e| e.contains("not listed"))
     );
+}
+
+#[test]
+fn a_text_is_split_into_documents_that_say_the_same() {
+    let good = with_rule("fromEndpoints: [{}]");
+    let named = |name: &str| good.replace("name: web", &format!("name: {name}"));
+    let text = format!(
+        "# über alles\n{}---\n# the second\n{}...\n---\n{}",
+        named("a"),
+        named("b"),
+        named("c")
+    );
+    let pieces = split(&text);
+    let names: Vec<_> = pieces
+        .iter()
+        .flat_map(|piece| read(piece).unwrap().policies().to_vec())
+        .map(|policy| policy.name)
+        .collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    assert_eq!(pieces.concat(), text);
+    assert!(pieces[1].contains("# the second"));
+    assert_eq!(split("a: [\n---\nb"), ["a: [\n---\nb"]);
 }

@@ -46,6 +46,14 @@ static METADATA: Schema = Schema {
     refused: &[("generateName", "write metadata.name")],
 };
 
+/// The text of each document of a text by itself, so that each can be stored and replaced alone.
+///
+/// A text that is no YAML stays whole; reading it says what is wrong.
+#[must_use]
+pub fn split(text: &str) -> Vec<&str> {
+    yaml::split(text)
+}
+
 /// Reads every document of a text.
 pub(crate) fn documents(file: &str, text: &str) -> Result<Vec<Document>, Vec<ReadError>> {
     let report = Report::new(file);

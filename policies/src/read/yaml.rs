@@ -104,6 +104,36 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Malformed> {
     Ok(documents)
 }
 
+/// The text of each document by itself, comments included; a text that is no YAML stays whole.
+pub(crate) fn split(text: &str) -> Vec<&str> {
+    let mut starts = Vec::new();
+    for event in Parser::new_from_str(text) {
+        match event {
+            Ok((Event::DocumentStart(_), span)) => starts.push(span.start.index()),
+            Ok(_) => {}
+            Err(_) => return vec![text],
+        }
+    }
+    let mut pieces = Vec::with_capacity(starts.len());
+    let (mut rest, mut at) = (text, 0);
+    // What stands before the first document belongs to it.
+    for start in starts.into_iter().skip(1) {
+        let (piece, remaining) = split_at_char(rest, start.saturating_sub(at));
+        pieces.push(piece);
+        (rest, at) = (remaining, start);
+    }
+    pieces.push(rest);
+    pieces
+}
+
+fn split_at_char(text: &str, chars: usize) -> (&str, &str) {
+    let at = text
+        .char_indices()
+        .nth(chars)
+        .map_or(text.len(), |(at, _)| at);
+    text.split_at_checked(at).unwrap_or((text, ""))
+}
+
 fn position(marker: &saphyr_parser::Marker) -> Position {
     Position {
         line: marker.line().max(1),
