@@ -31,11 +31,24 @@ pub struct Snapshot {
     /// Highest generation sent so far, for any address.
     pub generation: u64,
     /// Identity numbers in use.
-    pub identities: Vec<(IdentityNumber, Identity)>,
+    pub identities: Vec<IdentitySnapshot>,
     /// Peers with something in the kernel.
     pub peers: Vec<PeerSnapshot>,
     /// Addresses that rest: until when (boot clock), and the identity that had them.
     pub rests: Vec<(IpAddr, Duration, Option<IdentityNumber>)>,
+}
+
+/// One identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentitySnapshot {
+    /// Its number.
+    pub number: IdentityNumber,
+    /// Who.
+    pub identity: Identity,
+    /// Until when the kernel lets it count: unix seconds.
+    pub not_after: u64,
+    /// The kernel has it as cut.
+    pub revoked: bool,
 }
 
 /// One peer.
@@ -53,6 +66,8 @@ pub struct PeerSnapshot {
     pub assignment: u64,
     /// Serial of the SVID that the session that stands was opened with.
     pub serial: Vec<u8>,
+    /// Its WireGuard public key, when last heard.
+    pub tunnel_key: Option<[u8; 32]>,
     /// Boot IDs, newest last.
     pub boot_ids: Vec<BootId>,
     /// Highest epoch given so far.
@@ -76,7 +91,11 @@ pub struct SessionSnapshot {
     pub oldest: u32,
     /// Newest epoch.
     pub current: u32,
-    /// Boot clock.
+    /// When its age ends it: boot clock.
+    pub age: Duration,
+    /// When a certificate ends it: unix seconds.
+    pub not_after: u64,
+    /// As the kernel has it: boot clock.
     pub expires: Duration,
     /// Whether the tunnel stands on both sides.
     pub ready: bool,

@@ -1,0 +1,325 @@
+//! Announcing this node's addresses to peers, and taking them back.
+//!
+//! The kernel's `announced` entry names the one endpoint that may use an address toward a peer. It is written
+//! before the peer can believe it, opens when the peer has confirmed, and keeps naming the old endpoint until
+//! the peer has confirmed the withdrawal or the session has ended: nobody else speaks with that address before.
+
+use std::net::IpAddr;
+
+use super::effect::{AnnouncedEntry, AnnouncedState};
+use super::endpoint::Rest;
+use super::peer::{Announcement, Said};
+use super::types::{ConnId, EndpointId, IdentityNumber, PeerNumber};
+use super::{Alarm, CloseReason, Core, Discarded, Effect};
+use crate::wire::{Frame, LeafHash};
+
+impl Core {
+    /// Everything that is wanted at a peer, as far as it goes now.
+    pub(super) fn pursue_all(&mut self, number: PeerNumber) {
+        let wanted: Vec<IdentityNumber> = match self.peer(number) {
+            Some(peer) if peer.live.is_some() => peer.wanted.iter().copied().collect(),
+            _ => return,
+        };
+        for identity in wanted {
+            self.pursue(number, identity);
+        }
+        self.check_ready(number);
+    }
+
+    /// Proves one identity to a peer and announces its addresses, as far as it goes now.
+    pub(super) fn pursue(&mut self, number: PeerNumber, identity: IdentityNumber) {
+        if self.is_revoked(identity) {
+            return;
+        }
+        self.show(number, identity);
+        let Some(leaf) = self.session(number).and_then(|live| live.leaf_of(identity)) else {
+            return;
+        };
+        let bearers: Vec<EndpointId> = self
+            .bearers
+            .get(&identity)
+            .map(|bearers| bearers.iter().copied().collect())
+            .unwrap_or_default();
+        for endpoint in bearers {
+            let addresses: Vec<IpAddr> = self
+                .endpoints
+                .get(&endpoint)
+                .map(|endpoint| endpoint.addresses.iter().copied().collect())
+                .unwrap_or_default();
+            for address in addresses {
+                self.announce(number, address, endpoint, identity, leaf);
+            }
+        }
+    }
+
+    fn announce(
+        &mut self,
+        number: PeerNumber,
+        address: IpAddr,
+        endpoint: EndpointId,
+        identity: IdentityNumber,
+        leaf: LeafHash,
+    ) {
+        let now = self.now.boot;
+        if !self.is_own(address) {
+            return;
+        }
+        let rest = self.rests.get(&address).copied();
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        let Some(live) = &peer.live else {
+            return;
+        };
+        let (conn, epoch) = (live.conn, live.epoch);
+        match peer.announced.get(&address) {
+            Some(earlier) if !earlier.is_of(endpoint, identity) || earlier.withdrawing() => return,
+            Some(earlier) => match earlier.said {
+                Said::Nothing => {}
+                Said::Refused { retry_at } if now >= retry_at => {}
+                Said::Refused { retry_at } => return peer.retry(retry_at),
+                Said::Waiting { .. } | Said::Confirmed => return,
+            },
+            None => {
+                if let Some(rest) = rest
+                    && rest.identity != Some(identity)
+                    && rest.until > now
+                {
+                    return peer.retry(rest.until);
+                }
+            }
+        }
+        let generation = self.next_generation();
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        let said = Said::Waiting { generation };
+        match peer.announced.get_mut(&address) {
+            // Confirmed in an older epoch, which counts until this one is confirmed.
+            Some(earlier) if earlier.entry.state == AnnouncedState::Confirmed => {
+                earlier.said = said;
+            }
+            _ => {
+                let entry = AnnouncedEntry {
+                    endpoint,
+                    epoch,
+                    state: AnnouncedState::Sent,
+                    generation,
+                };
+                let announcement = Announcement {
+                    entry,
+                    identity,
+                    said,
+                };
+                peer.announced.insert(address, announcement);
+                self.write_announced(number, address);
+            }
+        }
+        self.say_announce(conn, address, leaf, generation);
+    }
+
+    fn say_announce(&mut self, conn: ConnId, address: IpAddr, leaf: LeafHash, generation: u64) {
+        let boot_id = self.local.boot_id;
+        self.count("announcements-sent");
+        self.emit(Effect::Send {
+            conn,
+            frame: Frame::Announce {
+                address,
+                leaf_hash: leaf,
+                generation,
+                boot_id,
+            },
+        });
+    }
+
+    /// The peer asks for what it has been told already.
+    pub(super) fn announce_again(&mut self, number: PeerNumber, address: IpAddr) {
+        let Some(peer) = self.peer(number) else {
+            return;
+        };
+        let (Some(announcement), Some(live)) = (peer.announced.get(&address), &peer.live) else {
+            return;
+        };
+        let leaf = live.leaf_of(announcement.identity);
+        if let (Some(leaf), Said::Confirmed) = (leaf, announcement.said) {
+            let (conn, generation) = (live.conn, announcement.entry.generation);
+            self.say_announce(conn, address, leaf, generation);
+        }
+    }
+
+    fn write_announced(&mut self, number: PeerNumber, address: IpAddr) {
+        let Some(announcement) = self.peer(number).and_then(|p| p.announced.get(&address)) else {
+            return;
+        };
+        let announced = announcement.entry;
+        self.persist();
+        self.emit(Effect::SetAnnounced {
+            address,
+            peer: number,
+            announced,
+        });
+    }
+
+    pub(super) fn announced(
+        &mut self,
+        number: PeerNumber,
+        conn: ConnId,
+        address: IpAddr,
+        generation: u64,
+    ) {
+        let highest = self.generation;
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        let epoch = peer.last_epoch;
+        let announcement = peer.announced.get_mut(&address);
+        match announcement.filter(|a| a.said == Said::Waiting { generation } && !a.withdrawing()) {
+            Some(announcement) => {
+                announcement.said = Said::Confirmed;
+                announcement.entry.state = AnnouncedState::Confirmed;
+                announcement.entry.epoch = epoch;
+                announcement.entry.generation = generation;
+                self.write_announced(number, address);
+                self.check_ready(number);
+                self.consider_peer(number);
+            }
+            // Late: said before a withdrawal, or said twice.
+            None if generation <= highest => self.count("late-confirmations"),
+            None => self.violation(conn, CloseReason::NeverSaid("announced")),
+        }
+    }
+
+    pub(super) fn announce_refused(
+        &mut self,
+        number: PeerNumber,
+        conn: ConnId,
+        address: IpAddr,
+        generation: u64,
+        reason: &str,
+    ) {
+        let (highest, retry_at) = (self.generation, self.now.boot + self.config.times.retry);
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        let id = peer.id.clone();
+        let announcement = peer.announced.get_mut(&address);
+        match announcement.filter(|a| a.said == Said::Waiting { generation } && !a.withdrawing()) {
+            Some(announcement) => {
+                announcement.said = Said::Refused { retry_at };
+                let endpoint = announcement.entry.endpoint;
+                peer.retry(retry_at);
+                self.count("announcements-refused");
+                self.alarm(Alarm::Refused {
+                    id,
+                    what: format!("address {address}"),
+                    reason: reason.to_owned(),
+                });
+                self.discard_where(Discarded::AnnounceRefused, |_, key, hold| {
+                    hold.peer == Some(number) && key.endpoint == endpoint
+                });
+                self.check_ready(number);
+            }
+            None if generation <= highest => self.count("late-refusals"),
+            None => self.violation(conn, CloseReason::NeverSaid("announce-refused")),
+        }
+    }
+
+    /// Takes an endpoint's address back from every peer. What is held of it goes first.
+    pub(super) fn withdraw(&mut self, address: IpAddr, endpoint: EndpointId) {
+        self.discard_where(Discarded::EndpointGone, |_, key, _| {
+            key.endpoint == endpoint && key.remote.is_ipv4() == address.is_ipv4()
+        });
+        let peers: Vec<PeerNumber> = self
+            .peers
+            .values()
+            .filter(|peer| {
+                peer.announced
+                    .get(&address)
+                    .is_some_and(|a| a.entry.endpoint == endpoint && !a.withdrawing())
+            })
+            .map(|peer| peer.number)
+            .collect();
+        for number in peers {
+            let generation = self.next_generation();
+            let Some(peer) = self.peer_mut(number) else {
+                continue;
+            };
+            let epoch = peer.last_epoch;
+            if let Some(announcement) = peer.announced.get_mut(&address) {
+                announcement.entry.state = AnnouncedState::Withdrawing;
+                announcement.entry.generation = generation;
+                announcement.entry.epoch = epoch;
+                announcement.said = Said::Nothing;
+            }
+            self.write_announced(number, address);
+            self.send_withdraw(number, address);
+            self.maybe_dial(number);
+        }
+    }
+
+    /// Says a withdrawal, once a session.
+    pub(super) fn send_withdraw(&mut self, number: PeerNumber, address: IpAddr) {
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        let Some(live) = &peer.live else {
+            return;
+        };
+        let conn = live.conn;
+        if let Some(announcement) = peer.announced.get_mut(&address)
+            && announcement.withdrawing()
+            && announcement.said == Said::Nothing
+        {
+            let generation = announcement.entry.generation;
+            announcement.said = Said::Waiting { generation };
+            self.emit(Effect::Send {
+                conn,
+                frame: Frame::Withdraw {
+                    address,
+                    generation,
+                },
+            });
+        }
+    }
+
+    pub(super) fn withdrawn(
+        &mut self,
+        number: PeerNumber,
+        conn: ConnId,
+        address: IpAddr,
+        generation: u64,
+    ) {
+        let highest = self.generation;
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        let said = Said::Waiting { generation };
+        match peer.announced.get(&address).copied() {
+            Some(announcement) if announcement.withdrawing() && announcement.said == said => {
+                peer.announced.remove(&address);
+                self.persist();
+                self.emit(Effect::RemoveAnnounced {
+                    address,
+                    peer: number,
+                });
+                self.rest(address, Some(announcement.identity));
+                self.pursue_all(number);
+                self.check_ready(number);
+            }
+            _ if generation <= highest => self.count("late-withdrawals"),
+            _ => self.violation(conn, CloseReason::NeverSaid("withdrawn")),
+        }
+    }
+
+    /// No other identity is announced at the address for a while: packets are in flight.
+    pub(super) fn rest(&mut self, address: IpAddr, identity: Option<IdentityNumber>) {
+        let until = self.now.boot + self.config.times.rest;
+        // Two different identities went in a row: then nobody may be next before the rest is over.
+        let identity = match self.rests.get(&address) {
+            Some(rest) if rest.until > self.now.boot && rest.identity != identity => None,
+            _ => identity,
+        };
+        self.rests.insert(address, Rest { until, identity });
+        self.persist();
+    }
+}

@@ -1,0 +1,150 @@
+//! The deny list: what it cuts, what lifting it gives back, and who hears of it next.
+
+use std::sync::Arc;
+
+use super::event::{DenyList, PeerNode};
+use super::types::{IdentityNumber, PeerNumber};
+use super::{Alarm, CloseReason, Core, Effect};
+use crate::wire::{Frame, MAX_DENY_LIST};
+
+impl Core {
+    pub(super) fn deny_list(&mut self, list: Arc<DenyList>) {
+        let ours = self.deny.number;
+        if list.number <= ours {
+            if list.number < ours {
+                let offered = list.number;
+                self.count("deny-lists-older");
+                self.alarm(Alarm::DenyListOlder { offered, ours });
+            }
+            return;
+        }
+        self.deny = list;
+        self.count("deny-lists");
+        let lifted = self.revoke_identities();
+        self.revoke_serials();
+        self.revoke_nodes();
+        if lifted {
+            self.pair_everything();
+        }
+        let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
+        for number in peers {
+            if lifted {
+                self.pursue_all(number);
+            }
+            self.relay_deny_list(number);
+        }
+    }
+
+    /// Brings every identity's mark in line with the list. True if some were lifted.
+    fn revoke_identities(&mut self) -> bool {
+        let changed: Vec<(IdentityNumber, bool)> = self
+            .numbers
+            .iter()
+            .map(|(number, known)| {
+                let revoked = self.deny.identities.contains(&known.identity.spiffe_id);
+                (number, known.revoked, revoked)
+            })
+            .filter(|(_, before, now)| before != now)
+            .map(|(number, _, now)| (number, now))
+            .collect();
+        // One write an identity cuts; only then the rest is tidied up.
+        for (number, revoked) in &changed {
+            if let Some(known) = self.numbers.get_mut(*number) {
+                known.revoked = *revoked;
+            }
+            self.write_identity(*number);
+        }
+        for (number, _) in changed.iter().filter(|(_, revoked)| *revoked) {
+            self.cut_identity(*number);
+        }
+        changed.iter().any(|(_, revoked)| !revoked)
+    }
+
+    fn cut_identity(&mut self, identity: IdentityNumber) {
+        self.count("identities-cut");
+        self.remove_pairs(|key| key.local == identity || key.remote == identity);
+        let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
+        for number in peers {
+            if let Some(live) = self.session_mut(number) {
+                live.proven.retain(|_, proven| proven.identity != identity);
+            }
+            self.unproven(number, identity);
+        }
+        self.take_back(identity);
+        self.consider_all();
+    }
+
+    fn revoke_serials(&mut self) {
+        let deny = self.deny.clone();
+        let mine: Vec<IdentityNumber> = self
+            .mine
+            .iter()
+            .filter(|(_, mine)| deny.serials.contains(&mine.serial))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in mine {
+            self.lose_svid(number);
+        }
+        let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
+        for number in peers {
+            let Some(live) = self.session_mut(number) else {
+                continue;
+            };
+            let gone: Vec<IdentityNumber> = live
+                .proven
+                .extract_if(.., |_, proven| deny.serials.contains(&proven.serial))
+                .map(|(_, proven)| proven.identity)
+                .collect();
+            for identity in gone {
+                // Pairs end with the proof they rest on; another proof of the identity makes them anew.
+                self.remove_pairs(|key| key.peer == number && key.remote == identity);
+                self.unproven(number, identity);
+                self.answer(number, identity);
+            }
+        }
+    }
+
+    fn revoke_nodes(&mut self) {
+        let cut: Vec<PeerNumber> = self
+            .peers
+            .values()
+            .filter(|peer| {
+                self.deny.nodes.contains(&peer.id) || self.deny.serials.contains(&peer.serial)
+            })
+            .map(|peer| peer.number)
+            .collect();
+        for number in cut {
+            let stands = self.peer(number).is_some_and(|peer| {
+                peer.standing.is_some() || peer.live.is_some() || !peer.greetings.is_empty()
+            });
+            if stands {
+                self.count("nodes-cut");
+                self.end(number, CloseReason::Revoked);
+            }
+            self.consider_peer(number);
+        }
+    }
+
+    pub(super) fn node_revoked(&self, node: &PeerNode) -> bool {
+        self.deny.nodes.contains(&node.id) || self.deny.serials.contains(&node.serial)
+    }
+
+    /// Sends the list to a peer that has an older one.
+    pub(super) fn relay_deny_list(&mut self, number: PeerNumber) {
+        let deny = self.deny.clone();
+        let fits = !deny.signed.is_empty() && deny.signed.len() <= MAX_DENY_LIST;
+        let Some(live) = self.session_mut(number) else {
+            return;
+        };
+        if fits && live.deny_number < deny.number {
+            live.deny_number = deny.number;
+            let conn = live.conn;
+            self.emit(Effect::Send {
+                conn,
+                frame: Frame::DenyList {
+                    bytes: deny.signed.clone(),
+                },
+            });
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! Proofs: each identity once in a session, again only when its SVID has been renewed.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::event::RemoteProof;
+use super::peer::{Given, Grants, Proven, Shown};
+use super::types::{ConnId, IdentityNumber, PeerNumber};
+use super::{Alarm, CloseReason, Core, Discarded, Effect};
+use crate::wire::{Frame, LeafHash, MAX_REQUESTS};
+
+impl Core {
+    /// Server: keeps the client in contexts.
+    pub(super) fn make_grants(&mut self, number: PeerNumber, conn: ConnId) {
+        let ahead = self.config.limits.grants.min(MAX_REQUESTS);
+        let Some(grants) = self.grants_mut(number, conn) else {
+            return;
+        };
+        let stock = grants.contexts.len() + grants.making;
+        if stock * 2 <= ahead {
+            let count = ahead - stock;
+            grants.making += count;
+            self.emit(Effect::MakeGrant { conn, count });
+        }
+    }
+
+    fn grants_mut(&mut self, number: PeerNumber, conn: ConnId) -> Option<&mut Grants> {
+        let peer = self.peer_mut(number)?;
+        match peer.live.as_mut().filter(|live| live.conn == conn) {
+            Some(live) => Some(&mut live.grants),
+            None => peer
+                .greetings
+                .get_mut(&conn)
+                .map(|greeting| &mut greeting.grants),
+        }
+    }
+
+    /// Server: the shell has made contexts. They are of no use to anybody but this connection's client.
+    pub(super) fn grant_made(&mut self, conn: ConnId, requests: Vec<[u8; 32]>) {
+        let Some(number) = self.conns.get(&conn).copied() else {
+            return;
+        };
+        let Some(grants) = self.grants_mut(number, conn) else {
+            return;
+        };
+        grants.making = grants.making.saturating_sub(requests.len());
+        grants.contexts.extend(&requests);
+        // Before live, only the Hello may come first; the node that leads has not sent it yet.
+        let leads = self.peer(number).is_some_and(|peer| self.leads(&peer.id));
+        let live = self.session(number).is_some_and(|live| live.conn == conn);
+        if live || !leads {
+            self.emit(Effect::Send {
+                conn,
+                frame: Frame::Grant { requests },
+            });
+        }
+    }
+
+    /// Server, leading: contexts made before Hello was sent go out when the session is live.
+    pub(super) fn send_early_grants(&mut self, number: PeerNumber) {
+        let Some(live) = self.session(number) else {
+            return;
+        };
+        let requests: Vec<[u8; 32]> = live.grants.contexts.iter().copied().collect();
+        let conn = live.conn;
+        if !live.dialled && !requests.is_empty() {
+            let frame = Frame::Grant { requests };
+            self.emit(Effect::Send { conn, frame });
+        }
+    }
+
+    /// Client: contexts have come.
+    pub(super) fn granted(&mut self, number: PeerNumber, conn: ConnId, requests: Vec<[u8; 32]>) {
+        let limit = self
+            .config
+            .limits
+            .grants
+            .saturating_mul(2)
+            .max(MAX_REQUESTS);
+        let Some(peer) = self.peer(number) else {
+            return;
+        };
+        let dialled = match peer.greetings.get(&conn) {
+            Some(greeting) => greeting.dialled,
+            None => peer.live.as_ref().is_some_and(|live| live.dialled),
+        };
+        if !dialled {
+            return self.violation(conn, CloseReason::OutOfState("grant"));
+        }
+        let Some(grants) = self.grants_mut(number, conn) else {
+            return;
+        };
+        grants.contexts.extend(requests);
+        if grants.contexts.len() > limit {
+            return self.violation(conn, CloseReason::TooManyGrants);
+        }
+        self.pursue_all(number);
+    }
+
+    /// Shows an identity to the peer, unless it has been shown already with this very SVID.
+    pub(super) fn show(&mut self, number: PeerNumber, identity: IdentityNumber) {
+        let now = self.now.boot;
+        let Some(mine) = self.mine.get(&identity).cloned() else {
+            return;
+        };
+        if self.is_revoked(identity) || mine.not_after <= self.now.wall {
+            return;
+        }
+        let Some(known) = self.numbers.get(identity) else {
+            return;
+        };
+        let name = known.identity.clone();
+        let Some(live) = self.session_mut(number) else {
+            return;
+        };
+        let given = live.given.entry(identity).or_default();
+        let shown = |shown: &Option<Shown>| shown.is_some_and(|s| s.leaf_hash == mine.leaf_hash);
+        if shown(&given.sent) || shown(&given.accepted) {
+            return;
+        }
+        if given.retry_at.is_some_and(|at| now < at) {
+            return;
+        }
+        let request = if live.dialled {
+            match live.grants.contexts.pop_front() {
+                Some(request) => Some(request),
+                None => return,
+            }
+        } else {
+            None
+        };
+        given.retry_at = None;
+        given.sent = Some(Shown {
+            leaf_hash: mine.leaf_hash,
+            not_after: mine.not_after,
+            at: now,
+        });
+        live.given_order.push_back((identity, mine.leaf_hash));
+        let conn = live.conn;
+        self.count("proofs-sent");
+        self.emit(Effect::SendProof {
+            conn,
+            identity: name,
+            leaf_hash: mine.leaf_hash,
+            request,
+        });
+    }
+
+    pub(super) fn proof_accepted(&mut self, number: PeerNumber, conn: ConnId, leaf: LeafHash) {
+        let Some(live) = self.session_mut(number) else {
+            return;
+        };
+        let known = live.given_order.iter().position(|(_, sent)| *sent == leaf);
+        let Some((identity, _)) = known.and_then(|at| live.given_order.remove(at)) else {
+            return self.violation(conn, CloseReason::NeverSaid("proof-accepted"));
+        };
+        if let Some(given) = live.given.get_mut(&identity)
+            && given.sent.is_some_and(|sent| sent.leaf_hash == leaf)
+        {
+            given.accepted = given.sent.take();
+        }
+        let remotes: BTreeSet<IdentityNumber> =
+            live.proven.values().map(|proven| proven.identity).collect();
+        for remote in remotes {
+            self.record(number, identity, remote);
+        }
+        self.pursue(number, identity);
+        self.consider_peer(number);
+    }
+
+    pub(super) fn proof_refused(
+        &mut self,
+        number: PeerNumber,
+        conn: ConnId,
+        leaf: Option<LeafHash>,
+        reason: &str,
+    ) {
+        let retry_at = self.now.boot + self.config.times.retry;
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        let id = peer.id.clone();
+        let Some(live) = peer.live.as_mut() else {
+            return;
+        };
+        let at = match leaf {
+            Some(leaf) => live.given_order.iter().position(|(_, sent)| *sent == leaf),
+            None => Some(0),
+        };
+        let Some((identity, leaf)) = at.and_then(|at| live.given_order.remove(at)) else {
+            return self.violation(conn, CloseReason::NeverSaid("proof-refused"));
+        };
+        live.put_off(identity, leaf, retry_at);
+        peer.retry(retry_at);
+        self.count("proofs-refused");
+        let what = self.name_of(identity);
+        self.alarm(Alarm::Refused {
+            id,
+            what,
+            reason: reason.to_owned(),
+        });
+        self.discard_where(Discarded::ProofRefused, |core, key, hold| {
+            hold.peer == Some(number) && core.identity_of(key.endpoint) == Some(identity)
+        });
+    }
+
+    /// The shell could not show it; the granted context is burnt, the SVID probably replaced.
+    pub(super) fn proof_failed(&mut self, conn: ConnId, leaf: LeafHash) {
+        let retry_at = self.now.boot + self.config.times.retry;
+        let Some(number) = self.conns.get(&conn).copied() else {
+            return;
+        };
+        let Some(live) = self.session_mut(number).filter(|live| live.conn == conn) else {
+            return;
+        };
+        let known = live.given_order.iter().position(|(_, sent)| *sent == leaf);
+        let Some((identity, _)) = known.and_then(|at| live.given_order.remove(at)) else {
+            return;
+        };
+        live.put_off(identity, leaf, retry_at);
+        if let Some(peer) = self.peer_mut(number) {
+            peer.retry(retry_at);
+        }
+        self.count("proofs-failed");
+    }
+
+    /// A proof has come: is it legal now? Whether it is right is the shell's to say.
+    pub(super) fn proof(
+        &mut self,
+        number: PeerNumber,
+        conn: ConnId,
+        authenticator: Vec<u8>,
+        request: Option<[u8; 32]>,
+    ) {
+        let limits = self.config.limits.clone();
+        let Some(live) = self.session_mut(number) else {
+            return;
+        };
+        // A server's proofs are spontaneous, a client's answer one of our contexts, once.
+        let granted = match request {
+            None => live.dialled,
+            Some(request) if !live.dialled => {
+                let at = live.grants.contexts.iter().position(|c| *c == request);
+                at.and_then(|at| live.grants.contexts.remove(at)).is_some()
+            }
+            Some(_) => false,
+        };
+        let verifying = live.proofs_begun - live.proofs_ended;
+        if !granted {
+            return self.violation(conn, CloseReason::RequestNotGranted);
+        }
+        if usize::try_from(verifying).unwrap_or(usize::MAX) >= limits.waiting_per_session {
+            return self.violation(conn, CloseReason::TooMuchWaiting);
+        }
+        if live.proven.len() >= limits.proofs_per_session {
+            return self.violation(conn, CloseReason::TooManyProofs);
+        }
+        live.proofs_begun += 1;
+        self.emit(Effect::VerifyProof {
+            conn,
+            authenticator,
+            request,
+        });
+        if self.session(number).is_some_and(|live| !live.dialled) {
+            self.make_grants(number, conn);
+        }
+    }
+
+    pub(super) fn proof_verdict(
+        &mut self,
+        conn: ConnId,
+        verdict: Result<RemoteProof, (Option<LeafHash>, String)>,
+    ) {
+        let Some(number) = self.conns.get(&conn).copied() else {
+            return;
+        };
+        let Some(live) = self.session_mut(number).filter(|live| live.conn == conn) else {
+            return;
+        };
+        if live.proofs_ended >= live.proofs_begun {
+            return;
+        }
+        live.proofs_ended += 1;
+        let accepted = verdict.and_then(|proof| {
+            let leaf = proof.leaf_hash;
+            self.accept(number, proof)
+                .map_err(|reason| (Some(leaf), reason.to_owned()))
+        });
+        if let Err((leaf_hash, reason)) = accepted {
+            self.count("proofs-wrong");
+            let id = self.peer(number).map(|peer| peer.id.clone());
+            let frame = Frame::ProofRefused {
+                leaf_hash,
+                reason: reason.as_str().into(),
+            };
+            self.emit(Effect::Send { conn, frame });
+            self.alarm(Alarm::RefusedFrom {
+                id: id.unwrap_or_default(),
+                what: "a proof".to_owned(),
+                reason,
+            });
+        }
+        self.drain_waiting(number, conn);
+    }
+
+    fn accept(&mut self, number: PeerNumber, proof: RemoteProof) -> Result<(), &'static str> {
+        let now = self.now;
+        let live = self.session(number).ok_or("no session")?;
+        if proof.node != live.node.name {
+            return Err("the proof is of another node");
+        }
+        if proof.not_after <= now.wall {
+            return Err("the proof has expired");
+        }
+        if self.deny.identities.contains(&proof.identity.spiffe_id)
+            || self.deny.serials.contains(&proof.serial)
+        {
+            return Err("the identity or its certificate is revoked");
+        }
+        let identity = self
+            .number_of(&proof.identity)
+            .ok_or("too many identities")?;
+        let conn = match self.session_mut(number) {
+            Some(live) => {
+                let proven = Proven {
+                    identity,
+                    not_after: proof.not_after,
+                    serial: proof.serial,
+                    at: now.boot,
+                };
+                live.proven.insert(proof.leaf_hash, proven);
+                live.conn
+            }
+            None => return Err("no session"),
+        };
+        self.count("proofs-verified");
+        self.write_identity(identity);
+        self.emit(Effect::Send {
+            conn,
+            frame: Frame::ProofAccepted {
+                leaf_hash: proof.leaf_hash,
+            },
+        });
+        self.answer(number, identity);
+        Ok(())
+    }
+
+    /// A remote identity is proven: whatever policy pairs with it here is proven and announced in turn.
+    pub(super) fn answer(&mut self, number: PeerNumber, remote: IdentityNumber) {
+        let locals: Vec<IdentityNumber> = self.bearers.keys().copied().collect();
+        for local in locals {
+            if !self.pairing(local, remote).wanted {
+                continue;
+            }
+            if let Some(peer) = self.peer_mut(number) {
+                peer.wanted.insert(local);
+            }
+            self.pursue(number, local);
+            self.record(number, local, remote);
+        }
+        self.consider_peer(number);
+    }
+
+    /// Forgets proofs that have expired, and the addresses that were known by nothing else.
+    pub(super) fn expire_proofs(&mut self, number: PeerNumber) {
+        let wall = self.now.wall;
+        let Some(live) = self.session_mut(number) else {
+            return;
+        };
+        let expired: BTreeSet<IdentityNumber> = live
+            .proven
+            .extract_if(.., |_, proven| proven.not_after <= wall)
+            .map(|(_, proven)| proven.identity)
+            .collect();
+        for identity in expired {
+            self.unproven(number, identity);
+        }
+    }
+
+    /// Takes away what an identity of the peer's had, if no proof of it is left in the session.
+    pub(super) fn unproven(&mut self, number: PeerNumber, identity: IdentityNumber) {
+        let now = self.now;
+        let Some(peer) = self.peer(number) else {
+            return;
+        };
+        let left = peer
+            .live
+            .as_ref()
+            .is_some_and(|live| live.proof_of(identity, now).is_some());
+        if left {
+            return;
+        }
+        let addresses: Vec<_> = peer
+            .remotes
+            .iter()
+            .filter(|(_, remote)| remote.identity == identity)
+            .map(|(address, _)| *address)
+            .collect();
+        self.remove_pairs(|key| key.peer == number && key.remote == identity);
+        for address in addresses {
+            self.remove_remote(number, address);
+        }
+    }
+}
+
+impl super::peer::Session {
+    /// A proof that was sent has come to nothing; one accepted earlier still counts.
+    fn put_off(&mut self, identity: IdentityNumber, leaf: LeafHash, retry_at: Duration) {
+        let given: &mut Given = self.given.entry(identity).or_default();
+        if given.sent.is_some_and(|sent| sent.leaf_hash == leaf) {
+            given.sent = None;
+        }
+        given.retry_at = Some(retry_at);
+    }
+}

@@ -1,0 +1,258 @@
+//! From state to snapshot and back, and the view for people.
+
+use super::Core;
+use super::config::Local;
+use super::effect::{AnnouncedEntry, RemoteEntry, SessionEntry, SessionState};
+use super::endpoint::Rest;
+use super::identity::Numbers;
+use super::peer::{Announcement, Ends, Peer, Said, Standing};
+use super::snapshot::{
+    AnnouncedSnapshot, IdentitySnapshot, PeerSnapshot, RemoteSnapshot, SessionSnapshot, Snapshot,
+};
+use super::types::PeerNumber;
+use super::view::{ConnectionView, EndpointView, IdentityView, PairView, PeerView, View};
+
+/// The snapshot's format.
+const VERSION: u32 = 1;
+
+impl Snapshot {
+    /// True if it describes this kernel.
+    pub(super) fn fits(&self, local: &Local) -> bool {
+        self.version == VERSION && self.node == local.id && self.boot_id == local.boot_id
+    }
+}
+
+impl Core {
+    /// What the next agent of this boot must know.
+    pub fn snapshot(&self) -> Snapshot {
+        let numbers = self.numbers.iter();
+        let rests = self.rests.iter();
+        Snapshot {
+            version: VERSION,
+            node: self.local.id.clone(),
+            boot_id: self.local.boot_id,
+            next_identity: self.numbers.next(),
+            next_peer: self.next_peer,
+            generation: self.generation,
+            identities: numbers
+                .map(|(number, known)| IdentitySnapshot {
+                    number,
+                    identity: known.identity.as_ref().clone(),
+                    not_after: known.not_after,
+                    revoked: known.revoked,
+                })
+                .collect(),
+            peers: self.peers.values().map(peer_snapshot).collect(),
+            rests: rests
+                .map(|(address, rest)| (*address, rest.until, rest.identity))
+                .collect(),
+        }
+    }
+
+    pub(super) fn restore(&mut self, snapshot: Snapshot) {
+        self.numbers = Numbers::restore(snapshot.next_identity, snapshot.identities);
+        self.next_peer = snapshot.next_peer.max(1);
+        self.generation = snapshot.generation;
+        for (address, until, identity) in snapshot.rests {
+            self.rests.insert(address, Rest { until, identity });
+        }
+        for saved in snapshot.peers {
+            let peer = restored(saved);
+            self.next_peer = self.next_peer.max(peer.number.0.saturating_add(1));
+            for address in peer.remotes.keys() {
+                self.holders.insert(*address, peer.number);
+            }
+            self.by_id.insert(peer.id.clone(), peer.number);
+            self.touched.insert(peer.number);
+            self.peers.insert(peer.number, peer);
+        }
+    }
+
+    /// Everything, for people.
+    pub fn view(&self) -> View {
+        let endpoints = self.endpoints.iter();
+        View {
+            peers: self
+                .peers
+                .values()
+                .map(|peer| self.peer_view(peer))
+                .collect(),
+            endpoints: endpoints
+                .map(|(number, endpoint)| EndpointView {
+                    endpoint: *number,
+                    addresses: endpoint.addresses.clone(),
+                    identity: endpoint.identity,
+                })
+                .collect(),
+            identities: self
+                .numbers
+                .iter()
+                .map(|(number, known)| {
+                    let view = IdentityView {
+                        identity: known.identity.clone(),
+                        valid_until: self.now.boot_at(known.not_after),
+                        revoked: known.revoked,
+                        local: self.mine.contains_key(&number),
+                    };
+                    (number, view)
+                })
+                .collect(),
+            pairs: self
+                .pairs
+                .iter()
+                .map(|(key, pair)| PairView {
+                    pair: *key,
+                    expires: pair.expires.saturating_sub(self.now.boot).as_secs() + self.now.wall,
+                    epoch: pair.epoch,
+                })
+                .collect(),
+            holds: self.holds.keys().copied().collect(),
+            counters: self.counters.clone(),
+            deny_number: self.deny.number,
+        }
+    }
+
+    fn peer_view(&self, peer: &Peer) -> PeerView {
+        let connecting = peer.dialling.is_some() || !peer.greetings.is_empty();
+        let connection = match &peer.live {
+            Some(_) => ConnectionView::Live,
+            None if connecting => ConnectionView::Connecting,
+            None if peer.needs_session() => ConnectionView::Waiting(peer.next_dial),
+            None => ConnectionView::None,
+        };
+        let live = peer.live.iter();
+        PeerView {
+            number: peer.number,
+            id: peer.id.clone(),
+            name: peer.name.clone(),
+            prefixes: peer.prefixes().to_vec(),
+            connection,
+            session: peer.standing.map(|standing| standing.entry),
+            given: live
+                .clone()
+                .flat_map(|live| &live.given)
+                .filter(|(_, given)| given.accepted.is_some())
+                .map(|(number, _)| *number)
+                .collect(),
+            proven: live
+                .flat_map(|live| live.proven.values())
+                .map(|proven| proven.identity)
+                .collect(),
+            announced: peer
+                .announced
+                .iter()
+                .map(|(address, a)| (*address, a.entry.endpoint, a.entry.state))
+                .collect(),
+            remotes: peer
+                .remotes
+                .iter()
+                .map(|(address, remote)| (*address, remote.identity))
+                .collect(),
+            refused: peer
+                .negative
+                .iter()
+                .filter(|(_, until)| **until > self.now.boot)
+                .map(|(address, _)| *address)
+                .collect(),
+            violations: peer.violations,
+        }
+    }
+}
+
+fn peer_snapshot(peer: &Peer) -> PeerSnapshot {
+    let announced = peer.announced.iter();
+    PeerSnapshot {
+        number: peer.number,
+        id: peer.id.clone(),
+        name: peer.name.clone(),
+        prefixes: peer.signed.clone(),
+        assignment: peer.assignment,
+        serial: peer.serial.clone(),
+        tunnel_key: peer.tunnel_key,
+        boot_ids: peer.boot_ids.clone(),
+        last_epoch: peer.last_epoch,
+        session: peer.standing.map(|standing| SessionSnapshot {
+            oldest: standing.entry.oldest,
+            current: standing.entry.current,
+            age: standing.ends.age,
+            not_after: standing.ends.not_after,
+            expires: standing.entry.expires,
+            ready: standing.entry.state == SessionState::Ready,
+        }),
+        announced: announced
+            .map(|(address, announcement)| AnnouncedSnapshot {
+                address: *address,
+                endpoint: announcement.entry.endpoint,
+                identity: announcement.identity,
+                epoch: announcement.entry.epoch,
+                generation: announcement.entry.generation,
+                state: announcement.entry.state,
+            })
+            .collect(),
+        remotes: peer
+            .remotes
+            .iter()
+            .map(|(address, remote)| RemoteSnapshot {
+                address: *address,
+                identity: remote.identity,
+                epoch: remote.epoch,
+                generation: remote.generation,
+            })
+            .collect(),
+        seen: peer.seen.iter().map(|(a, g)| (*a, *g)).collect(),
+        seen_floor: peer.seen_floor,
+    }
+}
+
+fn restored(saved: PeerSnapshot) -> Peer {
+    let number: PeerNumber = saved.number;
+    let mut peer = Peer::new(number, saved.id, saved.name);
+    peer.signed = saved.prefixes;
+    peer.assignment = saved.assignment;
+    peer.serial = saved.serial;
+    peer.tunnel_key = saved.tunnel_key;
+    peer.boot_ids = saved.boot_ids;
+    peer.last_epoch = saved.last_epoch;
+    peer.standing = saved.session.map(|session| Standing {
+        entry: SessionEntry {
+            oldest: session.oldest,
+            current: session.current,
+            expires: session.expires,
+            state: if session.ready {
+                SessionState::Ready
+            } else {
+                SessionState::Pending
+            },
+        },
+        ends: Ends {
+            age: session.age,
+            not_after: session.not_after,
+        },
+    });
+    for saved in saved.announced {
+        let entry = AnnouncedEntry {
+            endpoint: saved.endpoint,
+            epoch: saved.epoch,
+            state: saved.state,
+            generation: saved.generation,
+        };
+        let announcement = Announcement {
+            entry,
+            identity: saved.identity,
+            said: Said::Nothing,
+        };
+        peer.announced.insert(saved.address, announcement);
+    }
+    for saved in saved.remotes {
+        let remote = RemoteEntry {
+            identity: saved.identity,
+            peer: number,
+            epoch: saved.epoch,
+            generation: saved.generation,
+        };
+        peer.remotes.insert(saved.address, remote);
+    }
+    peer.seen = saved.seen.into_iter().collect();
+    peer.seen_floor = saved.seen_floor;
+    peer
+}

@@ -1,0 +1,141 @@
+//! Time: every due thing is done before the event that comes with the time, in the order in which it was due.
+
+use std::time::Duration;
+
+use super::types::{IdentityNumber, Now, PeerNumber};
+use super::{Core, Effect};
+
+/// How often what the kernel enforces by itself is also forgotten here.
+pub(super) const HOUSEKEEPING: Duration = Duration::from_secs(10);
+
+impl Core {
+    /// Takes the new time. A wall clock that has jumped forward shortens what certificates limit; it never
+    /// lengthens anything, since map entries are written once with their end.
+    pub(super) fn advance(&mut self, now: Now) {
+        let passed = now.boot.saturating_sub(self.now.boot).as_secs();
+        let jumped =
+            self.begun && now.wall > self.now.wall.saturating_add(passed).saturating_add(2);
+        let wall = now.wall.max(self.now.wall);
+        let boot = now.boot.max(self.now.boot);
+        self.now = Now { boot, wall };
+        if jumped {
+            self.shorten();
+        }
+    }
+
+    pub(super) fn run_timers(&mut self) {
+        self.expire_holds();
+        while let Some((at, peer)) = self.deadlines.first().copied() {
+            if at > self.now.boot {
+                break;
+            }
+            self.deadlines.remove(&(at, peer));
+            self.deadline_of.remove(&peer);
+            self.peer_timers(peer);
+            self.update_deadlines();
+            // A deadline that stays due would spin: look again a little later.
+            self.postpone_due(peer);
+        }
+        if self.now.boot >= self.housekeeping_at {
+            self.housekeeping_at = self.now.boot + HOUSEKEEPING;
+            self.housekeeping();
+        }
+    }
+
+    fn postpone_due(&mut self, peer: PeerNumber) {
+        let Some(at) = self.deadline_of.get(&peer).copied() else {
+            return;
+        };
+        if at <= self.now.boot {
+            let later = self.now.boot + Duration::from_millis(10);
+            self.deadlines.remove(&(at, peer));
+            self.deadlines.insert((later, peer));
+            self.deadline_of.insert(peer, later);
+        }
+    }
+
+    pub(super) fn update_deadlines(&mut self) {
+        for number in std::mem::take(&mut self.touched) {
+            let new = self
+                .peer(number)
+                .and_then(|peer| peer.deadline(self.now, &self.config.times));
+            if let Some(old) = self.deadline_of.remove(&number) {
+                self.deadlines.remove(&(old, number));
+            }
+            if let Some(at) = new {
+                self.deadlines.insert((at, number));
+                self.deadline_of.insert(number, at);
+            }
+        }
+    }
+
+    fn shorten(&mut self) {
+        let numbers: Vec<_> = self.numbers.iter().map(|(number, _)| number).collect();
+        for number in numbers {
+            self.write_identity(number);
+        }
+        self.rewrite_pairs();
+        let peers: Vec<_> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.rewrite_expiry(peer);
+        }
+    }
+
+    fn housekeeping(&mut self) {
+        let (now, limits) = (self.now, self.config.times.hold);
+        self.rests.retain(|_, rest| rest.until > now.boot);
+        self.released
+            .retain(|_, released| released.since + limits > now.boot);
+        self.expire_pairs();
+        let peers: Vec<_> = self.peers.keys().copied().collect();
+        for number in peers {
+            self.expire_proofs(number);
+            let Some(peer) = self.peers.get_mut(&number) else {
+                continue;
+            };
+            peer.negative.retain(|_, until| *until > now.boot);
+            peer.asked.retain(|_, at| *at + limits > now.boot);
+            if peer.is_idle() {
+                let id = peer.id.clone();
+                self.peers.remove(&number);
+                self.by_id.remove(&id);
+                self.touched.insert(number);
+                self.persist();
+            }
+        }
+        if self.settled {
+            self.forget_identities();
+        }
+    }
+
+    /// Identities that nothing mentions lose their number for good.
+    fn forget_identities(&mut self) {
+        let unused: Vec<IdentityNumber> = self
+            .numbers
+            .iter()
+            .map(|(number, _)| number)
+            .filter(|number| !self.mentioned(*number))
+            .collect();
+        for number in unused {
+            self.numbers.forget(number);
+            self.emit(Effect::IdentityForgotten { number });
+            self.persist();
+        }
+    }
+
+    fn mentioned(&self, number: IdentityNumber) -> bool {
+        self.mine.contains_key(&number)
+            || self.bearers.contains_key(&number)
+            || self
+                .rests
+                .values()
+                .any(|rest| rest.identity == Some(number))
+            || self.peers.values().any(|peer| {
+                peer.announced.values().any(|a| a.identity == number)
+                    || peer.remotes.values().any(|r| r.identity == number)
+                    || peer.live.as_ref().is_some_and(|live| {
+                        live.proven.values().any(|proven| proven.identity == number)
+                    })
+            })
+    }
+}
