@@ -25,7 +25,7 @@ fn the_capture_sees_planted_frames_in_every_wrapping_and_the_secret() {
         &[51872],
     );
     let wire = Capture::start(lab.switch(), watch).unwrap();
-    let host = lab.host("n1", 1, &[]).unwrap();
+    let host = lab.host("n1", 1).unwrap();
     for payload in [b"the-canary".as_slice(), b"the-secret", b"neither"] {
         let frames = canary::frames(
             (Ipv4Addr::new(10, 77, 1, 9), Ipv4Addr::new(10, 77, 2, 9)),
@@ -53,8 +53,8 @@ fn arrivals_flows_and_retransmissions_are_counted() {
         return;
     };
     let lab = Lab::create("hfi").unwrap();
-    let one = lab.host("n1", 1, &[]).unwrap();
-    let two = lab.host("n2", 2, &[]).unwrap();
+    let one = lab.host("n1", 1).unwrap();
+    let two = lab.host("n2", 2).unwrap();
     let arrivals = Arrivals::watch(&two.place, &[("one", &underlay(1)), ("three", &underlay(3))])
         .unwrap();
     let flow = Capture::start(&two.ns, FlowWatch::new(&underlay(1))).unwrap();
@@ -95,7 +95,9 @@ fn a_lab_leaves_nothing_behind_not_even_its_daemons() {
     };
     let lab = Lab::create("hfi").unwrap();
     let name = lab.name().to_owned();
-    let host = lab.host("n1", 1, &["/run/wireguard", "/sys/fs/bpf"]).unwrap();
+    let host = lab
+        .host_with("n1", &underlay(1), &["/run/wireguard", "/sys/fs/bpf"])
+        .unwrap();
     let mut daemon = host
         .place
         .spawn("daemon", &mut command("sleep", &["1000"]))
@@ -120,8 +122,8 @@ fn hosts_do_not_share_the_paths_that_are_their_own() {
     };
     let lab = Lab::create("hfi").unwrap();
     let own = "/run/wireguard";
-    let one = lab.host("n1", 1, &[own]).unwrap();
-    let two = lab.host("n2", 2, &[own]).unwrap();
+    let one = lab.host_with("n1", &underlay(1), &[own]).unwrap();
+    let two = lab.host_with("n2", &underlay(2), &[own]).unwrap();
     let file = format!("{own}/hf-e2e-probe");
     let soon = Duration::from_secs(5);
     one.place

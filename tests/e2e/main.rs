@@ -6,5 +6,14 @@
 #[allow(dead_code)]
 mod harness;
 
+mod bad_input;
+mod bad_policy;
+mod demo;
+mod detach;
+mod hold;
 mod instruments;
+mod kills;
+mod readme;
+mod same_node;
 mod support;
+mod tripwire;

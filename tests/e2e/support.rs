@@ -1,12 +1,14 @@
 //! What every test here begins with: is the machine fit, and is it our turn?
 
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::harness::lab::{Lab, Workload};
-use crate::harness::mesh::{Authority, Node};
+use crate::harness::mesh::{Authority, Node, Status};
+use crate::harness::process::{Finished, Process, command};
 use crate::harness::{requirements, wait};
 
 /// The turn of one test. Others, in this process or another, wait.
@@ -19,13 +21,83 @@ pub fn turn(test: &str) -> Option<Turn> {
         eprintln!("skipped: {test}: missing {}", missing.join("; "));
         return None;
     }
-    let file = File::create("/run/handfast-e2e.lock").unwrap();
+    let file = File::open(repository("Cargo.toml")).unwrap();
     Some(Turn(Flock::lock(file, FlockArg::LockExclusive).unwrap()))
 }
 
 /// The program under test.
 pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_handfast"))
+}
+
+/// A program that was expected to fail with 1, and to say these words.
+#[track_caller]
+pub fn fails(said: &Finished, words: &[&str]) {
+    assert_eq!(said.code(), 1, "{said:?}");
+    let complaint = said.stderr.to_lowercase();
+    for word in words {
+        assert!(complaint.contains(&word.to_lowercase()), "no {word:?} in: {complaint}");
+    }
+}
+
+/// Runs `handfast` as the user nobody.
+pub fn as_nobody(words: &[&str]) -> Finished {
+    // The build's folder may be root's alone.
+    let lab = Lab::create("hft").unwrap();
+    let copy = lab.dir().join("handfast");
+    std::fs::copy(binary(), &copy).unwrap();
+    let host = lab.host("n1", 1).unwrap();
+    let mut all = vec!["--reuid=65534", "--regid=65534", "--clear-groups", copy.to_str().unwrap()];
+    all.extend(words);
+    host.place.run(&mut command("setpriv", &all), SOON).unwrap()
+}
+
+/// Gets a page, or why there is none: curl's exit code.
+pub fn curl(client: &Workload, url: &str, limit_s: u8) -> Result<String, i32> {
+    let limit = limit_s.to_string();
+    let said = client
+        .place
+        .run(
+            &mut command("curl", &["-sS", "-g", "--noproxy", "*", "-m", &limit, url]),
+            SOON,
+        )
+        .unwrap();
+    match said.code() {
+        0 => Ok(said.stdout),
+        code => Err(code),
+    }
+}
+
+/// The URL of an address, on port 80.
+pub fn url(address: IpAddr) -> String {
+    format!("http://{}/", std::net::SocketAddr::new(address, 80))
+}
+
+/// A web server with one page, on port 80 of both families.
+pub fn serve(lab: &Lab, server: &Workload) -> Process {
+    let www = lab.dir().join(format!("www-{}", server.short));
+    std::fs::create_dir_all(&www).unwrap();
+    std::fs::write(www.join("index.html"), PAGE).unwrap();
+    std::fs::File::create(www.join("big")).unwrap().set_len(8 << 30).unwrap();
+    let process = server
+        .place
+        .spawn(
+            &format!("http-{}", server.short),
+            command("python3", &["-m", "http.server", "80", "--bind", "::"])
+                .arg("--directory")
+                .arg(&www),
+        )
+        .unwrap();
+    wait::until("the web server", SOON, || Ok(curl(server, "http://[::1]/", 2).ok())).unwrap();
+    process
+}
+
+/// What `serve` serves.
+pub const PAGE: &str = "the page of the end-to-end tests";
+
+/// The policy of the examples.
+pub fn example_policy() -> String {
+    std::fs::read_to_string(repository("examples/nginx.yaml")).unwrap()
 }
 
 /// Two nodes with agents, a CA, and no workload yet. The lab is last, so that it is dropped last.
@@ -66,15 +138,32 @@ impl Mesh {
         workload
     }
 
+    /// Puts a service address on a node: port 80 of `virtual_addresses` is the server's.
+    pub fn service(&self, node: &Node, virtual_addresses: [IpAddr; 2], server: [IpAddr; 2]) {
+        let rules = format!(
+            "table inet service {{ chain translate {{ type nat hook prerouting priority dstnat;
+               ip daddr {} tcp dport 80 dnat ip to {}
+               ip6 daddr {} tcp dport 80 dnat ip6 to {} }} }}",
+            virtual_addresses[0], server[0], virtual_addresses[1], server[1]
+        );
+        node.host
+            .place
+            .run(&mut command("nft", &[rules]), SOON)
+            .unwrap()
+            .success("nft")
+            .unwrap();
+    }
+
+    /// What a node's agent says of itself.
+    pub fn status(&self, node: &Node) -> Status {
+        node.json(&["status"]).unwrap()
+    }
+
     /// Puts a policy in force on both nodes.
     pub fn apply(&self, text: &str) {
         let path = self.lab.dir().join("policy.yaml");
         std::fs::write(&path, text).unwrap();
-        let version = |node: &Node| {
-            node.json::<crate::harness::mesh::Status>(&["status"])
-                .unwrap()
-                .policy_version
-        };
+        let version = |node: &Node| self.status(node).policy_version;
         let before = [&self.n1, &self.n2].map(version);
         self.authority.apply(&path).unwrap();
         for (node, before) in [&self.n1, &self.n2].into_iter().zip(before) {

@@ -10,7 +10,7 @@
 
 use std::ffi::CString;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,6 +27,9 @@ use super::process::{Place, Process, c_path};
 const ROOT: &str = "/run/handfast-demo";
 /// Labs' pins.
 const BPF_ROOT: &str = "/sys/fs/bpf";
+
+/// The variable that every process of a lab inherits, so that none is overlooked when the lab is removed.
+pub const MARK: &str = "HANDFAST_LAB";
 
 /// The machines of one demonstration or test.
 #[derive(Debug)]
@@ -107,17 +110,26 @@ impl Lab {
         &self.switch
     }
 
-    /// Makes a host with addresses .`number` and ::`number` on the underlay.
+    /// Makes a host with addresses .`number` and ::`number` on the underlay, which shares this machine's files.
+    pub fn host(&self, short: &str, number: u8) -> anyhow::Result<Host> {
+        self.host_with(short, &underlay(number), &[])
+    }
+
+    /// Makes a host with these addresses on the underlay.
     ///
     /// `own` are absolute paths that must not be shared with other hosts; each becomes a folder of this host.
-    pub fn host(&self, short: &str, number: u8, own: &[&str]) -> anyhow::Result<Host> {
+    pub fn host_with(
+        &self,
+        short: &str,
+        addresses: &[IpAddr],
+        own: &[&str],
+    ) -> anyhow::Result<Host> {
         let ns = Namespace::create(&format!("{}-{short}", self.name))?;
         self.switch.ip(&format!(
             "link add {short} type veth peer name eth0 netns {}",
             ns.name()
         ))?;
         self.switch.ip(&format!("link set {short} master br0 up"))?;
-        let addresses = underlay(number);
         for address in addresses {
             let bits = if address.is_ipv4() { 24 } else { 64 };
             let nodad = if address.is_ipv4() { "" } else { "nodad" };
@@ -132,13 +144,35 @@ impl Lab {
         ])?;
         let dir = self.dir.join(short);
         std::fs::create_dir_all(&dir)?;
+        let (holder, mnt) = match own {
+            [] => (None, None),
+            own => self.private_mounts(short, &ns, own).map(|(h, m)| (Some(h), Some(m)))?,
+        };
+        let place = Place::new(self, &ns, mnt)?;
+        Ok(Host {
+            short: short.to_owned(),
+            ns,
+            place,
+            holder,
+            dir,
+            addresses: addresses.to_vec(),
+        })
+    }
+
+    /// A mount namespace in which each path of `own` is a folder of this host.
+    fn private_mounts(
+        &self,
+        short: &str,
+        ns: &Namespace,
+        own: &[&str],
+    ) -> anyhow::Result<(Process, OwnedFd)> {
         let mut binds = Vec::new();
-        for path in own {
-            let path = Path::new(path);
+        for path in own.iter().map(Path::new) {
             let mine = if path.starts_with(BPF_ROOT) {
                 self.bpf.join(short)
             } else {
-                dir.join("root").join(path.strip_prefix("/").unwrap_or(path))
+                let below = path.strip_prefix("/").unwrap_or(path);
+                self.dir.join(short).join("root").join(below)
             };
             for folder in [path, &mine] {
                 std::fs::create_dir_all(folder)
@@ -146,24 +180,16 @@ impl Lab {
             }
             binds.push((c_path(&mine)?, c_path(path)?));
         }
-        let holder = hold_mounts(&ns, binds)?;
+        let holder = hold_mounts(self, ns, binds)?;
         let mnt = std::fs::File::open(format!("/proc/{}/ns/mnt", holder.id()))
             .context("open the host's mount namespace")?;
-        let place = Place::new(ns.as_fd().try_clone_to_owned()?, Some(mnt.into()), &self.logs());
-        Ok(Host {
-            short: short.to_owned(),
-            ns,
-            place,
-            holder,
-            dir,
-            addresses,
-        })
+        Ok((holder, mnt.into()))
     }
 
     /// Makes a namespace for a workload, with no link yet.
     pub fn workload(&self, short: &str) -> anyhow::Result<Workload> {
         let ns = Namespace::create(&format!("{}-{short}", self.name))?;
-        let place = Place::new(ns.as_fd().try_clone_to_owned()?, None, &self.logs());
+        let place = Place::new(self, &ns, None)?;
         Ok(Workload {
             short: short.to_owned(),
             ns,
@@ -198,12 +224,12 @@ pub struct Host {
     pub ns: Namespace,
     /// Where its programs run.
     pub place: Place,
-    /// The process that keeps its mounts.
-    pub holder: Process,
+    /// The process that keeps its mounts, where it has its own.
+    pub holder: Option<Process>,
     /// Its folder in the lab.
     pub dir: PathBuf,
     /// Its underlay addresses.
-    pub addresses: [IpAddr; 2],
+    pub addresses: Vec<IpAddr>,
 }
 
 /// A workload, attached or not.
@@ -215,6 +241,20 @@ pub struct Workload {
     pub ns: Namespace,
     /// Where its programs run.
     pub place: Place,
+}
+
+impl Workload {
+    /// The names of its interfaces.
+    pub fn links(&self) -> Vec<String> {
+        let links = self.ns.inside(|| {
+            let table = std::fs::read_to_string("/proc/thread-self/net/dev")?;
+            Ok(table
+                .lines()
+                .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
+                .collect())
+        });
+        links.unwrap_or_default()
+    }
 }
 
 /// The underlay addresses of a host.
@@ -304,7 +344,8 @@ fn bpf_dir(name: &str) -> PathBuf {
 
 /// Takes everything of a lab away, as far as possible; says what could not be.
 fn remove(name: &str) -> Vec<String> {
-    let mut problems = namespace::remove_all(&namespace::with_prefix(&format!("{name}-")));
+    let mark = format!("{MARK}={name}");
+    let mut problems = namespace::remove_all(&namespace::with_prefix(&format!("{name}-")), &mark);
     for dir in [bpf_dir(name), Path::new(ROOT).join(name)] {
         if let Err(error) = std::fs::remove_dir_all(&dir)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -318,10 +359,15 @@ fn remove(name: &str) -> Vec<String> {
 }
 
 /// A process in the host's network, with mounts of its own that later programs of the host join.
-fn hold_mounts(ns: &Namespace, binds: Vec<(CString, CString)>) -> anyhow::Result<Process> {
+fn hold_mounts(
+    lab: &Lab,
+    ns: &Namespace,
+    binds: Vec<(CString, CString)>,
+) -> anyhow::Result<Process> {
     let mut command = Command::new("sleep");
     command
         .arg("infinity")
+        .env(MARK, &lab.name)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

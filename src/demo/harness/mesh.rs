@@ -61,7 +61,7 @@ pub struct Authority {
 impl Authority {
     /// Makes the authority's host and folder, and starts its server.
     pub fn start(lab: &Lab, binary: &Path) -> anyhow::Result<Self> {
-        let host = lab.host("ca", CA_HOST, &[])?;
+        let host = lab.host("ca", CA_HOST)?;
         let mut authority = Self {
             binary: binary.to_owned(),
             dir: host.dir.join("data"),
@@ -117,7 +117,6 @@ impl Authority {
 
     /// Lets it run on when this value is gone.
     pub fn detach(&mut self) -> anyhow::Result<()> {
-        self.host.holder.detach();
         self.server()?.detach();
         Ok(())
     }
@@ -185,8 +184,7 @@ impl Node {
     /// Makes the node's host; nothing of handfast runs there yet.
     pub fn create(lab: &Lab, binary: &Path, number: u8) -> anyhow::Result<Self> {
         let short = format!("n{number}");
-        // Userspace WireGuard keeps its sockets under a path that cannot be chosen, one per machine.
-        let host = lab.host(&short, number, &["/run/wireguard"])?;
+        let host = lab.host(&short, number)?;
         Ok(Self {
             binary: binary.to_owned(),
             bpf: lab.bpf().join(&short),
@@ -204,7 +202,7 @@ impl Node {
     /// A token for it, from the authority.
     pub fn token(&self, authority: &Authority, file: &Path, ttl: &str) -> anyhow::Result<()> {
         let prefixes = prefixes(self.number);
-        let [v4, v6] = self.host.addresses.map(|address| address.to_string());
+        let [v4, v6] = underlay(self.number).map(|address| address.to_string());
         let file = file.display().to_string();
         let address = Authority::address();
         let mut words = vec!["token", "create", "--node", self.name(), "--ttl", ttl];
@@ -276,7 +274,6 @@ impl Node {
 
     /// Lets it run on when this value is gone.
     pub fn detach(&mut self) -> anyhow::Result<()> {
-        self.host.holder.detach();
         self.agent()?.detach();
         Ok(())
     }

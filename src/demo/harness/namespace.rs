@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -62,6 +62,12 @@ impl Namespace {
         })
     }
 
+    /// The processes inside.
+    pub fn processes(&self) -> Vec<i32> {
+        let inode = self.file.metadata().map(|data| data.ino());
+        processes_of(&Vec::from_iter(inode), None)
+    }
+
     /// Writes settings below `/proc/sys`, as this namespace sees them.
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
         self.inside(|| {
@@ -100,8 +106,9 @@ pub fn with_prefix(prefix: &str) -> Vec<String> {
         .collect()
 }
 
-/// Ends every process inside these namespaces and removes them. Goes as far as it can; says what is left.
-pub fn remove_all(names: &[String]) -> Vec<String> {
+/// Ends every process that is inside these namespaces or has `mark` in its environment, and removes the namespaces.
+/// Goes as far as it can; says what is left.
+pub fn remove_all(names: &[String], mark: &str) -> Vec<String> {
     let inodes: Vec<u64> = names
         .iter()
         .filter_map(|name| std::fs::metadata(Path::new(DIRECTORY).join(name)).ok())
@@ -109,7 +116,7 @@ pub fn remove_all(names: &[String]) -> Vec<String> {
         .collect();
     let end = Instant::now() + Duration::from_secs(5);
     while Instant::now() < end {
-        let pids = processes_in(&inodes);
+        let pids = processes_of(&inodes, Some(mark.as_bytes()));
         if pids.is_empty() {
             break;
         }
@@ -126,19 +133,23 @@ pub fn remove_all(names: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Processes whose network namespace is one of these; never this process, whatever its namespace.
-fn processes_in(inodes: &[u64]) -> Vec<i32> {
+/// Processes in one of these network namespaces or with this variable; never this process.
+fn processes_of(inodes: &[u64], mark: Option<&[u8]>) -> Vec<i32> {
     let own = std::process::id().cast_signed();
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
+    let inside = |folder: &Path| {
+        std::fs::metadata(folder.join("ns/net")).is_ok_and(|data| inodes.contains(&data.ino()))
+    };
+    let marked = |folder: &Path| {
+        std::fs::read(folder.join("environ"))
+            .is_ok_and(|text| text.split(|byte| *byte == 0).any(|variable| Some(variable) == mark))
+    };
     entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| *pid != own)
-        .filter(|pid| {
-            let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-            std::fs::metadata(path).is_ok_and(|data| inodes.contains(&data.ino()))
-        })
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
+        .filter(|(pid, folder)| *pid != own && (inside(folder) || marked(folder)))
+        .map(|(pid, _)| pid)
         .collect()
 }

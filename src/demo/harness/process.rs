@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +13,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::lab::{Lab, MARK};
+use super::namespace::Namespace;
 use super::wait;
 
 /// Runs a tool of the system to its end in the namespaces of this process; its complaint becomes the error.
@@ -37,17 +39,19 @@ pub fn tool(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
 pub struct Place {
     net: OwnedFd,
     mnt: Option<OwnedFd>,
+    lab: String,
     logs: PathBuf,
 }
 
 impl Place {
-    /// A place whose programs log below `logs`.
-    pub fn new(net: OwnedFd, mnt: Option<OwnedFd>, logs: &Path) -> Self {
-        Self {
-            net,
+    /// A place of a lab.
+    pub fn new(lab: &Lab, ns: &Namespace, mnt: Option<OwnedFd>) -> anyhow::Result<Self> {
+        Ok(Self {
+            net: ns.as_fd().try_clone_to_owned()?,
             mnt,
-            logs: logs.to_owned(),
-        }
+            lab: lab.name().to_owned(),
+            logs: lab.logs(),
+        })
     }
 
     /// Starts a program that goes on; its output goes to `NAME.log`, after what is there.
@@ -86,7 +90,10 @@ impl Place {
         wait::check_interrupt()?;
         let net = self.net.as_raw_fd();
         let mnt = self.mnt.as_ref().map(AsRawFd::as_raw_fd);
-        command.stdin(Stdio::null()).process_group(0);
+        command
+            .env(MARK, &self.lab)
+            .stdin(Stdio::null())
+            .process_group(0);
         // SAFETY: between fork and exec the closure makes only the system call setns on descriptors that `self`
         // keeps open until spawn has returned; it neither allocates nor takes a lock.
         unsafe { command.pre_exec(move || enter(net, mnt)) };
@@ -103,7 +110,6 @@ impl Place {
 }
 
 fn enter(net: RawFd, mnt: Option<RawFd>) -> std::io::Result<()> {
-    use std::os::fd::BorrowedFd;
     // SAFETY: both descriptors are open; see the caller.
     let net = unsafe { BorrowedFd::borrow_raw(net) };
     setns(net, CloneFlags::CLONE_NEWNET)?;

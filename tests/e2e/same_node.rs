@@ -1,0 +1,36 @@
+//! Two workloads of one node: no tunnel between them, but the same proof and the same policy.
+
+use crate::harness::counters::Arrivals;
+use crate::harness::mesh::{Pair, spiffe_id, workload_addresses};
+use crate::harness::wait;
+use crate::support::{self, Mesh, PAGE, SOON};
+
+#[test]
+fn same_node_pairs_are_proven_and_the_wrong_client_never_arrives() {
+    let Some(_turn) = support::turn("same node") else {
+        return;
+    };
+    let mesh = Mesh::start();
+    let node = &mesh.n1;
+    let server = mesh.workload(node, "nginx", &["run=nginx"], 2);
+    let _http = support::serve(&mesh.lab, &server);
+    mesh.apply(&support::example_policy());
+    let wrong = workload_addresses(1, 4);
+    let arrivals = Arrivals::watch(&server.place, &[("wrong", &wrong)]).unwrap();
+    let good = mesh.workload(node, "good", &["client=good"], 3);
+    let bad = mesh.workload(node, "bad", &["client=bad"], 4);
+    for address in workload_addresses(1, 2) {
+        let url = support::url(address);
+        assert_eq!(support::curl(&good, &url, 5).as_deref(), Ok(PAGE), "{url}");
+        assert!(support::curl(&bad, &url, 1).is_err(), "{url}");
+    }
+    assert_eq!(arrivals.packets("wrong").unwrap(), 0);
+    wait::until("the pair", SOON, || {
+        let pairs: Vec<Pair> = node.json(&["pair", "list"])?;
+        Ok(pairs
+            .iter()
+            .any(|pair| pair.local == spiffe_id("good") && pair.remote == spiffe_id("nginx"))
+            .then_some(()))
+    })
+    .unwrap();
+}
