@@ -4,14 +4,6 @@ tools=${XDG_CACHE_HOME:-$HOME/.cache}/handfast/tools
 # /usr/sbin is not on every user's path, and ip, nft and bpftool are there.
 export PATH=$tools/bin:$PATH:/usr/sbin:/sbin
 
-# True if a rustup nightly can build core for the eBPF target by itself.
-has_rust_src() {
-    command -v rustup >/dev/null || return 1
-    local sysroot
-    sysroot=$(rustc +nightly --print sysroot 2>/dev/null) || return 1
-    [ -d "$sysroot/lib/rustlib/src/rust/library" ]
-}
-
 # How to become root: nothing as root, else sudo, which keeps the environment.
 root=
 if [ "$(id -u)" != 0 ]; then

@@ -35,9 +35,9 @@ need() {
 }
 
 need "${run_tools[@]}"
-if [ "$level" != run ] && ! has_rust_src && [ ! -d /usr/lib/rustlib/src ]; then
-    # The eBPF programs need the source of Rust's core library. Where rustup
-    # has none, Debian has a compiler with its matching source.
+if [ "$level" != run ] && [ -z "${RUSTC:-}" ] && [ ! -d /usr/lib/rustlib/src ]; then
+    # The eBPF programs need the source of Rust's core library, and the same bytes
+    # come only from the same compiler: Debian's, with its matching source.
     missing+=(rustc-web rust-web-src cargo-web)
 fi
 if [ "$level" != run ] && ! command -v bpf-linker >/dev/null; then

@@ -87,6 +87,11 @@ fn changed_certificates_are_refused() {
 }
 
 #[test]
+fn packets_say_what_their_bytes_say_or_are_refused() {
+    feed("packets", 200_000);
+}
+
+#[test]
 fn policies_are_read_whole_or_refused_with_a_place() {
     feed("policies", 50_000);
 }

@@ -14,6 +14,7 @@
 
 mod certificates;
 mod frames;
+mod packets;
 mod policies;
 mod proofs;
 
@@ -43,6 +44,11 @@ pub const TARGETS: &[Target] = &[
         name: "certificates",
         run: certificates::run,
         seeds: certificates::seeds,
+    },
+    Target {
+        name: "packets",
+        run: packets::run,
+        seeds: packets::seeds,
     },
     Target {
         name: "policies",
