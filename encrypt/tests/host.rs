@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{Agent, Pair, connect, skipped};
+use common::{Agent, Pair, connect, connect_by_daemons, skipped};
 
 #[test]
 #[ignore = "the agent process of the other tests"]
@@ -233,7 +233,7 @@ fn a_peer_that_no_session_made_is_removed_when_the_device_is_adopted() {
         return;
     }
     let pair = Pair::new();
-    let (mut a, _b) = connect(&pair, "same", "same");
+    let (mut a, _b) = connect_by_daemons(&pair);
     a.tell("foreign-peer");
     a.kill();
     let mut a = Agent::start(&pair.a);

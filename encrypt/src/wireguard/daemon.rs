@@ -57,7 +57,8 @@ pub(crate) fn implementation(chosen: Option<&Path>) -> Result<PathBuf, Error> {
     // Its device panics when a peer is updated (PROTOCOL.md, Tunnel keys 5).
     let is_boringtun =
         |name: Option<&OsStr>| name.is_some_and(|name| name.as_bytes().starts_with(b"boringtun"));
-    if is_boringtun(found.file_name()) || is_boringtun(wanted.file_name()) {
+    let real = found.canonicalize().unwrap_or_else(|_| found.clone());
+    if is_boringtun(found.file_name()) || is_boringtun(real.file_name()) {
         return Err(Error::UnfitImplementation(found));
     }
     Ok(found)

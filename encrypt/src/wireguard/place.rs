@@ -31,8 +31,10 @@ pub(super) fn command(
     let doing = || Error::io("preparing the tunnel's daemon");
     let output = || log.try_clone().map(Stdio::from).map_err(doing());
     let place = Place::new(folder).map_err(doing())?;
-    let mut command = Command::new(program);
+    // The real path: the one that was found may lead through /run, which the daemon does not see.
+    let mut command = Command::new(program.canonicalize().map_err(doing())?);
     command
+        .arg0(program)
         .arg("-f")
         .arg(name.as_str())
         .env_clear()

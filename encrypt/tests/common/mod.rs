@@ -303,9 +303,26 @@ impl Drop for Agent {
     }
 }
 
-/// Two agents with their tunnel up and each other as a peer.
+/// Two agents with their tunnel up and each other as a peer; by the kernel where it can.
 pub fn connect(pair: &Pair, key_of_a: &str, key_of_b: &str) -> (Agent, Agent) {
+    join(
+        pair,
+        [Agent::start(&pair.a), Agent::start(&pair.b)],
+        key_of_a,
+        key_of_b,
+    )
+}
+
+/// The same with daemons, whatever the kernel has.
+pub fn connect_by_daemons(pair: &Pair) -> (Agent, Agent) {
     let (mut a, mut b) = (Agent::start(&pair.a), Agent::start(&pair.b));
+    a.tell("userspace");
+    b.tell("userspace");
+    join(pair, [a, b], "same", "same")
+}
+
+fn join(pair: &Pair, agents: [Agent; 2], key_of_a: &str, key_of_b: &str) -> (Agent, Agent) {
+    let [mut a, mut b] = agents;
     let (public_a, public_b) = (a.tell("open"), b.tell("open"));
     for (agent, other) in [(&mut a, &pair.b), (&mut b, &pair.a)] {
         agent.tell("up");
