@@ -36,7 +36,10 @@ pub async fn run(args: BundleArgs) -> anyhow::Result<()> {
     let bundle = args.socket.connect().await?.bundle().await?;
     match format {
         Format::Pem => print!("{}", bundle.to_pem()),
-        Format::Spiffe => println!("{}", serde_json::to_string_pretty(&bundle.to_spiffe_json())?),
+        Format::Spiffe => println!(
+            "{}",
+            serde_json::to_string_pretty(&bundle.to_spiffe_json())?
+        ),
     }
     Ok(())
 }

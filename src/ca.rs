@@ -24,7 +24,9 @@ pub struct CaArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a CA: its root, its issuing CA and an empty registry; all of it, or nothing
-    #[command(after_help = "Example:\n  handfast ca init --trust-domain example.org --prefix-range 10.0.0.0/8 --prefix-range fd00::/16")]
+    #[command(
+        after_help = "Example:\n  handfast ca init --trust-domain example.org --prefix-range 10.0.0.0/8 --prefix-range fd00::/16"
+    )]
     Init {
         #[command(flatten)]
         dir: Dir,
@@ -80,11 +82,21 @@ impl CaSocket {
 /// Runs the command.
 pub async fn run(args: CaArgs) -> anyhow::Result<()> {
     match args.command {
-        Command::Init { dir, trust_domain, prefix_range } => {
-            init(dir.dir, &trust_domain, prefix_range).await
-        }
-        Command::Serve { dir, listen, socket } => {
-            let options = Options { dir: dir.dir, listen, admin_socket: socket.admin_socket };
+        Command::Init {
+            dir,
+            trust_domain,
+            prefix_range,
+        } => init(dir.dir, &trust_domain, prefix_range).await,
+        Command::Serve {
+            dir,
+            listen,
+            socket,
+        } => {
+            let options = Options {
+                dir: dir.dir,
+                listen,
+                admin_socket: socket.admin_socket,
+            };
             serve(&options).await
         }
         Command::Status { socket, output } => status(&socket, output).await,
@@ -92,9 +104,17 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
 }
 
 async fn init(dir: PathBuf, trust_domain: &str, prefix_ranges: Vec<IpNet>) -> anyhow::Result<()> {
-    let setup = Setup { trust_domain: authority::trust_domain(trust_domain)?, dir, prefix_ranges };
+    let setup = Setup {
+        trust_domain: authority::trust_domain(trust_domain)?,
+        dir,
+        prefix_ranges,
+    };
     let fingerprint = authority::init(&setup).await.context("no CA was made")?;
-    println!("made the CA of {} in {}", setup.trust_domain, setup.dir.display());
+    println!(
+        "made the CA of {} in {}",
+        setup.trust_domain,
+        setup.dir.display()
+    );
     println!("root certificate: {fingerprint}");
     println!("next: handfast ca serve --dir {}", setup.dir.display());
     Ok(())
@@ -103,7 +123,9 @@ async fn init(dir: PathBuf, trust_domain: &str, prefix_ranges: Vec<IpNet>) -> an
 async fn serve(options: &Options) -> anyhow::Result<()> {
     // Before anything is open: a signal that comes early is not lost.
     let shutdown = shutdown()?;
-    let server = Server::bind(options).await.context("the CA does not start")?;
+    let server = Server::bind(options)
+        .await
+        .context("the CA does not start")?;
     eprintln!(
         "serving agents on {}, operators on {}",
         server.local_addr(),
@@ -131,7 +153,10 @@ async fn status(socket: &CaSocket, output: OutputArgs) -> anyhow::Result<()> {
         ("version", status.version.clone()),
         ("root", status.root_fingerprint.clone()),
         ("root until", timestamp(status.root_not_after_ms / 1000)),
-        ("issuing CA until", timestamp(status.issuing_not_after_ms / 1000)),
+        (
+            "issuing CA until",
+            timestamp(status.issuing_not_after_ms / 1000),
+        ),
         ("prefix ranges", status.prefix_ranges.join(", ")),
         (
             "nodes",
@@ -150,6 +175,8 @@ async fn status(socket: &CaSocket, output: OutputArgs) -> anyhow::Result<()> {
     output.print(
         &status,
         &["WHAT", "VALUE"],
-        lines.into_iter().map(|(what, value)| vec![what.to_owned(), value]),
+        lines
+            .into_iter()
+            .map(|(what, value)| vec![what.to_owned(), value]),
     )
 }

@@ -21,7 +21,9 @@ pub struct EntryArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make an entry; the nodes that it applies to hear of it at once
-    #[command(after_help = "Example:\n  handfast entry create --spiffe-id spiffe://example.org/web --selector netns:web --label app=web")]
+    #[command(
+        after_help = "Example:\n  handfast entry create --spiffe-id spiffe://example.org/web --selector netns:web --label app=web"
+    )]
     Create(Create),
     /// All entries
     List {
@@ -101,12 +103,18 @@ pub async fn run(args: EntryArgs) -> anyhow::Result<()> {
 fn show(entries: &[Entry], output: OutputArgs) -> anyhow::Result<()> {
     let row = |entry: &Entry| {
         let selectors: Vec<String> = entry.selectors.iter().map(ToString::to_string).collect();
-        let labels: Vec<String> =
-            entry.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let labels: Vec<String> = entry
+            .labels
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         vec![
             entry.id.clone(),
             entry.spiffe_id.to_string(),
-            entry.parent_id.as_ref().map_or_else(|| "any".to_owned(), ToString::to_string),
+            entry
+                .parent_id
+                .as_ref()
+                .map_or_else(|| "any".to_owned(), ToString::to_string),
             selectors.join(","),
             labels.join(","),
         ]

@@ -30,7 +30,15 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
     let nodes = args.socket.connect().await?.nodes().await?;
     output.print(
         &nodes,
-        &["NAME", "STATE", "PREFIXES", "UNDERLAY", "APPLIED", "LAST HEARD", "PROBLEM"],
+        &[
+            "NAME",
+            "STATE",
+            "PREFIXES",
+            "UNDERLAY",
+            "APPLIED",
+            "LAST HEARD",
+            "PROBLEM",
+        ],
         nodes.iter().map(|node| {
             vec![
                 node.name.to_string(),
@@ -38,7 +46,8 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
                 joined(&node.prefixes),
                 joined(&node.underlay),
                 node.acknowledged.to_string(),
-                node.seen_at_ms.map_or_else(|| "-".to_owned(), |ms| timestamp(ms / 1000)),
+                node.seen_at_ms
+                    .map_or_else(|| "-".to_owned(), |ms| timestamp(ms / 1000)),
                 node.problem.clone(),
             ]
         }),
@@ -55,5 +64,9 @@ fn state(node: &Node) -> &'static str {
 }
 
 fn joined<T: ToString>(values: &[T]) -> String {
-    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    values
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }

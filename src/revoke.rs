@@ -11,7 +11,9 @@ use crate::output::{OutputArgs, timestamp};
 ///
 /// The identity is not issued any more until the revocation is undone.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  handfast revoke --spiffe-id spiffe://example.org/web --reason 'key leaked'\n  handfast revoke --spiffe-id spiffe://example.org/web --undo --reason 'redeployed'\n  handfast revoke --list")]
+#[command(
+    after_help = "Examples:\n  handfast revoke --spiffe-id spiffe://example.org/web --reason 'key leaked'\n  handfast revoke --spiffe-id spiffe://example.org/web --undo --reason 'redeployed'\n  handfast revoke --list"
+)]
 pub struct RevokeArgs {
     #[command(flatten)]
     socket: CaSocket,
@@ -77,9 +79,18 @@ pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
         );
     };
     let reason = args.reason.unwrap_or_default();
-    let listed = admin.revocations().await?.1.iter().any(|denial| denial.subject == subject);
+    let listed = admin
+        .revocations()
+        .await?
+        .1
+        .iter()
+        .any(|denial| denial.subject == subject);
     if args.dry_run {
-        let verb = if args.undo { "be taken off" } else { "be put on" };
+        let verb = if args.undo {
+            "be taken off"
+        } else {
+            "be put on"
+        };
         let now = if listed { "is on" } else { "is not on" };
         println!("{subject} would {verb} the deny list (it {now} it now); nothing was changed");
         return Ok(());

@@ -23,7 +23,9 @@ pub struct TokenArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a token file for a node, and register the node if it is new
-    #[command(after_help = "Example:\n  handfast token create --node web1 --prefix 10.1.0.0/24 --underlay 192.0.2.10 \\\n      --ca-address 192.0.2.1:7251 --out web1.join\nThen carry the file to the node, and run there:\n  handfast agent join web1.join")]
+    #[command(
+        after_help = "Example:\n  handfast token create --node web1 --prefix 10.1.0.0/24 --underlay 192.0.2.10 \\\n      --ca-address 192.0.2.1:7251 --out web1.join\nThen carry the file to the node, and run there:\n  handfast agent join web1.join"
+    )]
     Create(Create),
 }
 
@@ -77,6 +79,10 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
         token.node,
         timestamp(token.expires_at_ms / 1000)
     );
-    println!("next, on {}: handfast agent join {}", token.node, create.out.display());
+    println!(
+        "next, on {}: handfast agent join {}",
+        token.node,
+        create.out.display()
+    );
     Ok(())
 }

@@ -36,12 +36,22 @@ impl TrustBundle {
         sequence: u64,
         roots: impl IntoIterator<Item = Vec<u8>>,
     ) -> Result<Self, Error> {
-        let roots = roots.into_iter().take(MAX_ROOTS + 1).map(|der| Root::read(der, &trust_domain));
+        let roots = roots
+            .into_iter()
+            .take(MAX_ROOTS + 1)
+            .map(|der| Root::read(der, &trust_domain));
         let roots: Vec<Root> = roots.collect::<Result<_, _>>()?;
         if roots.len() > MAX_ROOTS {
-            return Err(Error::invalid("trust bundle", format!("more than {MAX_ROOTS} roots")));
+            return Err(Error::invalid(
+                "trust bundle",
+                format!("more than {MAX_ROOTS} roots"),
+            ));
         }
-        Ok(Self { trust_domain, sequence, roots })
+        Ok(Self {
+            trust_domain,
+            sequence,
+            roots,
+        })
     }
 
     /// Whose roots these are.
@@ -95,7 +105,10 @@ impl TrustBundle {
 
     /// The roots as PEM.
     pub fn to_pem(&self) -> String {
-        self.roots.iter().map(|root| pem("CERTIFICATE", &root.der)).collect()
+        self.roots
+            .iter()
+            .map(|root| pem("CERTIFICATE", &root.der))
+            .collect()
     }
 }
 
@@ -104,7 +117,13 @@ impl fmt::Debug for TrustBundle {
         f.debug_struct("TrustBundle")
             .field("trust_domain", &self.trust_domain.as_str())
             .field("sequence", &self.sequence)
-            .field("roots", &self.fingerprints().map(|print| print.to_string()).collect::<Vec<_>>())
+            .field(
+                "roots",
+                &self
+                    .fingerprints()
+                    .map(|print| print.to_string())
+                    .collect::<Vec<_>>(),
+            )
             .finish()
     }
 }
@@ -126,12 +145,20 @@ impl Root {
                 .map_err(|rejection| bad(&format!("is no CA certificate: {rejection}")))?;
             let validity = certificate.validity();
             let seconds = |time: i64| u64::try_from(time).unwrap_or(0);
-            (seconds(validity.not_before.timestamp()), seconds(validity.not_after.timestamp()))
+            (
+                seconds(validity.not_before.timestamp()),
+                seconds(validity.not_after.timestamp()),
+            )
         };
         let anchor = webpki::anchor_from_trusted_cert(&der)
             .map_err(|error| bad(&error.to_string()))?
             .to_owned();
-        Ok(Self { der, anchor, not_before, not_after })
+        Ok(Self {
+            der,
+            anchor,
+            not_before,
+            not_after,
+        })
     }
 
     fn to_jwk(&self) -> Option<Value> {
@@ -177,7 +204,11 @@ impl std::str::FromStr for Fingerprint {
     fn from_str(text: &str) -> Result<Self, Error> {
         let bytes = text
             .strip_prefix("sha256:")
-            .and_then(|digits| data_encoding::HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok())
+            .and_then(|digits| {
+                data_encoding::HEXLOWER_PERMISSIVE
+                    .decode(digits.as_bytes())
+                    .ok()
+            })
             .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
         bytes
             .map(Self)
@@ -188,7 +219,9 @@ impl std::str::FromStr for Fingerprint {
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     let mut hash = [0; 32];
-    hash.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+    hash.iter_mut()
+        .zip(digest.as_ref())
+        .for_each(|(to, from)| *to = *from);
     hash
 }
 

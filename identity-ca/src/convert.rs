@@ -69,7 +69,11 @@ impl From<&Entry> for proto::Entry {
         Self {
             id: entry.id.clone(),
             spiffe_id: entry.spiffe_id.to_string(),
-            parent_id: entry.parent_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            parent_id: entry
+                .parent_id
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             selectors: entry.selectors.iter().map(proto::Selector::from).collect(),
             labels: entry.labels.clone().into_iter().collect(),
             workload_ttl_seconds: entry.workload_ttl_seconds.unwrap_or(0),
@@ -88,7 +92,11 @@ impl TryFrom<proto::Entry> for Entry {
         Ok(Self {
             id: entry.id,
             spiffe_id: operator_id(&entry.spiffe_id)?,
-            parent_id: if parent.is_empty() { None } else { Some(operator_id(parent)?) },
+            parent_id: if parent.is_empty() {
+                None
+            } else {
+                Some(operator_id(parent)?)
+            },
             selectors: selectors.collect::<Result<_, _>>()?,
             labels: entry.labels.into_iter().collect(),
             workload_ttl_seconds: Some(entry.workload_ttl_seconds).filter(|ttl| *ttl > 0),
@@ -100,7 +108,10 @@ impl TryFrom<proto::Entry> for Entry {
 
 impl From<&Selector> for proto::Selector {
     fn from(selector: &Selector) -> Self {
-        Self { kind: selector.kind.clone(), value: selector.value.clone() }
+        Self {
+            kind: selector.kind.clone(),
+            value: selector.value.clone(),
+        }
     }
 }
 
@@ -142,7 +153,11 @@ impl From<&Denial> for proto::Denial {
             Subject::Node(name) => Wire::Node(name.to_string()),
             Subject::Serial(serial) => Wire::Serial(serial.to_string()),
         };
-        Self { subject: Some(subject), reason: denial.reason.clone(), since_ms: denial.since_ms }
+        Self {
+            subject: Some(subject),
+            reason: denial.reason.clone(),
+            since_ms: denial.since_ms,
+        }
     }
 }
 
@@ -157,7 +172,11 @@ impl TryFrom<proto::Denial> for Denial {
             Some(Wire::Serial(serial)) => Subject::Serial(serial.parse()?),
             None => return Err(Error::invalid("denial", "it names nobody")),
         };
-        Ok(Self { subject, reason: denial.reason, since_ms: denial.since_ms })
+        Ok(Self {
+            subject,
+            reason: denial.reason,
+            since_ms: denial.since_ms,
+        })
     }
 }
 
@@ -166,7 +185,8 @@ where
     T::Err: std::fmt::Display,
 {
     let parse = |text: String| {
-        text.parse().map_err(|error: T::Err| Error::invalid(format!("{what} {text:?}"), error.to_string()))
+        text.parse()
+            .map_err(|error: T::Err| Error::invalid(format!("{what} {text:?}"), error.to_string()))
     };
     texts.into_iter().map(parse).collect()
 }

@@ -41,7 +41,10 @@ impl DenyList {
     /// number is new is for the caller to compare: see [`DenyList::number`].
     pub fn from_bytes(bytes: &[u8], bundle: &TrustBundle) -> Result<Self, Error> {
         if bytes.len() > MAX_DENY_LIST {
-            return Err(Error::Protocol(format!("a deny list of {} bytes", bytes.len())));
+            return Err(Error::Protocol(format!(
+                "a deny list of {} bytes",
+                bytes.len()
+            )));
         }
         let signed = proto::SignedDenyList::decode(bytes)
             .map_err(|error| Error::Protocol(format!("deny list: {error}")))?;
@@ -51,8 +54,11 @@ impl DenyList {
             return Err(Error::Rejected(Rejection::TrustDomain(body.trust_domain)));
         }
         let issued = UnixTime::since_unix_epoch(Duration::from_millis(body.issued_at_ms));
-        let chain: Vec<CertificateDer<'_>> =
-            signed.chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        let chain: Vec<CertificateDer<'_>> = signed
+            .chain
+            .iter()
+            .map(|der| CertificateDer::from(der.as_slice()))
+            .collect();
         let message = [CONTEXT, &signed.body].concat();
         Verifier::new(bundle.clone(), Self::empty()).deny_list_signature(
             &chain,
@@ -60,15 +66,35 @@ impl DenyList {
             &message,
             &signed.signature,
         )?;
-        let denials: Vec<Denial> =
-            body.denials.into_iter().map(Denial::try_from).collect::<Result<_, _>>()?;
+        let denials: Vec<Denial> = body
+            .denials
+            .into_iter()
+            .map(Denial::try_from)
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             number: body.number,
             issued_at_ms: body.issued_at_ms,
-            index: denials.iter().map(|denial| denial.subject.clone()).collect(),
+            index: denials
+                .iter()
+                .map(|denial| denial.subject.clone())
+                .collect(),
             denials,
             bytes: bytes.to_vec(),
         })
+    }
+
+    /// For tests of who asks it.
+    #[cfg(test)]
+    pub(crate) fn unsigned(denials: Vec<Denial>) -> Self {
+        let index = denials
+            .iter()
+            .map(|denial| denial.subject.clone())
+            .collect();
+        Self {
+            denials,
+            index,
+            ..Self::default()
+        }
     }
 
     /// Higher is newer; a lower one than that which is stored must be refused.
@@ -130,5 +156,85 @@ pub(crate) fn sign(
     .encode_to_vec();
     let signature = signer.sign(&[CONTEXT, &body].concat())?;
     let chain = chain.iter().map(|der| der.to_vec()).collect();
-    Ok(proto::SignedDenyList { body, signature, chain }.encode_to_vec())
+    Ok(proto::SignedDenyList {
+        body,
+        signature,
+        chain,
+    }
+    .encode_to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::{self, Authority, Setup};
+
+    async fn authority() -> (tempfile::TempDir, Authority) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("ca");
+        let trust_domain = authority::trust_domain("example.org").unwrap();
+        authority::init(&Setup {
+            dir: dir.clone(),
+            trust_domain,
+            prefix_ranges: vec![],
+        })
+        .await
+        .unwrap();
+        let authority = Authority::open(&dir).unwrap();
+        (folder, authority)
+    }
+
+    fn denials() -> Vec<Denial> {
+        let subject = Subject::Node("web1".parse().unwrap());
+        vec![Denial {
+            subject,
+            reason: "lost".to_owned(),
+            since_ms: 5,
+        }]
+    }
+
+    #[tokio::test]
+    async fn a_list_is_believed_for_its_signature_alone() {
+        let (_folder, ours) = authority().await;
+        let (_folder, theirs) = authority().await;
+        let bytes = ours.sign_deny_list(7, &denials()).unwrap();
+        let list = DenyList::from_bytes(&bytes, &ours.bundle(1).unwrap()).unwrap();
+        assert_eq!(
+            (list.number(), list.denials(), list.bytes()),
+            (7, &*denials(), &*bytes)
+        );
+        assert!(DenyList::from_bytes(&bytes, &theirs.bundle(1).unwrap()).is_err());
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            let read = DenyList::from_bytes(&damaged, &ours.bundle(1).unwrap());
+            // Nothing that still reads says anything else.
+            assert!(
+                read.is_err() || read.unwrap().denials() == denials(),
+                "byte {at}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_workload_certificate_signs_no_list() {
+        let (_folder, ca) = authority().await;
+        let key = crate::certificate::PrivateKey::generate().unwrap();
+        let request = crate::certificate::CsrKey::read(&key.csr().unwrap()).unwrap();
+        let id = spiffe::SpiffeId::new("spiffe://example.org/web").unwrap();
+        let svid = ca.workload_svid(&request, id, &[], None).unwrap();
+        let forged = sign(
+            ca.trust_domain(),
+            9,
+            crate::now_ms(),
+            &[],
+            &key,
+            &svid.chain,
+        )
+        .unwrap();
+        let error = DenyList::from_bytes(&forged, &ca.bundle(1).unwrap())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("may not sign deny lists"), "{error}");
+    }
 }

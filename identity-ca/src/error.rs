@@ -134,12 +134,22 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn invalid(what: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Invalid { what: what.into(), problem: problem.into() }
+        Self::Invalid {
+            what: what.into(),
+            problem: problem.into(),
+        }
     }
 
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 
     /// The gRPC code that tells a caller who is to blame.
@@ -173,7 +183,11 @@ impl From<sqlx::Error> for Error {
             .as_database_error()
             .and_then(|error| error.code())
             .is_some_and(|code| code == "13" || code == "778");
-        if full { Self::StoreFull } else { Self::Store(error) }
+        if full {
+            Self::StoreFull
+        } else {
+            Self::Store(error)
+        }
     }
 }
 

@@ -45,9 +45,48 @@ pub(crate) mod proto {
     tonic::include_proto!("handfast.ca.v1");
 }
 
-/// Milliseconds since 1970 by this machine's clock.
+/// Milliseconds since 1970 by this machine's clock: the only place that asks it.
 pub(crate) fn now_ms() -> u64 {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    });
+    #[cfg(test)]
+    let now = now.saturating_add_signed(test_clock::offset());
+    now
+}
+
+/// The same as certificates are judged by.
+pub(crate) fn now() -> rustls_pki_types::UnixTime {
+    rustls_pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_millis(now_ms()))
+}
+
+/// Threads whose clock is wrong.
+#[cfg(test)]
+mod test_clock {
+    use std::cell::Cell;
+
+    thread_local! {
+        static OFFSET: Cell<i64> = const { Cell::new(0) };
+    }
+
+    pub(crate) fn offset() -> i64 {
+        OFFSET.get()
+    }
+
+    /// Runs `work` on a thread and runtime of its own, by a clock that is
+    /// `seconds` off.
+    pub(crate) fn off_by<T: Send + 'static, F: Future<Output = T>>(
+        seconds: i64,
+        work: impl FnOnce() -> F + Send + 'static,
+    ) -> std::thread::JoinHandle<T> {
+        std::thread::spawn(move || {
+            OFFSET.set(seconds * 1000);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(work())
+        })
+    }
 }

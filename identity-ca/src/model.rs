@@ -71,12 +71,17 @@ impl FromStr for Selector {
         };
         let (kind, value) = text.split_once(':').ok_or_else(bad)?;
         let kind_ok = !kind.is_empty()
-            && kind.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+            && kind
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
         let value_ok = !value.is_empty() && !value.chars().any(char::is_control);
         if !(kind_ok && value_ok && text.len() <= 512) {
             return Err(bad());
         }
-        Ok(Self { kind: kind.to_owned(), value: value.to_owned() })
+        Ok(Self {
+            kind: kind.to_owned(),
+            value: value.to_owned(),
+        })
     }
 }
 
@@ -196,15 +201,25 @@ impl FromStr for Serial {
     fn from_str(text: &str) -> Result<Self, Error> {
         let bad = || {
             let shown: String = text.chars().take(64).collect();
-            Error::invalid(format!("serial {shown:?}"), "write 1 to 20 bytes in hexadecimal")
+            Error::invalid(
+                format!("serial {shown:?}"),
+                "write 1 to 20 bytes in hexadecimal",
+            )
         };
         let digits: Vec<u8> = text
             .chars()
             .filter(|c| *c != ':')
-            .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()).ok_or_else(bad))
+            .map(|c| {
+                c.to_digit(16)
+                    .and_then(|digit| u8::try_from(digit).ok())
+                    .ok_or_else(bad)
+            })
             .collect::<Result<_, _>>()?;
-        let padded: Vec<u8> =
-            if digits.len() % 2 == 1 { [vec![0], digits].concat() } else { digits };
+        let padded: Vec<u8> = if digits.len() % 2 == 1 {
+            [vec![0], digits].concat()
+        } else {
+            digits
+        };
         let bytes: Vec<u8> = padded
             .chunks_exact(2)
             .map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | digit))
@@ -227,7 +242,8 @@ impl Serialize for Serial {
 /// policy language can name.
 pub fn check_labels(labels: &Labels) -> Result<(), Error> {
     let plain = |text: &str| {
-        text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte))
+        text.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte))
     };
     for (key, value) in labels {
         let shown: String = format!("{key}={value}").chars().take(96).collect();
@@ -238,7 +254,10 @@ pub fn check_labels(labels: &Labels) -> Result<(), Error> {
             ));
         }
     }
-    let bytes: usize = labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let bytes: usize = labels
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
     if labels.len() > MAX_LABELS || bytes > MAX_LABELS_BYTES {
         return Err(Error::invalid(
             "labels",
@@ -285,7 +304,9 @@ mod tests {
     #[test]
     fn labels_are_bounded() {
         let labels = |count: usize, size: usize| -> Labels {
-            (0..count).map(|n| (format!("k{n}"), "v".repeat(size))).collect()
+            (0..count)
+                .map(|n| (format!("k{n}"), "v".repeat(size)))
+                .collect()
         };
         assert!(check_labels(&labels(20, 100)).is_ok());
         assert!(check_labels(&labels(129, 1)).is_err());
@@ -296,7 +317,10 @@ mod tests {
     #[test]
     fn selectors_have_a_kind_and_a_value() {
         let selector: Selector = "unix:path:/bin/x".parse().unwrap();
-        assert_eq!((selector.kind.as_str(), selector.value.as_str()), ("unix", "path:/bin/x"));
+        assert_eq!(
+            (selector.kind.as_str(), selector.value.as_str()),
+            ("unix", "path:/bin/x")
+        );
         for bad in ["", "netns", "netns:", ":web", "Net:web", "netns:a\nb"] {
             assert!(bad.parse::<Selector>().is_err(), "{bad:?}");
         }

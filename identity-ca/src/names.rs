@@ -103,13 +103,22 @@ pub(crate) fn operator_id(text: &str) -> Result<SpiffeId, Error> {
     let shown: String = text.chars().take(128).collect();
     let what = || format!("SPIFFE ID {shown:?}");
     if text.len() > MAX_ID {
-        return Err(Error::invalid(what(), format!("longer than {MAX_ID} bytes")));
+        return Err(Error::invalid(
+            what(),
+            format!("longer than {MAX_ID} bytes"),
+        ));
     }
     let id = SpiffeId::new(text).map_err(|error| {
-        Error::invalid(what(), format!("{error} (an example: spiffe://example.org/web/frontend)"))
+        Error::invalid(
+            what(),
+            format!("{error} (an example: spiffe://example.org/web/frontend)"),
+        )
     })?;
     if id.to_string() != text {
-        return Err(Error::invalid(what(), format!("write it in lower case: {id}")));
+        return Err(Error::invalid(
+            what(),
+            format!("write it in lower case: {id}"),
+        ));
     }
     Ok(id)
 }
@@ -120,13 +129,22 @@ pub(crate) fn entry_id(text: &str, trust_domain: &TrustDomain) -> Result<SpiffeI
     let id = operator_id(text)?;
     let what = format!("SPIFFE ID {text:?}");
     if !id.is_member_of(trust_domain) {
-        return Err(Error::invalid(what, format!("this CA signs for spiffe://{trust_domain}/ only")));
+        return Err(Error::invalid(
+            what,
+            format!("this CA signs for spiffe://{trust_domain}/ only"),
+        ));
     }
     if id.path().is_empty() {
-        return Err(Error::invalid(what, "a workload's ID has a path, such as /web/frontend"));
+        return Err(Error::invalid(
+            what,
+            "a workload's ID has a path, such as /web/frontend",
+        ));
     }
     if is_reserved(&id) {
-        return Err(Error::invalid(what, "paths under /handfast are reserved for handfast itself"));
+        return Err(Error::invalid(
+            what,
+            "paths under /handfast are reserved for handfast itself",
+        ));
     }
     Ok(id)
 }
@@ -140,7 +158,18 @@ mod tests {
         for good in ["web1", "a", "node-1.example_x", "9"] {
             assert!(good.parse::<NodeName>().is_ok(), "{good}");
         }
-        for bad in ["", "-a", "a-", ".", "..", "a/b", "A", "ä", "a b", &"x".repeat(129)] {
+        for bad in [
+            "",
+            "-a",
+            "a-",
+            ".",
+            "..",
+            "a/b",
+            "A",
+            "ä",
+            "a b",
+            &"x".repeat(129),
+        ] {
             assert!(bad.parse::<NodeName>().is_err(), "{bad}");
         }
     }

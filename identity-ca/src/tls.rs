@@ -49,19 +49,26 @@ impl Signatures {
     }
 
     pub(crate) fn refuse_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken here".to_owned()))
+        Err(rustls::Error::General(
+            "TLS 1.2 is not spoken here".to_owned(),
+        ))
     }
 
     /// ECDSA only: no other key is ever issued.
     pub(crate) fn schemes() -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::ECDSA_NISTP384_SHA384]
+        vec![
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+            SignatureScheme::ECDSA_NISTP384_SHA384,
+        ]
     }
 }
 
 /// So that the peer's alert says what was wrong.
 pub(crate) fn refusal(rejection: &Rejection) -> rustls::Error {
     let error = match rejection {
-        Rejection::Time { not_before, now, .. } if now < not_before => CertificateError::NotValidYet,
+        Rejection::Time {
+            not_before, now, ..
+        } if now < not_before => CertificateError::NotValidYet,
         Rejection::Time { .. } => CertificateError::Expired,
         Rejection::Denied(_) => CertificateError::Revoked,
         Rejection::Path(_) | Rejection::TrustDomain(_) => CertificateError::UnknownIssuer,

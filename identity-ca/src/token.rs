@@ -41,7 +41,10 @@ impl JoinToken {
     /// Reads a token file's text.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let bad = |problem: String| {
-            Error::invalid("join token file", format!("{problem}; make a new one with `handfast token create`"))
+            Error::invalid(
+                "join token file",
+                format!("{problem}; make a new one with `handfast token create`"),
+            )
         };
         if text.len() > MAX_FILE {
             return Err(bad("it is too long".to_owned()));
@@ -49,7 +52,10 @@ impl JoinToken {
         let file: TokenFile =
             serde_json::from_str(text).map_err(|error| bad(format!("it is not one ({error})")))?;
         if file.handfast_join_token != VERSION {
-            return Err(bad(format!("version {} is not known here", file.handfast_join_token)));
+            return Err(bad(format!(
+                "version {} is not known here",
+                file.handfast_join_token
+            )));
         }
         Ok(Self {
             trust_domain: TrustDomain::new(&file.trust_domain)
@@ -93,7 +99,9 @@ impl JoinToken {
             .mode(0o600)
             .open(path)
             .map_err(Error::io("cannot create", path))?;
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+        let written = file
+            .write_all(text.as_bytes())
+            .and_then(|()| file.sync_all());
         written.map_err(|source| {
             // Half a token is of no use to anybody.
             let _ = fs::remove_file(path);
@@ -109,7 +117,10 @@ pub struct Secret(String);
 impl Secret {
     pub(crate) fn random() -> Self {
         let bytes: [u8; 32] = rand::random();
-        Self(format!("{PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&bytes)))
+        Self(format!(
+            "{PREFIX}{}",
+            data_encoding::BASE64URL_NOPAD.encode(&bytes)
+        ))
     }
 
     pub(crate) fn from_wire(text: String) -> Self {
@@ -168,10 +179,19 @@ mod tests {
         let path = folder.path().join("web1.join");
         let token = token();
         token.write(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         let read = JoinToken::read(&path).unwrap();
-        assert_eq!((read.node, read.secret), (token.node.clone(), token.secret.clone()));
-        assert!(token.write(&path).is_err(), "an existing file is not overwritten");
+        assert_eq!(
+            (read.node, read.secret),
+            (token.node.clone(), token.secret.clone())
+        );
+        assert!(
+            token.write(&path).is_err(),
+            "an existing file is not overwritten"
+        );
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! Everything that a CA is given wrongly: a clear error, and nothing changed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod common;
 
@@ -29,7 +34,10 @@ async fn a_token_works_once_and_a_second_use_raises_an_alarm() {
     let mut ca = Ca::start().await;
     let token = ca.token("web1", "10.1.0.0/24").await;
     client::join(&token).await.unwrap();
-    words(client::join(&token).await.unwrap_err(), &["used already", "revoke", "token create --node web1"]);
+    words(
+        client::join(&token).await.unwrap_err(),
+        &["used already", "revoke", "token create --node web1"],
+    );
     assert_eq!(ca.admin.status().await.unwrap().alarms, 1);
     ca.stop().await;
 }
@@ -41,19 +49,31 @@ async fn an_expired_an_invented_and_a_foreign_token_are_refused() {
     order.ttl = Duration::from_secs(1);
     let token = ca.admin.create_token(&order).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    words(client::join(&token).await.unwrap_err(), &["expired at", "token create --node web1"]);
+    words(
+        client::join(&token).await.unwrap_err(),
+        &["expired at", "token create --node web1"],
+    );
 
     let good = ca.token("web2", "10.2.0.0/24").await;
-    let text = good.to_text().unwrap().replace(good.secret.expose(), "hfjoin1_invented");
+    let text = good
+        .to_text()
+        .unwrap()
+        .replace(good.secret.expose(), "hfjoin1_invented");
     let invented = handfast_ca::token::JoinToken::parse(&text).unwrap();
-    words(client::join(&invented).await.unwrap_err(), &["has not made it"]);
+    words(
+        client::join(&invented).await.unwrap_err(),
+        &["has not made it"],
+    );
 
     // Another CA behind the same address: its root is not the token's, so the
     // secret is never said.
     let other = Ca::start().await;
     let mut elsewhere = good.clone();
     elsewhere.ca_address = other.address.to_string();
-    words(client::join(&elsewhere).await.unwrap_err(), &["does not end in the root"]);
+    words(
+        client::join(&elsewhere).await.unwrap_err(),
+        &["does not end in the root"],
+    );
     client::join(&good).await.unwrap();
     ca.stop().await;
     other.stop().await;
@@ -72,9 +92,15 @@ async fn bad_requests_are_refused_one_by_one() {
     let mut wrong = good.clone();
     *wrong.last_mut().unwrap() ^= 1;
     let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
-    let rsa = rcgen::CertificateParams::default().serialize_request(&rsa).unwrap().der().to_vec();
+    let rsa = rcgen::CertificateParams::default()
+        .serialize_request(&rsa)
+        .unwrap()
+        .der()
+        .to_vec();
     let proof = |entry_id: &str, csr: &[u8]| SvidRequest {
-        kind: SvidKind::Proof { entry_id: entry_id.to_owned() },
+        kind: SvidKind::Proof {
+            entry_id: entry_id.to_owned(),
+        },
         csr: csr.to_vec(),
     };
     let batch = vec![
@@ -86,7 +112,13 @@ async fn bad_requests_are_refused_one_by_one() {
         proof(&entry.id, &good),
     ];
     let answers = agent.issue(batch).await.unwrap();
-    let expected = ["signature does not match", "RSA", "not a PKCS#10", "no entry", "no entry"];
+    let expected = [
+        "signature does not match",
+        "RSA",
+        "not a PKCS#10",
+        "no entry",
+        "no entry",
+    ];
     for (answer, word) in answers.iter().zip(expected) {
         words(answer.as_ref().unwrap_err(), &[word]);
     }
@@ -107,7 +139,12 @@ async fn a_csr_names_nobody() {
     params.subject_alt_names.push(rcgen::SanType::URI(uri));
     let csr = params.serialize_request(&key).unwrap().der().to_vec();
     let kind = SvidKind::Workload { entry_id: entry.id };
-    let svid = agent.issue(vec![SvidRequest { kind, csr }]).await.unwrap().remove(0).unwrap();
+    let svid = agent
+        .issue(vec![SvidRequest { kind, csr }])
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap();
     let text = String::from_utf8_lossy(&svid.chain[0]).into_owned();
     assert!(text.contains("spiffe://example.org/web"));
     assert!(!text.contains("admin") && !text.contains("evil"));
@@ -125,17 +162,56 @@ async fn what_an_operator_writes_wrongly_changes_nothing() {
         ..NewEntry::default()
     };
     let cases = [
-        (entry("spiffe://example.org/a//b", "netns:a"), "empty segments"),
+        (
+            entry("spiffe://example.org/a//b", "netns:a"),
+            "empty segments",
+        ),
         (entry("spiffe://example.org", "netns:a"), "has a path"),
         (entry("spiffe://other.org/a", "netns:a"), "signs for"),
-        (entry("spiffe://example.org/handfast/node/web1", "netns:a"), "reserved"),
+        (
+            entry("spiffe://example.org/handfast/node/web1", "netns:a"),
+            "reserved",
+        ),
         (entry("spiffe://Example.org/a", "netns:a"), "lower case"),
         (entry("spiffe://example.org/a", "netns"), "KIND:VALUE"),
-        (NewEntry { parent: Some("nobody".to_owned()), ..entry("spiffe://example.org/a", "netns:a") }, "no node"),
-        (NewEntry { selectors: vec![], ..entry("spiffe://example.org/a", "netns:a") }, "selector"),
-        (NewEntry { labels: [("x".repeat(300), "y".repeat(253))].into_iter().chain((0..20).map(|n| (format!("k{n}"), "v".repeat(250)))).collect(), ..entry("spiffe://example.org/a", "netns:a") }, "4096 bytes"),
-        (NewEntry { dns_names: vec!["bad name".to_owned()], ..entry("spiffe://example.org/a", "netns:a") }, "DNS name"),
-        (NewEntry { ttl: Some(Duration::from_secs(9_999_999)), ..entry("spiffe://example.org/a", "netns:a") }, "24 hours"),
+        (
+            NewEntry {
+                parent: Some("nobody".to_owned()),
+                ..entry("spiffe://example.org/a", "netns:a")
+            },
+            "no node",
+        ),
+        (
+            NewEntry {
+                selectors: vec![],
+                ..entry("spiffe://example.org/a", "netns:a")
+            },
+            "selector",
+        ),
+        (
+            NewEntry {
+                labels: [("x".repeat(300), "y".repeat(253))]
+                    .into_iter()
+                    .chain((0..20).map(|n| (format!("k{n}"), "v".repeat(250))))
+                    .collect(),
+                ..entry("spiffe://example.org/a", "netns:a")
+            },
+            "4096 bytes",
+        ),
+        (
+            NewEntry {
+                dns_names: vec!["bad name".to_owned()],
+                ..entry("spiffe://example.org/a", "netns:a")
+            },
+            "DNS name",
+        ),
+        (
+            NewEntry {
+                ttl: Some(Duration::from_secs(9_999_999)),
+                ..entry("spiffe://example.org/a", "netns:a")
+            },
+            "24 hours",
+        ),
     ];
     for (entry, word) in cases {
         words(ca.admin.create_entry(&entry).await.unwrap_err(), &[word]);
@@ -150,16 +226,40 @@ async fn what_an_operator_writes_wrongly_changes_nothing() {
     }
     let mut order = ca.order("web2", "10.2.0.0/24");
     order.ca_address = "10.2.0.1:7251".to_owned();
-    words(ca.admin.create_token(&order).await.unwrap_err(), &["contains 10.2.0.1"]);
+    words(
+        ca.admin.create_token(&order).await.unwrap_err(),
+        &["contains 10.2.0.1"],
+    );
     order.ca_address = "nonsense".to_owned();
-    words(ca.admin.create_token(&order).await.unwrap_err(), &["HOST:PORT"]);
-    let revoked = ca.admin.revoke(&Subject::Node("nobody".parse().unwrap()), "why").await;
+    words(
+        ca.admin.create_token(&order).await.unwrap_err(),
+        &["HOST:PORT"],
+    );
+    let revoked = ca
+        .admin
+        .revoke(&Subject::Node("nobody".parse().unwrap()), "why")
+        .await;
     words(revoked.unwrap_err(), &["no node"]);
-    let revoked = ca.admin.revoke(&Subject::Node("web1".parse().unwrap()), " ").await;
+    let revoked = ca
+        .admin
+        .revoke(&Subject::Node("web1".parse().unwrap()), " ")
+        .await;
     words(revoked.unwrap_err(), &["say why"]);
-    let documents = [("a".to_owned(), "text".to_owned()), (String::new(), "text".to_owned())];
-    words(ca.admin.put_policies(&documents).await.unwrap_err(), &["policy name"]);
-    words(ca.admin.delete_policies(&["a".to_owned()]).await.unwrap_err(), &["no policy"]);
+    let documents = [
+        ("a".to_owned(), "text".to_owned()),
+        (String::new(), "text".to_owned()),
+    ];
+    words(
+        ca.admin.put_policies(&documents).await.unwrap_err(),
+        &["policy name"],
+    );
+    words(
+        ca.admin
+            .delete_policies(&["a".to_owned()])
+            .await
+            .unwrap_err(),
+        &["no policy"],
+    );
     words(ca.admin.delete_entry("x").await.unwrap_err(), &["no entry"]);
 
     assert_eq!(ca.admin.status().await.unwrap().sequence, before);
@@ -178,7 +278,10 @@ async fn an_entry_made_twice_is_refused() {
         selectors: vec!["netns:web".to_owned()],
         ..NewEntry::default()
     };
-    words(ca.admin.create_entry(&again).await.unwrap_err(), &["exists already", &entry.id]);
+    words(
+        ca.admin.create_entry(&again).await.unwrap_err(),
+        &["exists already", &entry.id],
+    );
     ca.stop().await;
 }
 
@@ -188,9 +291,17 @@ async fn a_ca_is_made_whole_or_not_at_all() {
     let dir = folder.path().join("ca");
     authority::init(&setup(dir.clone())).await.unwrap();
     let before = fs::read(dir.join("root.key")).unwrap();
-    words(authority::init(&setup(dir.clone())).await.unwrap_err(), &["holds a CA already"]);
+    words(
+        authority::init(&setup(dir.clone())).await.unwrap_err(),
+        &["holds a CA already"],
+    );
     assert_eq!(fs::read(dir.join("root.key")).unwrap(), before);
-    for (name, mode) in [("", 0o700), ("root.key", 0o600), ("issuing.pem", 0o600), ("registry.sqlite", 0o600)] {
+    for (name, mode) in [
+        ("", 0o700),
+        ("root.key", 0o600),
+        ("issuing.pem", 0o600),
+        ("registry.sqlite", 0o600),
+    ] {
         let found = fs::metadata(dir.join(name)).unwrap().permissions().mode();
         assert_eq!(found & 0o777, mode, "{name}");
     }
@@ -198,11 +309,20 @@ async fn a_ca_is_made_whole_or_not_at_all() {
     let full = folder.path().join("full");
     fs::create_dir(&full).unwrap();
     fs::write(full.join("mine"), "mine").unwrap();
-    words(authority::init(&setup(full.clone())).await.unwrap_err(), &["not empty"]);
+    words(
+        authority::init(&setup(full.clone())).await.unwrap_err(),
+        &["not empty"],
+    );
     let mut range = setup(folder.path().join("other"));
     range.prefix_ranges = vec!["10.0.0.1/8".parse().unwrap()];
-    words(authority::init(&range).await.unwrap_err(), &["prefix range"]);
-    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    words(
+        authority::init(&range).await.unwrap_err(),
+        &["prefix range"],
+    );
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert_eq!(left.len(), 2, "no drafts are left: {left:?}");
 }
 
@@ -219,7 +339,8 @@ async fn a_folder_that_is_open_missing_or_not_ours_is_refused() {
     fs::remove_dir(&dir).unwrap();
 
     authority::init(&setup(dir.clone())).await.unwrap();
-    let mode = |name: &str, mode| fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode));
+    let mode =
+        |name: &str, mode| fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode));
     mode("", 0o755).unwrap();
     words(refusal().await, &["reached by others", "chmod"]);
     mode("", 0o700).unwrap();
@@ -240,9 +361,17 @@ async fn a_folder_that_is_open_missing_or_not_ours_is_refused() {
 async fn a_port_in_use_is_named() {
     let ca = Ca::start().await;
     let folder = tempfile::tempdir().unwrap();
-    authority::init(&setup(folder.path().join("ca"))).await.unwrap();
-    let refused = Server::bind(&options(&folder, ca.address.port())).await.err().unwrap();
-    words(refused, &[&ca.address.to_string(), "another program listens there"]);
+    authority::init(&setup(folder.path().join("ca")))
+        .await
+        .unwrap();
+    let refused = Server::bind(&options(&folder, ca.address.port()))
+        .await
+        .err()
+        .unwrap();
+    words(
+        refused,
+        &[&ca.address.to_string(), "another program listens there"],
+    );
     ca.stop().await;
 }
 
@@ -254,11 +383,17 @@ async fn a_ca_does_not_listen_where_a_tunnel_leads() {
     order.node = "web2".parse().unwrap();
     order.prefixes = vec![];
     order.ca_address = "10.1.0.7:7251".to_owned();
-    words(ca.admin.create_token(&order).await.unwrap_err(), &["lies in the prefix 10.1.0.0/24"]);
+    words(
+        ca.admin.create_token(&order).await.unwrap_err(),
+        &["lies in the prefix 10.1.0.0/24"],
+    );
     let folder = ca.stop().await;
     let mut options = options(&folder, 0);
     options.listen = "10.1.0.1:7251".parse().unwrap();
-    words(Server::bind(&options).await.err().unwrap(), &["lies in the prefix", "listen on an address outside"]);
+    words(
+        Server::bind(&options).await.err().unwrap(),
+        &["lies in the prefix", "listen on an address outside"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -271,11 +406,18 @@ async fn a_damaged_store_is_refused_and_left_alone() {
     for byte in &mut torn[4096..12288] {
         *byte = 0xaa;
     }
-    for bad in [b"not a database, but long enough to look like one".to_vec(), torn] {
+    for bad in [
+        b"not a database, but long enough to look like one".to_vec(),
+        torn,
+    ] {
         fs::write(&store, &bad).unwrap();
         let refused = Server::bind(&options(&folder, 0)).await.err().unwrap();
         words(refused, &["damaged", "registry.sqlite", "backup"]);
-        assert_eq!(fs::read(&store).unwrap(), bad, "nothing is repaired by guessing");
+        assert_eq!(
+            fs::read(&store).unwrap(),
+            bad,
+            "nothing is repaired by guessing"
+        );
     }
     fs::write(&store, &good).unwrap();
     Ca::serve(folder, 0).await.stop().await;
@@ -285,12 +427,18 @@ async fn a_damaged_store_is_refused_and_left_alone() {
 async fn who_has_no_certificate_may_only_join() {
     let ca = Ca::start().await;
     // Garbage, and a plain HTTP client.
-    for bytes in [b"GET / HTTP/1.1\r\n\r\n".as_slice(), &[0xff; 4096], &[22, 3, 1, 0xff, 0xff]] {
+    for bytes in [
+        b"GET / HTTP/1.1\r\n\r\n".as_slice(),
+        &[0xff; 4096],
+        &[22, 3, 1, 0xff, 0xff],
+    ] {
         let mut tcp = tokio::net::TcpStream::connect(ca.address).await.unwrap();
         tcp.write_all(bytes).await.unwrap();
         tcp.shutdown().await.unwrap();
         let mut answer = Vec::new();
-        let _ = tokio::time::timeout(Duration::from_secs(2), tcp.read_to_end(&mut answer)).await.unwrap();
+        let _ = tokio::time::timeout(Duration::from_secs(2), tcp.read_to_end(&mut answer))
+            .await
+            .unwrap();
         assert!(answer.len() < 64, "{answer:?}");
     }
     ca.stop().await;
@@ -304,7 +452,10 @@ async fn a_node_of_another_ca_is_not_let_in() {
     let mut stranger = other.join("web1", "10.1.0.0/24").await;
     // The stranger knows our root, but our CA does not know his.
     stranger.bundle = ours.bundle.clone();
-    words(ca.connect(&stranger).await.unwrap_err(), &["does not know who signed"]);
+    words(
+        ca.connect(&stranger).await.unwrap_err(),
+        &["does not know who signed"],
+    );
     // And the other way round: whoever is not our CA is not believed.
     let error = other.connect(&ours).await.unwrap_err();
     words(error, &["no valid path to the trust bundle"]);

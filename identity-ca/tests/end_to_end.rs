@@ -1,6 +1,11 @@
 //! A CA and its agents over real sockets: join, issue, watch, revoke.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod common;
 
@@ -15,14 +20,20 @@ use handfast_ca::verify::{Rejection, Verifier};
 use rustls_pki_types::UnixTime;
 
 fn request(kind: SvidKind) -> SvidRequest {
-    SvidRequest { kind, csr: PrivateKey::generate().unwrap().csr().unwrap() }
+    SvidRequest {
+        kind,
+        csr: PrivateKey::generate().unwrap().csr().unwrap(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_joins_and_gets_all_three_kinds_of_certificate() {
     let mut ca = Ca::start().await;
     let joined = ca.join("web1", "10.1.0.0/24").await;
-    assert_eq!(joined.node.spiffe_id.to_string(), "spiffe://example.org/handfast/node/web1");
+    assert_eq!(
+        joined.node.spiffe_id.to_string(),
+        "spiffe://example.org/handfast/node/web1"
+    );
     assert_eq!(joined.node.prefixes, ["10.1.0.0/24".parse().unwrap()]);
     let entry = ca.entry("spiffe://example.org/web", None).await;
     let agent = ca.connect(&joined).await.unwrap();
@@ -30,20 +41,30 @@ async fn a_node_joins_and_gets_all_three_kinds_of_certificate() {
     let entry_id = entry.id.clone();
     let kinds = [
         SvidKind::Node,
-        SvidKind::Proof { entry_id: entry_id.clone() },
+        SvidKind::Proof {
+            entry_id: entry_id.clone(),
+        },
         SvidKind::Workload { entry_id },
     ];
     let issued = agent.issue(kinds.map(request).into()).await.unwrap();
-    let [node, proof, workload] = issued.as_slice() else { panic!("{issued:?}") };
+    let [node, proof, workload] = issued.as_slice() else {
+        panic!("{issued:?}")
+    };
 
     let verifier = Verifier::new(joined.bundle.clone(), DenyList::empty());
     let now = UnixTime::now();
     let chain = |svid: &Result<handfast_ca::client::Svid, _>| svid.clone().unwrap().chain;
     let node = verifier.node(&chain(node), now).unwrap();
-    assert_eq!((node.name.as_str(), node.assignment), ("web1", joined.node.assignment));
+    assert_eq!(
+        (node.name.as_str(), node.assignment),
+        ("web1", joined.node.assignment)
+    );
     let proven = verifier.proof(&chain(proof), now).unwrap();
     assert_eq!(proven.spiffe_id.to_string(), "spiffe://example.org/web");
-    assert_eq!((proven.node.as_str(), &proven.labels), ("web1", &entry.labels));
+    assert_eq!(
+        (proven.node.as_str(), &proven.labels),
+        ("web1", &entry.labels)
+    );
     let plain = verifier.workload(&chain(workload), now).unwrap();
     assert!(plain.not_after < proven.not_after);
 
@@ -64,44 +85,89 @@ async fn what_changes_is_pushed_at_once_and_acknowledged() {
     let mut updates = agent.updates().await.unwrap();
 
     let first = next(&mut updates).await;
-    let names: Vec<String> =
-        first.nodes.unwrap().iter().map(|node| node.name.to_string()).collect();
+    let names: Vec<String> = first
+        .nodes
+        .unwrap()
+        .iter()
+        .map(|node| node.name.to_string())
+        .collect();
     assert_eq!(names, ["db1", "web1"]);
     assert_eq!(first.bundle.unwrap().trust_domain().as_str(), "example.org");
-    assert_eq!((first.entries.unwrap().len(), first.policies.unwrap().len()), (0, 0));
+    assert_eq!(
+        (first.entries.unwrap().len(), first.policies.unwrap().len()),
+        (0, 0)
+    );
     assert!(first.deny_list.unwrap().denials().is_empty());
 
     let mine = ca.entry("spiffe://example.org/web", Some("web1")).await;
     let update = next(&mut updates).await;
     assert!(update.sequence > first.sequence);
-    assert_eq!(update.entries.unwrap(), [mine.clone()]);
+    assert_eq!(update.entries.unwrap(), std::slice::from_ref(&mine));
     assert!(update.policies.is_none() && update.nodes.is_none());
-    ca.entry("spiffe://example.org/db", Some("spiffe://example.org/handfast/node/db1")).await;
-    assert_eq!(next(&mut updates).await.entries.unwrap(), [mine.clone()], "others' entries stay away");
+    ca.entry(
+        "spiffe://example.org/db",
+        Some("spiffe://example.org/handfast/node/db1"),
+    )
+    .await;
+    assert_eq!(
+        next(&mut updates).await.entries.unwrap(),
+        std::slice::from_ref(&mine),
+        "others' entries stay away"
+    );
 
-    let documents = [("a".to_owned(), "one".to_owned()), ("b".to_owned(), "two".to_owned())];
+    let documents = [
+        ("a".to_owned(), "one".to_owned()),
+        ("b".to_owned(), "two".to_owned()),
+    ];
     let put = ca.admin.put_policies(&documents).await.unwrap();
-    assert_eq!(put.iter().map(|policy| policy.version).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(
+        put.iter().map(|policy| policy.version).collect::<Vec<_>>(),
+        [1, 1]
+    );
     assert_eq!(next(&mut updates).await.policies.unwrap().len(), 2);
 
     let id = mine.spiffe_id.clone();
     let asked = Instant::now();
-    let number = ca.admin.revoke(&Subject::SpiffeId(id.clone()), "stolen").await.unwrap();
+    let number = ca
+        .admin
+        .revoke(&Subject::SpiffeId(id.clone()), "stolen")
+        .await
+        .unwrap();
     let update = next(&mut updates).await;
-    assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        asked.elapsed()
+    );
     let deny = update.deny_list.unwrap();
     assert_eq!(deny.number(), number);
     assert!(deny.denies_id(&id));
     // Relayed between nodes it is still believed, for its signature.
-    assert!(DenyList::from_bytes(deny.bytes(), &other.bundle).unwrap().denies_id(&id));
+    assert!(
+        DenyList::from_bytes(deny.bytes(), &other.bundle)
+            .unwrap()
+            .denies_id(&id)
+    );
 
     agent.ack(update.sequence, None).await.unwrap();
     let node = |nodes: Vec<handfast_ca::model::Node>| {
-        nodes.into_iter().find(|node| node.name.as_str() == "web1").unwrap()
+        nodes
+            .into_iter()
+            .find(|node| node.name.as_str() == "web1")
+            .unwrap()
     };
-    assert_eq!(node(ca.admin.nodes().await.unwrap()).acknowledged, update.sequence);
-    agent.ack(update.sequence, Some("policy b: no such field")).await.unwrap();
-    assert_eq!(node(ca.admin.nodes().await.unwrap()).problem, "policy b: no such field");
+    assert_eq!(
+        node(ca.admin.nodes().await.unwrap()).acknowledged,
+        update.sequence
+    );
+    agent
+        .ack(update.sequence, Some("policy b: no such field"))
+        .await
+        .unwrap();
+    assert_eq!(
+        node(ca.admin.nodes().await.unwrap()).problem,
+        "policy b: no such field"
+    );
     ca.stop().await;
 }
 
@@ -111,7 +177,11 @@ async fn a_revoked_identity_is_not_issued_until_that_is_undone() {
     let joined = ca.join("web1", "10.1.0.0/24").await;
     let entry = ca.entry("spiffe://example.org/web", None).await;
     let agent = ca.connect(&joined).await.unwrap();
-    let ask = || vec![request(SvidKind::Proof { entry_id: entry.id.clone() })];
+    let ask = || {
+        vec![request(SvidKind::Proof {
+            entry_id: entry.id.clone(),
+        })]
+    };
     let before = agent.issue(ask()).await.unwrap().remove(0).unwrap();
 
     let subject = Subject::SpiffeId(entry.spiffe_id.clone());
@@ -127,8 +197,14 @@ async fn a_revoked_identity_is_not_issued_until_that_is_undone() {
 
     // One certificate alone.
     let verifier = Verifier::new(joined.bundle.clone(), DenyList::empty());
-    let serial = verifier.proof(&before.chain, UnixTime::now()).unwrap().serial;
-    ca.admin.revoke(&Subject::Serial(serial), "one").await.unwrap();
+    let serial = verifier
+        .proof(&before.chain, UnixTime::now())
+        .unwrap()
+        .serial;
+    ca.admin
+        .revoke(&Subject::Serial(serial), "one")
+        .await
+        .unwrap();
     let mut updates = agent.updates().await.unwrap();
     let deny = next(&mut updates).await.deny_list.unwrap();
     let verifier = Verifier::new(joined.bundle.clone(), deny);
@@ -146,13 +222,29 @@ async fn a_revoked_node_is_cut_off_and_may_return_when_that_is_undone() {
     next(&mut updates).await;
     let subject = Subject::Node("web1".parse().unwrap());
     ca.admin.revoke(&subject, "lost").await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(1), updates.next()).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(1), updates.next())
+        .await
+        .unwrap();
     assert!(ended.unwrap_err().to_string().contains("is revoked"));
-    assert!(agent.issue(vec![request(SvidKind::Node)]).await.unwrap().remove(0).is_err());
+    assert!(
+        agent
+            .issue(vec![request(SvidKind::Node)])
+            .await
+            .unwrap()
+            .remove(0)
+            .is_err()
+    );
     let error = ca.connect(&joined).await.unwrap_err().to_string();
     assert!(error.contains("revoked"), "{error}");
-    let token = ca.admin.create_token(&ca.order("web1", "10.1.0.0/24")).await.unwrap();
-    let error = handfast_ca::client::join(&token).await.unwrap_err().to_string();
+    let token = ca
+        .admin
+        .create_token(&ca.order("web1", "10.1.0.0/24"))
+        .await
+        .unwrap();
+    let error = handfast_ca::client::join(&token)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("is revoked"), "{error}");
 
     ca.admin.unrevoke(&subject, "found").await.unwrap();
@@ -175,8 +267,18 @@ async fn a_ca_comes_back_as_it_was() {
     assert_eq!(after.root_fingerprint, before.root_fingerprint);
     assert_eq!(ca.admin.entries().await.unwrap(), [entry]);
     let agent = ca.connect(&joined).await.unwrap();
-    assert_eq!(next(&mut agent.updates().await.unwrap()).await.nodes.unwrap().len(), 1);
-    assert_eq!((after.nodes_joined, after.alarms, after.tokens_open), (1, 0, 0));
+    assert_eq!(
+        next(&mut agent.updates().await.unwrap())
+            .await
+            .nodes
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        (after.nodes_joined, after.alarms, after.tokens_open),
+        (1, 0, 0)
+    );
     ca.stop().await;
 }
 
@@ -189,6 +291,10 @@ async fn stopping_ends_open_streams_in_good_time() {
     next(&mut updates).await;
     let asked = Instant::now();
     ca.stop().await;
-    assert!(asked.elapsed() < Duration::from_secs(6), "{:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        asked.elapsed()
+    );
     assert!(!matches!(updates.next().await, Ok(Some(_))));
 }

@@ -62,17 +62,26 @@ where
         _ => PathBuf::from("."),
     };
     fs::create_dir_all(&parent).map_err(Error::io("cannot create", &parent))?;
-    let name = dir.file_name().ok_or_else(|| problem(dir, "give the folder a name"))?;
+    let name = dir
+        .file_name()
+        .ok_or_else(|| problem(dir, "give the folder a name"))?;
     let suffix: u64 = rand::random();
     let draft = parent.join(format!(".{}.draft-{suffix:016x}", name.to_string_lossy()));
-    DirBuilder::new().mode(0o700).create(&draft).map_err(Error::io("cannot create", &draft))?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&draft)
+        .map_err(Error::io("cannot create", &draft))?;
     let guard = Draft(Some(draft.clone()));
     let filled = fill(&draft).await?;
-    File::open(&draft).and_then(|folder| folder.sync_all()).map_err(Error::io("cannot write", &draft))?;
+    File::open(&draft)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::io("cannot write", &draft))?;
     // Over an empty folder this works, over anything else it does not.
     fs::rename(&draft, dir).map_err(Error::io("cannot create", dir))?;
     guard.keep();
-    File::open(&parent).and_then(|folder| folder.sync_all()).map_err(Error::io("cannot write", &parent))?;
+    File::open(&parent)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::io("cannot write", &parent))?;
     Ok(filled)
 }
 
@@ -106,7 +115,10 @@ fn refuse_occupied(dir: &Path) -> Result<(), Error> {
         ));
     }
     if content.next().is_some() {
-        return Err(problem(dir, "is not empty and not a CA's; choose another folder with --dir"));
+        return Err(problem(
+            dir,
+            "is not empty and not a CA's; choose another folder with --dir",
+        ));
     }
     Ok(())
 }
@@ -114,9 +126,10 @@ fn refuse_occupied(dir: &Path) -> Result<(), Error> {
 /// Is this a CA's folder, owned by us and closed to all others?
 pub(crate) fn check_folder(dir: &Path) -> Result<(), Error> {
     let missing = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => {
-            problem(dir, "does not exist; make a CA with `handfast ca init`, or give its folder with --dir")
-        }
+        io::ErrorKind::NotFound => problem(
+            dir,
+            "does not exist; make a CA with `handfast ca init`, or give its folder with --dir",
+        ),
         _ => Error::io("cannot read", dir)(error),
     };
     let folder = fs::symlink_metadata(dir).map_err(missing)?;
@@ -146,7 +159,10 @@ fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), Error> {
     if metadata.uid() != us {
         return Err(problem(
             path,
-            &format!("belongs to uid {}, we are uid {us}: run as its owner, or give another folder", metadata.uid()),
+            &format!(
+                "belongs to uid {}, we are uid {us}: run as its owner, or give another folder",
+                metadata.uid()
+            ),
         ));
     }
     let open = metadata.mode() & 0o077;
@@ -170,7 +186,10 @@ pub(super) fn write_keys(dir: &Path, setup: &Setup) -> Result<Fingerprint, Error
     let pkcs8 = root_key.to_pkcs8();
     let signer: Arc<dyn Signer> = Arc::new(root_key);
     let issuing = Issuing::make(&setup.trust_domain, &root, &signer, lifetimes.issuing)?;
-    write(&dir.join(ROOT_KEY), &Zeroizing::new(pem("PRIVATE KEY", &pkcs8)))?;
+    write(
+        &dir.join(ROOT_KEY),
+        &Zeroizing::new(pem("PRIVATE KEY", &pkcs8)),
+    )?;
     write(&dir.join(ROOT_CERTIFICATE), &pem("CERTIFICATE", &root))?;
     write_issuing(dir, &issuing)?;
     let marker = Marker {
@@ -207,7 +226,13 @@ pub(super) fn read_keys(dir: &Path) -> Result<Opened, Error> {
     let marker: Marker = serde_json::from_slice(&read(&path)?)
         .map_err(|error| problem(&path, &format!("cannot be understood: {error}")))?;
     if marker.handfast_ca != VERSION {
-        return Err(problem(&path, &format!("is of version {}, this program knows {VERSION}", marker.handfast_ca)));
+        return Err(problem(
+            &path,
+            &format!(
+                "is of version {}, this program knows {VERSION}",
+                marker.handfast_ca
+            ),
+        ));
     }
     let trust_domain = TrustDomain::new(&marker.trust_domain)
         .map_err(|error| problem(&path, &format!("names no trust domain: {error}")))?;
@@ -234,7 +259,9 @@ fn key(path: &Path) -> Result<PrivateKey, Error> {
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
-    fs::read(path).map(Zeroizing::new).map_err(Error::io("cannot read", path))
+    fs::read(path)
+        .map(Zeroizing::new)
+        .map_err(Error::io("cannot read", path))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
@@ -264,10 +291,18 @@ impl Lock {
             .map_err(Error::io("cannot open", &path))?;
         Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map(Self)
-            .map_err(|_| problem(dir, "is in use: another `handfast ca serve` runs on it; stop that one first"))
+            .map_err(|_| {
+                problem(
+                    dir,
+                    "is in use: another `handfast ca serve` runs on it; stop that one first",
+                )
+            })
     }
 }
 
 fn problem(path: &Path, problem: &str) -> Error {
-    Error::Folder { path: path.to_owned(), problem: problem.to_owned() }
+    Error::Folder {
+        path: path.to_owned(),
+        problem: problem.to_owned(),
+    }
 }

@@ -52,12 +52,20 @@ impl Issuing {
         let (_, parsed) = X509Certificate::from_der(&certificate)
             .map_err(|_| Error::Crypto("the issuing CA's certificate is malformed".to_owned()))?;
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key() {
-            return Err(Error::Crypto("the issuing CA's key and certificate do not match".to_owned()));
+            return Err(Error::Crypto(
+                "the issuing CA's key and certificate do not match".to_owned(),
+            ));
         }
         let pkcs8 = key.to_pkcs8();
         let signer: Arc<dyn Signer> = Arc::new(key);
         let issuer = Issuer::from_ca_cert_der(&certificate, Signing(signer))?;
-        Ok(Self { certificate, issuer, not_before, not_after, pkcs8 })
+        Ok(Self {
+            certificate,
+            issuer,
+            not_before,
+            not_after,
+            pkcs8,
+        })
     }
 
     pub(super) fn pkcs8(&self) -> &[u8] {
@@ -71,5 +79,8 @@ pub(super) fn validity(certificate: &CertificateDer<'_>) -> Result<(u64, u64), E
         .map_err(|_| Error::Crypto("a CA certificate is malformed".to_owned()))?;
     let seconds = |time: i64| u64::try_from(time).unwrap_or(0);
     let validity = parsed.validity();
-    Ok((seconds(validity.not_before.timestamp()), seconds(validity.not_after.timestamp())))
+    Ok((
+        seconds(validity.not_before.timestamp()),
+        seconds(validity.not_after.timestamp()),
+    ))
 }

@@ -23,8 +23,7 @@ use crate::model::{Denial, Serial};
 use crate::names::{deny_list_id, server_id};
 use crate::{Error, deny, node_id, now_ms};
 
-use self::folder::check_folder;
-pub(crate) use self::folder::{Lock, STORE};
+pub(crate) use self::folder::{Lock, STORE, check_folder};
 use self::issuing::Issuing;
 
 /// Leaves and CAs are valid from a little before they were made, for clocks
@@ -60,7 +59,12 @@ pub struct Lifetimes {
 
 impl Default for Lifetimes {
     fn default() -> Self {
-        Self { node: DAY, proof: DAY, workload: 3600, issuing: 90 * DAY }
+        Self {
+            node: DAY,
+            proof: DAY,
+            workload: 3600,
+            issuing: 90 * DAY,
+        }
     }
 }
 
@@ -71,15 +75,24 @@ pub fn trust_domain(text: &str) -> Result<TrustDomain, Error> {
     let domain = TrustDomain::new(text)
         .map_err(|error| bad(format!("{error} (an example: example.org)")))?;
     if domain.as_str() != text {
-        return Err(bad(format!("write it without scheme and path, in lower case: {domain}")));
+        return Err(bad(format!(
+            "write it without scheme and path, in lower case: {domain}"
+        )));
     }
     Ok(domain)
 }
 
 /// Makes a CA in a folder: all of it, or nothing.
 pub async fn init(setup: &Setup) -> Result<Fingerprint, Error> {
-    if setup.prefix_ranges.iter().any(|range| range.trunc() != *range) {
-        return Err(Error::invalid("prefix range", "bits are set behind its length"));
+    if setup
+        .prefix_ranges
+        .iter()
+        .any(|range| range.trunc() != *range)
+    {
+        return Err(Error::invalid(
+            "prefix range",
+            "bits are set behind its length",
+        ));
     }
     folder::create(&setup.dir, |draft| {
         let draft = draft.to_owned();
@@ -203,7 +216,14 @@ impl Authority {
     /// Signs a deny list, which nodes verify and relay.
     pub fn sign_deny_list(&self, number: u64, denials: &[Denial]) -> Result<Vec<u8>, Error> {
         let (key, issued) = self.own(deny_list_id(&self.trust_domain)?, self.lifetimes.node)?;
-        deny::sign(&self.trust_domain, number, now_ms(), denials, &key, &issued.chain)
+        deny::sign(
+            &self.trust_domain,
+            number,
+            now_ms(),
+            denials,
+            &key,
+            &issued.chain,
+        )
     }
 
     /// Signs a leaf for a key that the CA makes for itself.
@@ -232,7 +252,12 @@ impl Authority {
         let params = profile::leaf(&spiffe_id, profile, validity, &number)?;
         let leaf = params.signed_by(&key, &issuing.issuer)?;
         let chain = vec![leaf.into(), issuing.certificate.clone()];
-        Ok(Issued { spiffe_id, chain, serial: number.as_serial(), not_after: validity.not_after })
+        Ok(Issued {
+            spiffe_id,
+            chain,
+            serial: number.as_serial(),
+            not_after: validity.not_after,
+        })
     }
 
     /// Replaces the issuing CA when half of its life is over. Its successor is
@@ -244,7 +269,12 @@ impl Authority {
         if now < half {
             return Ok(false);
         }
-        let next = Issuing::make(&self.trust_domain, &self.root, &self.root_key, self.lifetimes.issuing)?;
+        let next = Issuing::make(
+            &self.trust_domain,
+            &self.root,
+            &self.root_key,
+            self.lifetimes.issuing,
+        )?;
         folder::write_issuing(&self.dir, &next)?;
         *self.issuing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         tracing::info!(target: "handfast::audit", "issuing CA renewed");
@@ -260,9 +290,17 @@ impl Authority {
 fn make_root(trust_domain: &TrustDomain) -> Result<(PrivateKey, CertificateDer<'static>), Error> {
     let key = PrivateKey::generate()?;
     let now = now_ms() / 1000;
-    let validity = Validity { not_before: now.saturating_sub(BACKDATE), not_after: now + ROOT_LIFE };
-    let params: CertificateParams =
-        profile::authority(trust_domain, "handfast root", 1, validity, &Serial20::random())?;
+    let validity = Validity {
+        not_before: now.saturating_sub(BACKDATE),
+        not_after: now + ROOT_LIFE,
+    };
+    let params: CertificateParams = profile::authority(
+        trust_domain,
+        "handfast root",
+        1,
+        validity,
+        &Serial20::random(),
+    )?;
     let certificate = params.self_signed(&Signing(&key))?;
     Ok((key, certificate.into()))
 }

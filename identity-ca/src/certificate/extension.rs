@@ -78,7 +78,11 @@ impl NodeBinding {
                 if prefixes.len() > MAX_PREFIXES {
                     return Err(invalid());
                 }
-                Ok(Self { name, prefixes, assignment })
+                Ok(Self {
+                    name,
+                    prefixes,
+                    assignment,
+                })
             })
         })
         .ok()
@@ -124,7 +128,10 @@ impl ProofBinding {
                 let node = read_name(reader.next())?;
                 let pairs = reader.next().collect_sequence_of(|reader| {
                     reader.read_sequence(|reader| {
-                        Ok((reader.next().read_utf8string()?, reader.next().read_utf8string()?))
+                        Ok((
+                            reader.next().read_utf8string()?,
+                            reader.next().read_utf8string()?,
+                        ))
                     })
                 })?;
                 let count = pairs.len();
@@ -158,7 +165,11 @@ pub(crate) fn oid_content(components: &[u64]) -> Vec<u8> {
 }
 
 fn read_version(reader: BERReader<'_, '_>) -> ASN1Result<()> {
-    if reader.read_u64()? == VERSION { Ok(()) } else { Err(invalid()) }
+    if reader.read_u64()? == VERSION {
+        Ok(())
+    } else {
+        Err(invalid())
+    }
 }
 
 fn read_name(reader: BERReader<'_, '_>) -> ASN1Result<NodeName> {
@@ -187,7 +198,11 @@ fn read_prefix(reader: BERReader<'_, '_>) -> ASN1Result<IpNet> {
             return Err(invalid());
         };
         let prefix = IpNet::new(address, length).map_err(|_| invalid())?;
-        if prefix.trunc() == prefix { Ok(prefix) } else { Err(invalid()) }
+        if prefix.trunc() == prefix {
+            Ok(prefix)
+        } else {
+            Err(invalid())
+        }
     })
 }
 
@@ -204,7 +219,8 @@ mod tests {
 
     fn prefix() -> impl Strategy<Value = IpNet> {
         let four = (any::<[u8; 4]>(), 0u8..=32).prop_map(|(a, l)| IpNet::new(a.into(), l).unwrap());
-        let six = (any::<[u8; 16]>(), 0u8..=128).prop_map(|(a, l)| IpNet::new(a.into(), l).unwrap());
+        let six =
+            (any::<[u8; 16]>(), 0u8..=128).prop_map(|(a, l)| IpNet::new(a.into(), l).unwrap());
         prop_oneof![four, six].prop_map(|prefix| prefix.trunc())
     }
 
@@ -257,7 +273,10 @@ mod tests {
             assignment: 1,
         };
         let mut der = dirty.encode();
-        let at = der.windows(4).position(|window| window == [10, 1, 0, 0]).unwrap();
+        let at = der
+            .windows(4)
+            .position(|window| window == [10, 1, 0, 0])
+            .unwrap();
         der[at + 3] = 1;
         assert_eq!(NodeBinding::decode(&der), None);
 
@@ -280,7 +299,10 @@ mod tests {
 
     #[test]
     fn oids_are_encoded_as_x690_says() {
-        assert_eq!(oid_content(&[1, 2, 840, 113_549]), [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d]);
+        assert_eq!(
+            oid_content(&[1, 2, 840, 113_549]),
+            [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d]
+        );
         let yasna = yasna::construct_der(|writer| {
             writer.write_oid(&yasna::models::ObjectIdentifier::from_slice(PROOF_USAGE));
         });

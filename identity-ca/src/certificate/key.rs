@@ -40,7 +40,10 @@ impl PrivateKey {
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, Error> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der)
             .map_err(|error| Error::Crypto(format!("not a P-256 key in PKCS#8: {error}")))?;
-        Ok(Self { pair, pkcs8: Zeroizing::new(der.to_vec()) })
+        Ok(Self {
+            pair,
+            pkcs8: Zeroizing::new(der.to_vec()),
+        })
     }
 
     /// The key as unencrypted PKCS#8 (DER); wiped when dropped.
@@ -106,7 +109,9 @@ where
     P::Target: Signer,
 {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0.sign(message).map_err(|_| rcgen::Error::RemoteKeyError)
+        self.0
+            .sign(message)
+            .map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }
 

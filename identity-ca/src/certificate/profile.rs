@@ -1,7 +1,7 @@
 //! What each kind of certificate says: filled in by the CA from its registry alone.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue,
     ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType, SerialNumber,
 };
 use spiffe::{SpiffeId, TrustDomain};
@@ -44,19 +44,28 @@ pub(crate) fn leaf(
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
-    let tls = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let tls = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     match profile {
         Profile::Node(binding) => {
             params.extended_key_usages = tls;
             params
                 .custom_extensions
-                .push(CustomExtension::from_oid_content(NODE_BINDING, binding.encode()));
+                .push(CustomExtension::from_oid_content(
+                    NODE_BINDING,
+                    binding.encode(),
+                ));
         }
         Profile::Proof(binding) => {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(PROOF_USAGE.to_vec())];
             params
                 .custom_extensions
-                .push(CustomExtension::from_oid_content(PROOF_BINDING, binding.encode()));
+                .push(CustomExtension::from_oid_content(
+                    PROOF_BINDING,
+                    binding.encode(),
+                ));
         }
         Profile::Workload { dns_names } => {
             params.extended_key_usages = tls;
@@ -80,11 +89,20 @@ pub(crate) fn authority(
     serial: &Serial20,
 ) -> Result<CertificateParams, Error> {
     let mut params = common(validity, serial)?;
-    params.distinguished_name.push(DnType::OrganizationName, trust_domain.as_str());
-    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, trust_domain.as_str());
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     let subject_serial = Serial::from_bytes(&serial.0).to_string();
-    params.distinguished_name.push(DnType::from_oid(SERIAL_NUMBER), subject_serial);
-    params.subject_alt_names.push(uri(&trust_domain.id_string())?);
+    let subject_serial = DnValue::PrintableString(subject_serial.try_into().map_err(Error::from)?);
+    params
+        .distinguished_name
+        .push(DnType::from_oid(SERIAL_NUMBER), subject_serial);
+    params
+        .subject_alt_names
+        .push(uri(&trust_domain.id_string())?);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.use_authority_key_identifier_extension = true;

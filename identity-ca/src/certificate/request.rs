@@ -70,7 +70,10 @@ impl CsrKey {
         UnparsedPublicKey::new(algorithm, point)
             .verify(info.raw, csr.signature_value.data.as_ref())
             .map_err(|_| CsrError::Signature)?;
-        Ok(Self { spki: info.subject_pki.raw.to_vec(), point: point.to_vec() })
+        Ok(Self {
+            spki: info.subject_pki.raw.to_vec(),
+            point: point.to_vec(),
+        })
     }
 
     /// The SubjectPublicKeyInfo (DER).
@@ -158,8 +161,14 @@ mod tests {
 
     #[test]
     fn rsa_and_other_keys_are_refused() {
-        assert_eq!(CsrKey::read(&csr_with(&rcgen::PKCS_RSA_SHA256)), Err(CsrError::Rsa));
-        assert_eq!(CsrKey::read(&csr_with(&rcgen::PKCS_ED25519)), Err(CsrError::Key));
+        assert_eq!(
+            CsrKey::read(&csr_with(&rcgen::PKCS_RSA_SHA256)),
+            Err(CsrError::Rsa)
+        );
+        assert_eq!(
+            CsrKey::read(&csr_with(&rcgen::PKCS_ED25519)),
+            Err(CsrError::Key)
+        );
     }
 
     #[test]
@@ -175,7 +184,10 @@ mod tests {
         let mut der = PrivateKey::generate().unwrap().csr().unwrap();
         let other = PrivateKey::generate().unwrap().csr().unwrap();
         let (ours, theirs) = (CsrKey::read(&der).unwrap(), CsrKey::read(&other).unwrap());
-        let at = der.windows(65).position(|window| window == ours.point()).unwrap();
+        let at = der
+            .windows(65)
+            .position(|window| window == ours.point())
+            .unwrap();
         der[at..at + 65].copy_from_slice(theirs.point());
         assert_eq!(CsrKey::read(&der), Err(CsrError::Signature));
     }
@@ -185,7 +197,10 @@ mod tests {
         let mut der = PrivateKey::generate().unwrap().csr().unwrap();
         der.push(0);
         assert_eq!(CsrKey::read(&der), Err(CsrError::Malformed));
-        assert_eq!(CsrKey::read(&[0x30; 10_000]), Err(CsrError::TooLong(10_000)));
+        assert_eq!(
+            CsrKey::read(&[0x30; 10_000]),
+            Err(CsrError::TooLong(10_000))
+        );
     }
 
     proptest! {

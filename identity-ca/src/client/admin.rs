@@ -106,10 +106,14 @@ impl Admin {
     pub async fn connect(socket: &Path) -> Result<Self, Error> {
         let unreachable = |problem: String| Error::Unreachable {
             address: format!("the CA's socket {}", socket.display()),
-            problem: format!("{problem}; does `handfast ca serve` run here, and are you its owner or root?"),
+            problem: format!(
+                "{problem}; does `handfast ca serve` run here, and are you its owner or root?"
+            ),
         };
         // Once by hand, for an error that says what is wrong.
-        UnixStream::connect(socket).await.map_err(|error| unreachable(error.to_string()))?;
+        UnixStream::connect(socket)
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
         let path: PathBuf = socket.to_owned();
         let connector = tower::service_fn(move |_| {
             let path = path.clone();
@@ -119,7 +123,9 @@ impl Admin {
             .connect_with_connector(connector)
             .await
             .map_err(|error| unreachable(error.to_string()))?;
-        Ok(Self { client: AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE) })
+        Ok(Self {
+            client: AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+        })
     }
 
     /// How the CA is.
@@ -159,7 +165,12 @@ impl Admin {
             ttl_seconds: ttl,
             joining: request.joining,
         };
-        let reply = self.client.create_token(bounded(message)).await.map_err(refused)?.into_inner();
+        let reply = self
+            .client
+            .create_token(bounded(message))
+            .await
+            .map_err(refused)?
+            .into_inner();
         let trust_domain = spiffe::TrustDomain::new(&reply.trust_domain)
             .map_err(|error| Error::Protocol(error.to_string()))?;
         Ok(JoinToken {
@@ -174,8 +185,17 @@ impl Admin {
 
     /// All nodes, joined or not.
     pub async fn nodes(&mut self) -> Result<Vec<Node>, Error> {
-        let nodes = self.client.list_nodes(bounded(proto::ListNodesRequest {})).await;
-        nodes.map_err(refused)?.into_inner().nodes.into_iter().map(Node::try_from).collect()
+        let nodes = self
+            .client
+            .list_nodes(bounded(proto::ListNodesRequest {}))
+            .await;
+        nodes
+            .map_err(refused)?
+            .into_inner()
+            .nodes
+            .into_iter()
+            .map(Node::try_from)
+            .collect()
     }
 
     /// Makes a registration entry.
@@ -189,21 +209,32 @@ impl Admin {
             parent_id: entry.parent.clone().unwrap_or_default(),
             selectors: selectors.collect::<Result<_, Error>>()?,
             labels: entry.labels.clone().into_iter().collect(),
-            workload_ttl_seconds: entry
-                .ttl
-                .map_or(0, |ttl| u32::try_from(ttl.as_secs().max(1)).unwrap_or(u32::MAX)),
+            workload_ttl_seconds: entry.ttl.map_or(0, |ttl| {
+                u32::try_from(ttl.as_secs().max(1)).unwrap_or(u32::MAX)
+            }),
             dns_names: entry.dns_names.clone(),
             ..proto::Entry::default()
         };
-        let request = proto::CreateEntryRequest { entry: Some(message) };
+        let request = proto::CreateEntryRequest {
+            entry: Some(message),
+        };
         let entry = self.client.create_entry(bounded(request)).await;
         entry.map_err(refused)?.into_inner().try_into()
     }
 
     /// All registration entries.
     pub async fn entries(&mut self) -> Result<Vec<Entry>, Error> {
-        let entries = self.client.list_entries(bounded(proto::ListEntriesRequest {})).await;
-        entries.map_err(refused)?.into_inner().entries.into_iter().map(Entry::try_from).collect()
+        let entries = self
+            .client
+            .list_entries(bounded(proto::ListEntriesRequest {}))
+            .await;
+        entries
+            .map_err(refused)?
+            .into_inner()
+            .entries
+            .into_iter()
+            .map(Entry::try_from)
+            .collect()
     }
 
     /// Deletes an entry and returns it.
@@ -215,7 +246,10 @@ impl Admin {
 
     /// The trust bundle.
     pub async fn bundle(&mut self) -> Result<TrustBundle, Error> {
-        let bundle = self.client.get_bundle(bounded(proto::GetBundleRequest {})).await;
+        let bundle = self
+            .client
+            .get_bundle(bounded(proto::GetBundleRequest {}))
+            .await;
         bundle.map_err(refused)?.into_inner().try_into()
     }
 
@@ -234,46 +268,79 @@ impl Admin {
             })
             .collect();
         let request = proto::PutPoliciesRequest { policies };
-        let reply = self.client.put_policies(bounded(request)).await.map_err(refused)?;
+        let reply = self
+            .client
+            .put_policies(bounded(request))
+            .await
+            .map_err(refused)?;
         Ok(documents_of(reply.into_inner()))
     }
 
     /// All policy documents.
     pub async fn policies(&mut self) -> Result<Vec<PolicyDocument>, Error> {
-        let reply = self.client.list_policies(bounded(proto::ListPoliciesRequest {})).await;
+        let reply = self
+            .client
+            .list_policies(bounded(proto::ListPoliciesRequest {}))
+            .await;
         Ok(documents_of(reply.map_err(refused)?.into_inner()))
     }
 
     /// One policy document.
     pub async fn policy(&mut self, name: &str) -> Result<PolicyDocument, Error> {
-        let request = proto::GetPolicyRequest { name: name.to_owned() };
+        let request = proto::GetPolicyRequest {
+            name: name.to_owned(),
+        };
         let reply = self.client.get_policy(bounded(request)).await;
         Ok(reply.map_err(refused)?.into_inner().into())
     }
 
     /// Deletes policy documents: all of them or, on an error, none. Returns
     /// what was deleted.
-    pub async fn delete_policies(&mut self, names: &[String]) -> Result<Vec<PolicyDocument>, Error> {
-        let request = proto::DeletePoliciesRequest { names: names.to_vec() };
-        let reply = self.client.delete_policies(bounded(request)).await.map_err(refused)?;
+    pub async fn delete_policies(
+        &mut self,
+        names: &[String],
+    ) -> Result<Vec<PolicyDocument>, Error> {
+        let request = proto::DeletePoliciesRequest {
+            names: names.to_vec(),
+        };
+        let reply = self
+            .client
+            .delete_policies(bounded(request))
+            .await
+            .map_err(refused)?;
         Ok(documents_of(reply.into_inner()))
     }
 
     /// Puts somebody on the deny list; pushed at once. Returns the list's number.
     pub async fn revoke(&mut self, subject: &Subject, reason: &str) -> Result<u64, Error> {
         let request = revocation(subject, reason);
-        Ok(self.client.revoke(bounded(request)).await.map_err(refused)?.into_inner().number)
+        Ok(self
+            .client
+            .revoke(bounded(request))
+            .await
+            .map_err(refused)?
+            .into_inner()
+            .number)
     }
 
     /// Takes somebody off the deny list; pushed at once. Returns the list's number.
     pub async fn unrevoke(&mut self, subject: &Subject, reason: &str) -> Result<u64, Error> {
         let request = revocation(subject, reason);
-        Ok(self.client.unrevoke(bounded(request)).await.map_err(refused)?.into_inner().number)
+        Ok(self
+            .client
+            .unrevoke(bounded(request))
+            .await
+            .map_err(refused)?
+            .into_inner()
+            .number)
     }
 
     /// The deny list: its number and its lines.
     pub async fn revocations(&mut self) -> Result<(u64, Vec<Denial>), Error> {
-        let reply = self.client.list_revocations(bounded(proto::ListRevocationsRequest {})).await;
+        let reply = self
+            .client
+            .list_revocations(bounded(proto::ListRevocationsRequest {}))
+            .await;
         let list = reply.map_err(refused)?.into_inner();
         let denials = list.denials.into_iter().map(Denial::try_from);
         Ok((list.number, denials.collect::<Result<_, _>>()?))
@@ -281,10 +348,20 @@ impl Admin {
 }
 
 fn revocation(subject: &Subject, reason: &str) -> proto::RevokeRequest {
-    let denial = Denial { subject: subject.clone(), reason: reason.to_owned(), since_ms: 0 };
-    proto::RevokeRequest { denial: Some(proto::Denial::from(&denial)) }
+    let denial = Denial {
+        subject: subject.clone(),
+        reason: reason.to_owned(),
+        since_ms: 0,
+    };
+    proto::RevokeRequest {
+        denial: Some(proto::Denial::from(&denial)),
+    }
 }
 
 fn documents_of(policies: proto::Policies) -> Vec<PolicyDocument> {
-    policies.policies.into_iter().map(PolicyDocument::from).collect()
+    policies
+        .policies
+        .into_iter()
+        .map(PolicyDocument::from)
+        .collect()
 }

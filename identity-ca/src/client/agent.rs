@@ -34,7 +34,10 @@ impl AgentClient {
     ) -> Result<Self, Error> {
         let trust = Trust::Bundle(Box::new(verifier.clone()));
         let client = connect(address, &trust, Some(identity)).await?;
-        Ok(Self { client, bundle: verifier.bundle().clone() })
+        Ok(Self {
+            client,
+            bundle: verifier.bundle().clone(),
+        })
     }
 
     /// Asks for certificates; the answers come in the order of the requests.
@@ -46,11 +49,22 @@ impl AgentClient {
         let mut answers = Vec::with_capacity(requests.len());
         let mut rest = requests.into_iter().peekable();
         while rest.peek().is_some() {
-            let batch: Vec<proto::SvidRequest> =
-                rest.by_ref().take(MAX_BATCH).map(proto::SvidRequest::from).collect();
+            let batch: Vec<proto::SvidRequest> = rest
+                .by_ref()
+                .take(MAX_BATCH)
+                .map(proto::SvidRequest::from)
+                .collect();
             let expected = answers.len() + batch.len();
-            let request = proto::IssueRequest { requests: batch, now_ms: now_ms() };
-            let reply = self.client.clone().issue(bounded(request)).await.map_err(refused)?;
+            let request = proto::IssueRequest {
+                requests: batch,
+                now_ms: now_ms(),
+            };
+            let reply = self
+                .client
+                .clone()
+                .issue(bounded(request))
+                .await
+                .map_err(refused)?;
             for reply in reply.into_inner().replies {
                 answers.push(answer(reply)?);
             }
@@ -65,8 +79,17 @@ impl AgentClient {
     /// later ones what has changed.
     pub async fn updates(&self) -> Result<Updates, Error> {
         let request = proto::WatchRequest { now_ms: now_ms() };
-        let stream = self.client.clone().watch(request).await.map_err(refused)?.into_inner();
-        Ok(Updates { stream, bundle: self.bundle.clone() })
+        let stream = self
+            .client
+            .clone()
+            .watch(request)
+            .await
+            .map_err(refused)?
+            .into_inner();
+        Ok(Updates {
+            stream,
+            bundle: self.bundle.clone(),
+        })
     }
 
     /// Tells the CA that an update is applied, or why it is not. An error
@@ -74,7 +97,11 @@ impl AgentClient {
     pub async fn ack(&self, sequence: u64, problem: Option<&str>) -> Result<(), Error> {
         let problem = problem.unwrap_or_default().to_owned();
         let request = proto::AcknowledgeRequest { sequence, problem };
-        self.client.clone().acknowledge(bounded(request)).await.map_err(refused)?;
+        self.client
+            .clone()
+            .acknowledge(bounded(request))
+            .await
+            .map_err(refused)?;
         Ok(())
     }
 }
@@ -85,7 +112,10 @@ fn answer(reply: proto::SvidReply) -> Result<Result<Svid, Refusal>, Error> {
         Some(Wire::Svid(svid)) => Ok(Ok(svid.try_into()?)),
         Some(Wire::Refusal(refusal)) => {
             let code = tonic::Code::from_i32(i32::try_from(refusal.code).unwrap_or_default());
-            Ok(Err(Refusal { code, message: refusal.message }))
+            Ok(Err(Refusal {
+                code,
+                message: refusal.message,
+            }))
         }
         None => Err(Error::Protocol("an empty answer".to_owned())),
     }
@@ -123,11 +153,15 @@ impl Updates {
     /// The next update; none when the CA has ended the stream (it stops, or
     /// has a reason to: connecting again says which).
     pub async fn next(&mut self) -> Result<Option<Update>, Error> {
-        let Some(update) = self.stream.message().await.map_err(refused)? else { return Ok(None) };
+        let Some(update) = self.stream.message().await.map_err(refused)? else {
+            return Ok(None);
+        };
         let bundle = update.bundle.map(TrustBundle::try_from).transpose()?;
         if let Some(bundle) = &bundle {
             if bundle.trust_domain() != self.bundle.trust_domain() {
-                return Err(Error::Protocol("a bundle of another trust domain".to_owned()));
+                return Err(Error::Protocol(
+                    "a bundle of another trust domain".to_owned(),
+                ));
             }
             self.bundle = bundle.clone();
         }
@@ -136,16 +170,20 @@ impl Updates {
             DenyList::from_bytes(&bytes, &self.bundle)
         });
         let all = |nodes: proto::Nodes| nodes.nodes.into_iter().map(Node::try_from).collect();
-        let entries = |list: proto::Entries| list.entries.into_iter().map(Entry::try_from).collect();
+        let entries =
+            |list: proto::Entries| list.entries.into_iter().map(Entry::try_from).collect();
         Ok(Some(Update {
             sequence: update.sequence,
             ca_time_ms: update.now_ms,
             bundle,
             nodes: update.nodes.map(all).transpose()?,
             entries: update.entries.map(entries).transpose()?,
-            policies: update
-                .policies
-                .map(|list| list.policies.into_iter().map(PolicyDocument::from).collect()),
+            policies: update.policies.map(|list| {
+                list.policies
+                    .into_iter()
+                    .map(PolicyDocument::from)
+                    .collect()
+            }),
             deny_list: deny_list.transpose()?,
         }))
     }

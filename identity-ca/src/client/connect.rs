@@ -48,7 +48,9 @@ impl Trust {
             Self::Bundle(verifier) => verifier.server(chain, now),
             Self::Root(trust_domain, fingerprint) => {
                 let unknown = || {
-                    Rejection::Path(format!("it does not end in the root {fingerprint} of the join token"))
+                    Rejection::Path(format!(
+                        "it does not end in the root {fingerprint} of the join token"
+                    ))
                 };
                 let root = chain
                     .iter()
@@ -100,9 +102,14 @@ async fn turned_away(address: &str, trust: &Trust, alert: AlertDescription) -> E
             }
             "the CA says that this node's certificate is out of its time; join again with a new token (`handfast token create` on the CA)"
         }
-        _ => "the CA did not accept this node's certificate; join again with a new token (`handfast token create` on the CA)",
+        _ => {
+            "the CA did not accept this node's certificate; join again with a new token (`handfast token create` on the CA)"
+        }
     };
-    Error::Refused { code: tonic::Code::Unauthenticated, message: format!("{because} (TLS: {alert:?})") }
+    Error::Refused {
+        code: tonic::Code::Unauthenticated,
+        message: format!("{because} (TLS: {alert:?})"),
+    }
 }
 
 /// A certificate out of its time, on either side, mostly means a wrong clock.
@@ -119,7 +126,10 @@ async fn probe_clock(address: &str, trust: &Trust) -> Result<(), Error> {
 
 async fn compare_clocks(client: &mut AgentsClient<Channel>) -> Result<(), Error> {
     let ours = now_ms();
-    let reply = client.clock(proto::ClockRequest {}).await.map_err(refused)?;
+    let reply = client
+        .clock(proto::ClockRequest {})
+        .await
+        .map_err(refused)?;
     check_clocks(ours, reply.into_inner().now_ms)
 }
 
@@ -131,7 +141,12 @@ pub(crate) fn check_clocks(ours_ms: u64, theirs_ms: u64) -> Result<(), Error> {
     }
     let words = |ms: u64| {
         let seconds = ms / 1000;
-        format!("{} h {} min {} s", seconds / 3600, seconds / 60 % 60, seconds % 60)
+        format!(
+            "{} h {} min {} s",
+            seconds / 3600,
+            seconds / 60 % 60,
+            seconds % 60
+        )
     };
     Err(Error::Clock {
         ours: moment(ours_ms),
@@ -146,7 +161,10 @@ pub(crate) fn moment(ms: u64) -> String {
     i64::try_from(ms / 1000)
         .ok()
         .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok())
-        .and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
+        .and_then(|time| {
+            time.format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
         .unwrap_or_else(|| format!("{ms} ms since 1970"))
 }
 
@@ -164,7 +182,10 @@ async fn open(
     identity: Option<&NodeIdentity>,
     clock: Clock,
 ) -> Result<(AgentsClient<Channel>, Alert), Error> {
-    let unreachable = |problem: String| Error::Unreachable { address: format!("the CA at {address}"), problem };
+    let unreachable = |problem: String| Error::Unreachable {
+        address: format!("the CA at {address}"),
+        problem,
+    };
     let provider = provider();
     let verifier = Arc::new(ServerVerifier {
         trust: trust.clone(),
@@ -177,15 +198,20 @@ async fn open(
         .await
         .map_err(|_| unreachable("no answer within 10 s; is a firewall in between?".to_owned()))?
         .map_err(|error| unreachable(error.to_string()))?;
-    tcp.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+    tcp.set_nodelay(true)
+        .map_err(|error| unreachable(error.to_string()))?;
     // The name is not used: the certificate is judged by its SPIFFE ID.
-    let name = ServerName::try_from("handfast-ca")
-        .map_err(|error| Error::Protocol(error.to_string()))?;
+    let name =
+        ServerName::try_from("handfast-ca").map_err(|error| Error::Protocol(error.to_string()))?;
     let handshake = TlsConnector::from(Arc::new(config)).connect(name, tcp);
-    let stream = timeout(CONNECT, handshake)
-        .await
-        .map_err(|_| unreachable("no TLS handshake within 10 s; is this the CA's port?".to_owned()))?;
-    let rejection = verifier.rejection.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let stream = timeout(CONNECT, handshake).await.map_err(|_| {
+        unreachable("no TLS handshake within 10 s; is this the CA's port?".to_owned())
+    })?;
+    let rejection = verifier
+        .rejection
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     match (stream, rejection) {
         (Ok(stream), _) => channel(stream).await,
         (Err(_), Some(rejection)) => Err(Error::Rejected(rejection)),
@@ -196,11 +222,18 @@ async fn open(
 /// A channel on this one connection: who loses it connects again by name.
 async fn channel(tls: TlsStream<TcpStream>) -> Result<(AgentsClient<Channel>, Alert), Error> {
     let alert = Alert::default();
-    let stream = Listening { tls, alert: alert.clone() };
+    let stream = Listening {
+        tls,
+        alert: alert.clone(),
+    };
     let once = Arc::new(Mutex::new(Some(stream)));
     let connector = tower::service_fn(move |_| {
         let stream = once.lock().unwrap_or_else(PoisonError::into_inner).take();
-        async move { stream.map(TokioIo::new).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+        async move {
+            stream
+                .map(TokioIo::new)
+                .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))
+        }
     });
     let channel = Endpoint::from_static("http://handfast-ca")
         .http2_keep_alive_interval(Duration::from_secs(15))
@@ -210,7 +243,10 @@ async fn channel(tls: TlsStream<TcpStream>) -> Result<(AgentsClient<Channel>, Al
         .connect_with_connector(connector)
         .await
         .map_err(|error| Error::Protocol(error.to_string()))?;
-    Ok((AgentsClient::new(channel).max_decoding_message_size(MAX_MESSAGE), alert))
+    Ok((
+        AgentsClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+        alert,
+    ))
 }
 
 /// The alert that ended a connection, which HTTP/2 would hide.
@@ -223,7 +259,9 @@ impl Alert {
     }
 
     fn note(&self, error: &io::Error) {
-        let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        let error = error
+            .get_ref()
+            .and_then(|error| error.downcast_ref::<rustls::Error>());
         if let Some(rustls::Error::AlertReceived(alert)) = error {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(*alert);
         }
@@ -327,22 +365,36 @@ impl ServerCertVerifier for ServerVerifier {
         intermediates: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
-        now: UnixTime,
+        _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain: Vec<CertificateDer<'_>> =
-            std::iter::once(end_entity).chain(intermediates).cloned().collect();
-        let judged = match (self.trust.judge(&chain, now), self.clock) {
-            (Err(Rejection::Time { not_before, not_after, .. }), Clock::Certificate) => {
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .cloned()
+            .collect();
+        let judged = match (self.trust.judge(&chain, crate::now()), self.clock) {
+            (
+                Err(Rejection::Time {
+                    not_before,
+                    not_after,
+                    ..
+                }),
+                Clock::Certificate,
+            ) => {
                 let inside = Duration::from_secs(not_before.midpoint(not_after));
                 self.trust.judge(&chain, UnixTime::since_unix_epoch(inside))
             }
             (judged, _) => judged,
         };
-        judged.map(|()| ServerCertVerified::assertion()).map_err(|rejection| {
-            let error = refusal(&rejection);
-            *self.rejection.lock().unwrap_or_else(PoisonError::into_inner) = Some(rejection);
-            error
-        })
+        judged
+            .map(|()| ServerCertVerified::assertion())
+            .map_err(|rejection| {
+                let error = refusal(&rejection);
+                *self
+                    .rejection
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Some(rejection);
+                error
+            })
     }
 
     fn verify_tls12_signature(
@@ -375,7 +427,9 @@ mod tests {
     #[test]
     fn clocks_a_day_apart_are_both_named() {
         let ours = 1_700_000_000_000;
-        let error = check_clocks(ours, ours + 86_400_000).unwrap_err().to_string();
+        let error = check_clocks(ours, ours + 86_400_000)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("2023-11-14T22:13:20Z"), "{error}");
         assert!(error.contains("2023-11-15T22:13:20Z"), "{error}");
         assert!(error.contains("24 h 0 min 0 s"), "{error}");

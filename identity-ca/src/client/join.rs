@@ -1,7 +1,5 @@
 //! A node's first certificate, for a join token.
 
-use rustls_pki_types::UnixTime;
-
 use super::connect::{Trust, bounded, connect};
 use super::{NodeIdentity, Svid, refused};
 use crate::bundle::TrustBundle;
@@ -36,20 +34,38 @@ pub async fn join(token: &JoinToken) -> Result<Joined, Error> {
         csr: key.csr()?,
         now_ms: now_ms(),
     };
-    let reply = client.join(bounded(request)).await.map_err(refused)?.into_inner();
+    let reply = client
+        .join(bounded(request))
+        .await
+        .map_err(refused)?
+        .into_inner();
     let missing = |what: &str| Error::Protocol(format!("the CA's answer has no {what}"));
     let bundle: TrustBundle = reply.bundle.ok_or_else(|| missing("bundle"))?.try_into()?;
     if bundle.trust_domain() != &token.trust_domain
-        || !bundle.fingerprints().any(|print| print == token.root_fingerprint)
+        || !bundle
+            .fingerprints()
+            .any(|print| print == token.root_fingerprint)
     {
-        return Err(Error::Protocol("the CA's bundle does not hold the token's root".to_owned()));
+        return Err(Error::Protocol(
+            "the CA's bundle does not hold the token's root".to_owned(),
+        ));
     }
     let svid = Svid::try_from(reply.svid.ok_or_else(|| missing("certificate"))?)?;
-    let node = Verifier::new(bundle.clone(), DenyList::empty())
-        .node(&svid.chain, UnixTime::now())?;
+    let node = Verifier::new(bundle.clone(), DenyList::empty()).node(&svid.chain, crate::now())?;
     if node.name != token.node {
-        return Err(Error::Protocol(format!("the CA gave us the name {}", node.name)));
+        return Err(Error::Protocol(format!(
+            "the CA gave us the name {}",
+            node.name
+        )));
     }
-    let identity = NodeIdentity { chain: svid.chain, key };
-    Ok(Joined { identity, node, bundle, ca_time_ms: reply.now_ms })
+    let identity = NodeIdentity {
+        chain: svid.chain,
+        key,
+    };
+    Ok(Joined {
+        identity,
+        node,
+        bundle,
+        ca_time_ms: reply.now_ms,
+    })
 }

@@ -2,6 +2,8 @@
 
 pub mod admin;
 mod agent;
+#[cfg(test)]
+mod clock_tests;
 mod connect;
 mod join;
 
@@ -86,7 +88,11 @@ impl From<SvidRequest> for proto::SvidRequest {
             SvidKind::Proof { entry_id } => (proto::SvidKind::Proof, entry_id),
             SvidKind::Workload { entry_id } => (proto::SvidKind::Workload, entry_id),
         };
-        Self { kind: kind.into(), entry_id, csr: request.csr }
+        Self {
+            kind: kind.into(),
+            entry_id,
+            csr: request.csr,
+        }
     }
 }
 
@@ -115,5 +121,8 @@ pub(crate) fn refused(status: tonic::Status) -> Error {
         message = format!("{message}: {error}");
         source = error.source();
     }
-    Error::Refused { code: status.code(), message }
+    Error::Refused {
+        code: status.code(),
+        message,
+    }
 }

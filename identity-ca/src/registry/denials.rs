@@ -15,17 +15,22 @@ const MAX_DENIALS: i64 = 10_000;
 impl Registry {
     /// All lines.
     pub(super) async fn denials(&self) -> Result<Vec<Denial>, Error> {
-        let rows: Vec<(String, String, String, i64)> =
-            sqlx::query_as("SELECT kind, subject, reason, since_ms FROM denials ORDER BY since_ms, subject")
-                .fetch_all(self.store.reader())
-                .await?;
+        let rows: Vec<(String, String, String, i64)> = sqlx::query_as(
+            "SELECT kind, subject, reason, since_ms FROM denials ORDER BY since_ms, subject",
+        )
+        .fetch_all(self.store.reader())
+        .await?;
         let denial = |(kind, subject, reason, since): (String, String, String, i64)| {
             let subject = match kind.as_str() {
                 "spiffe_id" => Subject::SpiffeId(self.stored(operator_id(&subject))?),
                 "node" => Subject::Node(self.stored(subject.parse())?),
                 _ => Subject::Serial(self.stored(subject.parse())?),
             };
-            Ok(Denial { subject, reason, since_ms: uint(since) })
+            Ok(Denial {
+                subject,
+                reason,
+                since_ms: uint(since),
+            })
         };
         rows.into_iter().map(denial).collect()
     }
@@ -38,7 +43,10 @@ impl Registry {
         if let Subject::Node(name) = &subject
             && self.binding(&mut change, name).await?.is_none()
         {
-            return Err(Error::Missing { what: "node", name: name.to_string() });
+            return Err(Error::Missing {
+                what: "node",
+                name: name.to_string(),
+            });
         }
         let (kind, text) = columns(&subject);
         sqlx::query(
@@ -50,10 +58,14 @@ impl Registry {
         .bind(int(now_ms()))
         .execute(&mut *change)
         .await?;
-        let count: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM denials").fetch_one(&mut *change).await?;
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM denials")
+            .fetch_one(&mut *change)
+            .await?;
         if count > MAX_DENIALS {
-            return Err(Error::invalid("deny list", "it is full; undo what has expired long ago"));
+            return Err(Error::invalid(
+                "deny list",
+                "it is full; undo what has expired long ago",
+            ));
         }
         let number = next_sequence(&mut change, Section::Deny).await?;
         change.commit().await?;
@@ -72,7 +84,10 @@ impl Registry {
             .execute(&mut *change)
             .await?;
         if gone.rows_affected() == 0 {
-            return Err(Error::Missing { what: "revocation of", name: subject.to_string() });
+            return Err(Error::Missing {
+                what: "revocation of",
+                name: subject.to_string(),
+            });
         }
         let number = next_sequence(&mut change, Section::Deny).await?;
         change.commit().await?;
@@ -103,17 +118,28 @@ impl Registry {
 
     /// One subject, one spelling: a node's SPIFFE ID means the node.
     fn normal(&self, subject: Subject) -> Result<Subject, Error> {
-        let Subject::SpiffeId(id) = &subject else { return Ok(subject) };
+        let Subject::SpiffeId(id) = &subject else {
+            return Ok(subject);
+        };
         if id.path().is_empty() {
-            return Err(Error::invalid(format!("SPIFFE ID {id}"), "a whole trust domain is not revoked this way"));
+            return Err(Error::invalid(
+                format!("SPIFFE ID {id}"),
+                "a whole trust domain is not revoked this way",
+            ));
         }
         if !id.is_member_of(&self.trust_domain) || !is_reserved(id) {
             return Ok(subject);
         }
-        let name = id.path().strip_prefix("/handfast/node/").and_then(|name| name.parse().ok());
+        let name = id
+            .path()
+            .strip_prefix("/handfast/node/")
+            .and_then(|name| name.parse().ok());
         match name {
             Some(name) if node_id(&self.trust_domain, &name)? == *id => Ok(Subject::Node(name)),
-            _ => Err(Error::invalid(format!("SPIFFE ID {id}"), "it is the CA's own")),
+            _ => Err(Error::invalid(
+                format!("SPIFFE ID {id}"),
+                "it is the CA's own",
+            )),
         }
     }
 }
@@ -129,7 +155,10 @@ fn columns(subject: &Subject) -> (&'static str, String) {
 fn check_reason(reason: &str) -> Result<(), Error> {
     let printable = !reason.chars().any(char::is_control);
     if reason.trim().is_empty() || reason.len() > MAX_REASON || !printable {
-        return Err(Error::invalid("reason", format!("say why (--reason), in at most {MAX_REASON} printable characters")));
+        return Err(Error::invalid(
+            "reason",
+            format!("say why (--reason), in at most {MAX_REASON} printable characters"),
+        ));
     }
     Ok(())
 }

@@ -39,13 +39,19 @@ impl Registry {
 
     fn entry(&self, row: &SqliteRow) -> Result<Entry, Error> {
         let parent: &str = row.try_get("parent")?;
-        let selectors: Vec<String> = self.stored(serde_json::from_str(row.try_get("selectors")?))?;
-        let selectors: Result<Vec<Selector>, Error> = selectors.iter().map(|text| text.parse()).collect();
+        let selectors: Vec<String> =
+            self.stored(serde_json::from_str(row.try_get("selectors")?))?;
+        let selectors: Result<Vec<Selector>, Error> =
+            selectors.iter().map(|text| text.parse()).collect();
         let ttl: Option<i64> = row.try_get("ttl")?;
         Ok(Entry {
             id: row.try_get("id")?,
             spiffe_id: self.stored(operator_id(row.try_get("spiffe_id")?))?,
-            parent_id: if parent.is_empty() { None } else { Some(self.stored(operator_id(parent))?) },
+            parent_id: if parent.is_empty() {
+                None
+            } else {
+                Some(self.stored(operator_id(parent))?)
+            },
             selectors: self.stored(selectors)?,
             labels: self.stored(serde_json::from_str(row.try_get("labels")?))?,
             workload_ttl_seconds: ttl.and_then(|ttl| u32::try_from(ttl).ok()),
@@ -63,7 +69,11 @@ impl Registry {
         }
         let selectors: Vec<String> = entry.selectors.iter().map(ToString::to_string).collect();
         let selectors = self.stored(serde_json::to_string(&selectors))?;
-        let parent = entry.parent_id.as_ref().map(ToString::to_string).unwrap_or_default();
+        let parent = entry
+            .parent_id
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         let same: Option<String> = sqlx::query_scalar(
             "SELECT id FROM entries WHERE spiffe_id = ? AND parent = ? AND selectors = ?",
         )
@@ -76,7 +86,9 @@ impl Registry {
             return Err(Error::Exists {
                 what: "entry",
                 name: entry.spiffe_id.to_string(),
-                hint: format!("entry {id} has the same parent and selectors; delete that one first"),
+                hint: format!(
+                    "entry {id} has the same parent and selectors; delete that one first"
+                ),
             });
         }
         next_sequence(&mut change, Section::Entries).await?;
@@ -102,9 +114,15 @@ impl Registry {
             .bind(id)
             .fetch_optional(&mut *change)
             .await?;
-        let row = row.ok_or_else(|| Error::Missing { what: "entry", name: id.to_owned() })?;
+        let row = row.ok_or_else(|| Error::Missing {
+            what: "entry",
+            name: id.to_owned(),
+        })?;
         let entry = self.entry(&row)?;
-        sqlx::query("DELETE FROM entries WHERE id = ?").bind(id).execute(&mut *change).await?;
+        sqlx::query("DELETE FROM entries WHERE id = ?")
+            .bind(id)
+            .execute(&mut *change)
+            .await?;
         next_sequence(&mut change, Section::Entries).await?;
         change.commit().await?;
         Ok(entry)
@@ -122,11 +140,20 @@ impl Registry {
         }
         check_labels(&order.labels)?;
         if order.dns_names.len() > MAX_DNS_NAMES {
-            return Err(Error::invalid("DNS names", format!("more than {MAX_DNS_NAMES}")));
+            return Err(Error::invalid(
+                "DNS names",
+                format!("more than {MAX_DNS_NAMES}"),
+            ));
         }
-        order.dns_names.iter().try_for_each(|name| check_dns_name(name))?;
+        order
+            .dns_names
+            .iter()
+            .try_for_each(|name| check_dns_name(name))?;
         if order.ttl != 0 && !(MIN_TTL..=MAX_TTL).contains(&order.ttl) {
-            return Err(Error::invalid("ttl", "workload SVIDs live from 1 minute to 24 hours"));
+            return Err(Error::invalid(
+                "ttl",
+                "workload SVIDs live from 1 minute to 24 hours",
+            ));
         }
         let id: [u8; 16] = rand::random();
         Ok(Entry {
@@ -154,20 +181,28 @@ impl Registry {
         change: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
         parent: &SpiffeId,
     ) -> Result<(), Error> {
-        let missing = || Error::Missing { what: "node", name: parent.to_string() };
+        let missing = || Error::Missing {
+            what: "node",
+            name: parent.to_string(),
+        };
         let name: NodeName = parent
             .path()
             .strip_prefix("/handfast/node/")
             .and_then(|name| name.parse().ok())
             .filter(|_| parent.is_member_of(&self.trust_domain))
             .ok_or_else(missing)?;
-        self.binding(change, &name).await?.map(drop).ok_or_else(missing)
+        self.binding(change, &name)
+            .await?
+            .map(drop)
+            .ok_or_else(missing)
     }
 }
 
 fn check_dns_name(name: &str) -> Result<(), Error> {
     let label = |label: &str| {
-        let plain = label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let plain = label
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         (1..=63).contains(&label.len()) && plain && !label.starts_with('-') && !label.ends_with('-')
     };
     let rest = name.strip_prefix("*.").unwrap_or(name);
@@ -175,5 +210,8 @@ fn check_dns_name(name: &str) -> Result<(), Error> {
         return Ok(());
     }
     let shown: String = name.chars().take(64).collect();
-    Err(Error::invalid(format!("DNS name {shown:?}"), "use lower-case letters, digits, '-' and '.'"))
+    Err(Error::invalid(
+        format!("DNS name {shown:?}"),
+        "use lower-case letters, digits, '-' and '.'",
+    ))
 }

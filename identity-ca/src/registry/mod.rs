@@ -35,7 +35,11 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn new(store: Store, trust_domain: TrustDomain, prefix_ranges: Vec<IpNet>) -> Self {
-        Self { store, trust_domain, prefix_ranges }
+        Self {
+            store,
+            trust_domain,
+            prefix_ranges,
+        }
     }
 
     /// Something that an operator should look into. Kept, since a log line is

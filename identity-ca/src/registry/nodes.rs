@@ -16,12 +16,20 @@ const COLUMNS: &str = "SELECT name, prefixes, underlay, managed, assignment, joi
 
 /// Reads `IP` or `IP:PORT`; the port of sessions if there is none.
 pub(crate) fn session_address(text: &str) -> Result<SocketAddr, Error> {
-    let plain = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, SESSION_PORT));
+    let plain = text
+        .parse::<IpAddr>()
+        .map(|ip| SocketAddr::new(ip, SESSION_PORT));
     let address = plain.or_else(|_| text.parse::<SocketAddr>()).map_err(|_| {
-        Error::invalid(format!("underlay address {text:?}"), "write IP or IP:PORT, such as 192.0.2.10")
+        Error::invalid(
+            format!("underlay address {text:?}"),
+            "write IP or IP:PORT, such as 192.0.2.10",
+        )
     })?;
     if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
-        return Err(Error::invalid(format!("underlay address {text:?}"), "no node is reached there"));
+        return Err(Error::invalid(
+            format!("underlay address {text:?}"),
+            "no node is reached there",
+        ));
     }
     Ok(address)
 }
@@ -57,7 +65,10 @@ impl Registry {
         order: &TokenOrder,
     ) -> Result<Vec<IpNet>, Error> {
         let rows = sqlx::query(COLUMNS).fetch_all(&mut **change).await?;
-        let nodes: Vec<Node> = rows.iter().map(|row| self.node(row)).collect::<Result<_, _>>()?;
+        let nodes: Vec<Node> = rows
+            .iter()
+            .map(|row| self.node(row))
+            .collect::<Result<_, _>>()?;
         let known = nodes.iter().find(|node| node.name == order.node);
         let keep = |new: &Vec<_>, old: Option<&Vec<_>>| match old {
             Some(old) if new.is_empty() => old.clone(),
@@ -83,8 +94,8 @@ impl Registry {
         let taken = self.taken(change, others).await?;
         let addresses: Vec<IpAddr> = underlay.iter().map(SocketAddr::ip).collect();
         prefix::check(&prefixes, &addresses, &taken)?;
-        let unchanged = known
-            .is_some_and(|node| node.prefixes == prefixes && node.underlay == underlay);
+        let unchanged =
+            known.is_some_and(|node| node.prefixes == prefixes && node.underlay == underlay);
         if !unchanged {
             self.write_node(change, order, &prefixes, &underlay).await?;
         }
@@ -96,17 +107,31 @@ impl Registry {
         change: &mut Transaction<'static, Sqlite>,
         others: impl Iterator<Item = &'a Node>,
     ) -> Result<Taken, Error> {
-        let mut taken = Taken { ranges: self.prefix_ranges.clone(), ..Taken::default() };
+        let mut taken = Taken {
+            ranges: self.prefix_ranges.clone(),
+            ..Taken::default()
+        };
         for node in others {
-            taken.prefixes.extend(node.prefixes.iter().map(|prefix| (node.name.clone(), *prefix)));
+            taken.prefixes.extend(
+                node.prefixes
+                    .iter()
+                    .map(|prefix| (node.name.clone(), *prefix)),
+            );
             let what = format!("an underlay address of node {}", node.name);
-            taken.outside.extend(node.underlay.iter().map(|address| (address.ip(), what.clone())));
+            taken.outside.extend(
+                node.underlay
+                    .iter()
+                    .map(|address| (address.ip(), what.clone())),
+            );
         }
-        let addresses: Vec<String> =
-            sqlx::query_scalar("SELECT address FROM ca_addresses").fetch_all(&mut **change).await?;
+        let addresses: Vec<String> = sqlx::query_scalar("SELECT address FROM ca_addresses")
+            .fetch_all(&mut **change)
+            .await?;
         for address in addresses {
             let address: IpAddr = self.stored(address.parse())?;
-            taken.outside.push((address, "an address of the CA".to_owned()));
+            taken
+                .outside
+                .push((address, "an address of the CA".to_owned()));
         }
         Ok(taken)
     }
@@ -216,7 +241,11 @@ impl Registry {
         let rows = sqlx::query(COLUMNS).fetch_all(&mut **change).await?;
         for row in &rows {
             let node = self.node(row)?;
-            if let Some(prefix) = node.prefixes.iter().find(|prefix| prefix.contains(&address)) {
+            if let Some(prefix) = node
+                .prefixes
+                .iter()
+                .find(|prefix| prefix.contains(&address))
+            {
                 return Err(Error::invalid(
                     format!("CA address {address}"),
                     format!(

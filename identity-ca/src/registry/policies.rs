@@ -51,11 +51,12 @@ impl Registry {
             .execute(&mut *change)
             .await?;
             changed |= written.rows_affected() > 0;
-            let row: Row =
-                sqlx::query_as("SELECT name, text, version, changed_ms FROM policies WHERE name = ?")
-                    .bind(&order.name)
-                    .fetch_one(&mut *change)
-                    .await?;
+            let row: Row = sqlx::query_as(
+                "SELECT name, text, version, changed_ms FROM policies WHERE name = ?",
+            )
+            .bind(&order.name)
+            .fetch_one(&mut *change)
+            .await?;
             documents.push(document(row));
         }
         if !changed {
@@ -66,7 +67,10 @@ impl Registry {
                 .fetch_one(&mut *change)
                 .await?;
         if uint(count) > MAX_DOCUMENTS as u64 || uint(bytes) > MAX_TOTAL {
-            return Err(Error::invalid("policies", "more than 10,000 documents or 32 MiB in all"));
+            return Err(Error::invalid(
+                "policies",
+                "more than 10,000 documents or 32 MiB in all",
+            ));
         }
         next_sequence(&mut change, Section::Policies).await?;
         change.commit().await?;
@@ -87,7 +91,10 @@ impl Registry {
             .bind(name)
             .fetch_optional(&mut *change)
             .await?;
-            let missing = || Error::Missing { what: "policy", name: name.clone() };
+            let missing = || Error::Missing {
+                what: "policy",
+                name: name.clone(),
+            };
             documents.push(document(row.ok_or_else(missing)?));
         }
         if !documents.is_empty() {
@@ -99,13 +106,22 @@ impl Registry {
 }
 
 fn document((name, text, version, changed): Row) -> PolicyDocument {
-    PolicyDocument { name, text, version: uint(version), changed_at_ms: uint(changed) }
+    PolicyDocument {
+        name,
+        text,
+        version: uint(version),
+        changed_at_ms: uint(changed),
+    }
 }
 
 fn check(order: &PolicyOrder) -> Result<(), Error> {
-    let name_ok = (1..=MAX_NAME).contains(&order.name.len()) && !order.name.chars().any(char::is_control);
+    let name_ok =
+        (1..=MAX_NAME).contains(&order.name.len()) && !order.name.chars().any(char::is_control);
     if !name_ok {
-        return Err(Error::invalid("policy name", format!("1 to {MAX_NAME} printable characters")));
+        return Err(Error::invalid(
+            "policy name",
+            format!("1 to {MAX_NAME} printable characters"),
+        ));
     }
     if order.text.is_empty() || order.text.len() > MAX_TEXT {
         return Err(Error::invalid(

@@ -22,7 +22,10 @@ pub(super) fn check(prefixes: &[IpNet], underlay: &[IpAddr], taken: &Taken) -> R
     for (position, prefix) in prefixes.iter().enumerate() {
         let bad = |problem: String| Err(Error::invalid(format!("prefix {prefix}"), problem));
         if prefix.trunc() != *prefix {
-            return bad(format!("bits are set behind its length; {} was meant?", prefix.trunc()));
+            return bad(format!(
+                "bits are set behind its length; {} was meant?",
+                prefix.trunc()
+            ));
         }
         if !taken.ranges.iter().any(|range| range.contains(prefix)) {
             let ranges: Vec<String> = taken.ranges.iter().map(ToString::to_string).collect();
@@ -31,20 +34,41 @@ pub(super) fn check(prefixes: &[IpNet], underlay: &[IpAddr], taken: &Taken) -> R
                 ranges.join(", ")
             ));
         }
-        if let Some(other) = prefixes.iter().take(position).find(|other| overlap(prefix, other)) {
+        if let Some(other) = prefixes
+            .iter()
+            .take(position)
+            .find(|other| overlap(prefix, other))
+        {
             return bad(format!("overlaps {other} of the same node"));
         }
-        if let Some((node, other)) = taken.prefixes.iter().find(|(_, other)| overlap(prefix, other)) {
-            return bad(format!("overlaps {other} of node {node}; prefixes of nodes are disjoint"));
+        if let Some((node, other)) = taken
+            .prefixes
+            .iter()
+            .find(|(_, other)| overlap(prefix, other))
+        {
+            return bad(format!(
+                "overlaps {other} of node {node}; prefixes of nodes are disjoint"
+            ));
         }
-        let own = underlay.iter().map(|address| (*address, "the node's own underlay address".to_owned()));
+        let own = underlay
+            .iter()
+            .map(|address| (*address, "the node's own underlay address".to_owned()));
         let outside = taken.outside.iter().cloned().chain(own);
-        if let Some((address, what)) = outside.into_iter().find(|(address, _)| prefix.contains(address)) {
-            return bad(format!("contains {address}, {what}: the tunnels would need what they give"));
+        if let Some((address, what)) = outside
+            .into_iter()
+            .find(|(address, _)| prefix.contains(address))
+        {
+            return bad(format!(
+                "contains {address}, {what}: the tunnels would need what they give"
+            ));
         }
     }
     for address in underlay {
-        if let Some((node, prefix)) = taken.prefixes.iter().find(|(_, prefix)| prefix.contains(address)) {
+        if let Some((node, prefix)) = taken
+            .prefixes
+            .iter()
+            .find(|(_, prefix)| prefix.contains(address))
+        {
             return Err(Error::invalid(
                 format!("underlay address {address}"),
                 format!("lies in the prefix {prefix} of node {node}"),
@@ -66,7 +90,10 @@ mod tests {
         Taken {
             ranges: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()],
             prefixes: vec![("db1".parse().unwrap(), "10.2.0.0/24".parse().unwrap())],
-            outside: vec![("10.9.0.1".parse().unwrap(), "an address of the CA".to_owned())],
+            outside: vec![(
+                "10.9.0.1".parse().unwrap(),
+                "an address of the CA".to_owned(),
+            )],
         }
     }
 

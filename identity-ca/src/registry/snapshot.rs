@@ -78,7 +78,10 @@ impl Snapshot {
             Some(before) => (Arc::clone(&before.entries), Arc::clone(&before.by_id)),
             None => {
                 let entries = registry.entries().await?;
-                let ids = entries.iter().enumerate().map(|(at, entry)| (entry.id.clone(), at));
+                let ids = entries
+                    .iter()
+                    .enumerate()
+                    .map(|(at, entry)| (entry.id.clone(), at));
                 let by_id = Arc::new(ids.collect());
                 (Arc::new(entries), by_id)
             }
@@ -88,29 +91,49 @@ impl Snapshot {
             None => Arc::new(registry.policies().await?),
         };
         let verifier = Verifier::new(Arc::clone(&bundle), Arc::clone(&deny));
-        Ok(Self { revisions, bundle, nodes, entries, policies, deny, verifier, by_id })
+        Ok(Self {
+            revisions,
+            bundle,
+            nodes,
+            entries,
+            policies,
+            deny,
+            verifier,
+            by_id,
+        })
     }
 
     /// A node of the registry.
     pub(crate) fn node(&self, name: &NodeName) -> Option<&Node> {
         // Loaded in the order of names.
-        let at = self.nodes.binary_search_by(|node| node.name.cmp(name)).ok()?;
+        let at = self
+            .nodes
+            .binary_search_by(|node| node.name.cmp(name))
+            .ok()?;
         self.nodes.get(at)
     }
 
     /// An entry, if it applies to a node.
     pub(crate) fn entry_of(&self, node: &Node, id: &str) -> Option<&Entry> {
-        self.by_id.get(id).and_then(|at| self.entries.get(*at)).filter(|entry| applies(entry, node))
+        self.by_id
+            .get(id)
+            .and_then(|at| self.entries.get(*at))
+            .filter(|entry| applies(entry, node))
     }
 
     /// The entries that apply to a node.
     pub(crate) fn entries_of<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = &'a Entry> {
-        self.entries.iter().filter(move |entry| applies(entry, node))
+        self.entries
+            .iter()
+            .filter(move |entry| applies(entry, node))
     }
 }
 
 fn applies(entry: &Entry, node: &Node) -> bool {
-    entry.parent_id.as_ref().is_none_or(|parent| *parent == node.spiffe_id)
+    entry
+        .parent_id
+        .as_ref()
+        .is_none_or(|parent| *parent == node.spiffe_id)
 }
 
 impl Registry {

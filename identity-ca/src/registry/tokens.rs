@@ -41,12 +41,21 @@ pub(crate) struct TokenMade {
 impl Registry {
     /// Makes a token, and its node if that is new.
     pub(crate) async fn create_token(&self, order: &TokenOrder) -> Result<TokenMade, Error> {
-        let ttl = if order.ttl_seconds == 0 { DEFAULT_TTL } else { order.ttl_seconds };
+        let ttl = if order.ttl_seconds == 0 {
+            DEFAULT_TTL
+        } else {
+            order.ttl_seconds
+        };
         if ttl > MAX_TTL {
             return Err(Error::invalid("ttl", "a token lives 30 days at most"));
         }
-        if order.prefixes.len() > crate::certificate::MAX_PREFIXES || order.underlay.len() > MAX_UNDERLAY {
-            return Err(Error::invalid("node", "too many prefixes (64) or underlay addresses (16)"));
+        if order.prefixes.len() > crate::certificate::MAX_PREFIXES
+            || order.underlay.len() > MAX_UNDERLAY
+        {
+            return Err(Error::invalid(
+                "node",
+                "too many prefixes (64) or underlay addresses (16)",
+            ));
         }
         let ca = host_and_port(&order.ca_address)?;
         let mut change = self.store.begin().await?;
@@ -64,7 +73,11 @@ impl Registry {
             .execute(&mut *change)
             .await?;
         change.commit().await?;
-        Ok(TokenMade { secret, expires_at_ms, prefixes })
+        Ok(TokenMade {
+            secret,
+            expires_at_ms,
+            prefixes,
+        })
     }
 
     /// Spends a token. `sign` makes the certificate; it, the spent token and
@@ -83,13 +96,18 @@ impl Registry {
                 .fetch_optional(&mut *change)
                 .await?;
         let Some((node, expires, used)) = row else {
-            return Err(Error::Token("this CA has not made it (is it the right CA?)".to_owned()));
+            return Err(Error::Token(
+                "this CA has not made it (is it the right CA?)".to_owned(),
+            ));
         };
         let node: NodeName = self.stored(node.parse())?;
         if let Some(used) = used {
             drop(change);
             let when = moment(uint(used));
-            self.alarm(&format!("the join token of node {node}, used at {when}, was presented again")).await?;
+            self.alarm(&format!(
+                "the join token of node {node}, used at {when}, was presented again"
+            ))
+            .await?;
             return Err(Error::Token(format!(
                 "it was used already, at {when}; a token works once. If that was not you, somebody else joined as {node}: revoke the node (`handfast revoke --node {node}`); make a new one with `handfast token create --node {node}`"
             )));
@@ -100,7 +118,10 @@ impl Registry {
                 moment(uint(expires))
             )));
         }
-        if self.denied(&mut change, &Subject::Node(node.clone())).await? {
+        if self
+            .denied(&mut change, &Subject::Node(node.clone()))
+            .await?
+        {
             return Err(Error::Token(format!("node {node} is revoked")));
         }
         let binding = self
@@ -135,11 +156,19 @@ fn host_and_port(text: &str) -> Result<Option<IpAddr>, Error> {
         )
     };
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return if address.ip().is_unspecified() || address.port() == 0 { Err(bad()) } else { Ok(Some(address.ip())) };
+        return if address.ip().is_unspecified() || address.port() == 0 {
+            Err(bad())
+        } else {
+            Ok(Some(address.ip()))
+        };
     }
     let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
     let host_ok = !host.is_empty() && host.len() <= 253 && host.bytes().all(plain);
     let port_ok = port.parse::<u16>().is_ok_and(|port| port > 0);
-    if host_ok && port_ok { Ok(None) } else { Err(bad()) }
+    if host_ok && port_ok {
+        Ok(None)
+    } else {
+        Err(bad())
+    }
 }

@@ -28,7 +28,9 @@ pub(super) fn only_owner(request: Request<()>) -> Result<Request<()>, Status> {
         Some(uid) if uid == 0 || uid == us => Ok(request),
         uid => {
             tracing::warn!(target: "handfast::audit", ?uid, "operator refused");
-            Err(Status::permission_denied(format!("only root and the CA's owner (uid {us}) administer it")))
+            Err(Status::permission_denied(format!(
+                "only root and the CA's owner (uid {us}) administer it"
+            )))
         }
     }
 }
@@ -98,8 +100,14 @@ impl Admin for Service {
         &self,
         _: Request<proto::ListNodesRequest>,
     ) -> Result<Response<proto::Nodes>, Status> {
-        let nodes = self.state.registry.nodes_for_operators(&self.state.now().deny).await?;
-        Ok(Response::new(proto::Nodes { nodes: nodes.iter().map(proto::Node::from).collect() }))
+        let nodes = self
+            .state
+            .registry
+            .nodes_for_operators(&self.state.now().deny)
+            .await?;
+        Ok(Response::new(proto::Nodes {
+            nodes: nodes.iter().map(proto::Node::from).collect(),
+        }))
     }
 
     async fn create_entry(
@@ -144,7 +152,9 @@ impl Admin for Service {
         &self,
         _: Request<proto::GetBundleRequest>,
     ) -> Result<Response<proto::Bundle>, Status> {
-        Ok(Response::new(proto::Bundle::from(&*self.state.now().bundle)))
+        Ok(Response::new(proto::Bundle::from(
+            &*self.state.now().bundle,
+        )))
     }
 
     async fn put_policies(
@@ -154,11 +164,16 @@ impl Admin for Service {
         let uid = caller(&request);
         let policies = request.into_inner().policies;
         if policies.len() > MAX_POLICIES {
-            return Err(Status::invalid_argument(format!("at most {MAX_POLICIES} documents at once")));
+            return Err(Status::invalid_argument(format!(
+                "at most {MAX_POLICIES} documents at once"
+            )));
         }
         let orders: Vec<PolicyOrder> = policies
             .into_iter()
-            .map(|policy| PolicyOrder { name: policy.name, text: policy.text })
+            .map(|policy| PolicyOrder {
+                name: policy.name,
+                text: policy.text,
+            })
             .collect();
         let documents = self
             .state
@@ -187,7 +202,10 @@ impl Admin for Service {
         let name = request.into_inner().name;
         let now = self.state.now();
         let policy = now.policies.iter().find(|policy| policy.name == name);
-        let policy = policy.ok_or(Error::Missing { what: "policy", name })?;
+        let policy = policy.ok_or(Error::Missing {
+            what: "policy",
+            name,
+        })?;
         Ok(Response::new(proto::Policy::from(policy)))
     }
 
@@ -213,7 +231,9 @@ impl Admin for Service {
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeReply>, Status> {
         let uid = caller(&request);
-        let Denial { subject, reason, .. } = denial(request.into_inner())?;
+        let Denial {
+            subject, reason, ..
+        } = denial(request.into_inner())?;
         tracing::warn!(target: "handfast::audit", ?uid, %subject, reason, "revoke");
         let number = self
             .state
@@ -227,7 +247,9 @@ impl Admin for Service {
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeReply>, Status> {
         let uid = caller(&request);
-        let Denial { subject, reason, .. } = denial(request.into_inner())?;
+        let Denial {
+            subject, reason, ..
+        } = denial(request.into_inner())?;
         tracing::warn!(target: "handfast::audit", ?uid, %subject, reason, "revocation undone");
         let number = self
             .state
@@ -242,20 +264,30 @@ impl Admin for Service {
     ) -> Result<Response<proto::RevocationList>, Status> {
         let now = self.state.now();
         let denials = now.deny.denials().iter().map(proto::Denial::from).collect();
-        Ok(Response::new(proto::RevocationList { number: now.deny.number(), denials }))
+        Ok(Response::new(proto::RevocationList {
+            number: now.deny.number(),
+            denials,
+        }))
     }
 }
 
 fn token_order(request: &proto::CreateTokenRequest) -> Result<TokenOrder, Error> {
     let prefix = |text: &String| {
         text.parse().map_err(|_| {
-            Error::invalid(format!("prefix {text:?}"), "write ADDRESS/LENGTH, such as 10.1.0.0/24")
+            Error::invalid(
+                format!("prefix {text:?}"),
+                "write ADDRESS/LENGTH, such as 10.1.0.0/24",
+            )
         })
     };
     let underlay = request.underlay.iter().map(|text| session_address(text));
     Ok(TokenOrder {
         node: request.node.parse()?,
-        prefixes: request.prefixes.iter().map(prefix).collect::<Result<_, _>>()?,
+        prefixes: request
+            .prefixes
+            .iter()
+            .map(prefix)
+            .collect::<Result<_, _>>()?,
         underlay: underlay.collect::<Result<_, _>>()?,
         ca_address: request.ca_address.clone(),
         ttl_seconds: request.ttl_seconds.into(),
@@ -276,5 +308,8 @@ fn entry_order(entry: proto::Entry) -> Result<EntryOrder, Error> {
 }
 
 fn denial(request: proto::RevokeRequest) -> Result<Denial, Error> {
-    request.denial.ok_or_else(|| Error::invalid("revocation", "it names nobody"))?.try_into()
+    request
+        .denial
+        .ok_or_else(|| Error::invalid("revocation", "it names nobody"))?
+        .try_into()
 }

@@ -67,18 +67,28 @@ impl Agents for Service {
         let request = request.into_inner();
         check_clocks(request.now_ms, now_ms())?;
         if request.requests.len() > MAX_BATCH {
-            return Err(Status::invalid_argument(format!("at most {MAX_BATCH} requests in a batch")));
+            return Err(Status::invalid_argument(format!(
+                "at most {MAX_BATCH} requests in a batch"
+            )));
         }
-        let own_only = request.requests.iter().all(|request| request.kind() == proto::SvidKind::Node);
+        let own_only = request
+            .requests
+            .iter()
+            .all(|request| request.kind() == proto::SvidKind::Node);
         if node.svid.not_after < now_ms() / 1000 {
             self.check_expired(&node, own_only).await?;
         }
         let mut replies = Vec::with_capacity(request.requests.len());
         for request in request.requests {
             let answer = self.issue_one(&peer, &node, request).await;
-            replies.push(proto::SvidReply { result: Some(result(answer, &node, peer.from)) });
+            replies.push(proto::SvidReply {
+                result: Some(result(answer, &node, peer.from)),
+            });
         }
-        Ok(Response::new(proto::IssueReply { replies, now_ms: now_ms() }))
+        Ok(Response::new(proto::IssueReply {
+            replies,
+            now_ms: now_ms(),
+        }))
     }
 
     async fn watch(
@@ -89,7 +99,11 @@ impl Agents for Service {
         unexpired(&node)?;
         admit(&self.state.now(), &node)?;
         check_clocks(request.into_inner().now_ms, now_ms())?;
-        Ok(Response::new(push::start(&self.state, node, self.stopping.clone())))
+        Ok(Response::new(push::start(
+            &self.state,
+            node,
+            self.stopping.clone(),
+        )))
     }
 
     async fn acknowledge(
@@ -102,11 +116,20 @@ impl Agents for Service {
         admit(&now, &node)?;
         let request = request.into_inner();
         if request.sequence > now.revisions.last {
-            return Err(Status::invalid_argument("an acknowledgement of what was not sent"));
+            return Err(Status::invalid_argument(
+                "an acknowledgement of what was not sent",
+            ));
         }
-        let problem: String =
-            request.problem.chars().filter(|c| !c.is_control()).take(MAX_PROBLEM).collect();
-        self.state.registry.acknowledged(&node.svid.name, request.sequence, &problem).await?;
+        let problem: String = request
+            .problem
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(MAX_PROBLEM)
+            .collect();
+        self.state
+            .registry
+            .acknowledged(&node.svid.name, request.sequence, &problem)
+            .await?;
         Ok(Response::new(proto::AcknowledgeReply { now_ms: now_ms() }))
     }
 }
@@ -153,20 +176,32 @@ impl Service {
             }
             proto::SvidKind::Proof => {
                 let entry = entitled(&now, node, &request.entry_id)?;
-                let binding = ProofBinding { node: node.name.clone(), labels: entry.labels.clone() };
-                self.state.authority.proof_svid(&key, entry.spiffe_id.clone(), &binding)?
+                let binding = ProofBinding {
+                    node: node.name.clone(),
+                    labels: entry.labels.clone(),
+                };
+                self.state
+                    .authority
+                    .proof_svid(&key, entry.spiffe_id.clone(), &binding)?
             }
             proto::SvidKind::Workload => {
                 let entry = entitled(&now, node, &request.entry_id)?;
                 let life = entry.workload_ttl_seconds.map(u64::from);
                 let id = entry.spiffe_id.clone();
-                self.state.authority.workload_svid(&key, id, &entry.dns_names, life)?
+                self.state
+                    .authority
+                    .workload_svid(&key, id, &entry.dns_names, life)?
             }
             proto::SvidKind::Unspecified => {
                 return Err(Error::invalid("kind", "node, proof or workload"));
             }
         };
-        audit(request.kind().as_str_name(), &node.spiffe_id, &issued, peer.from);
+        audit(
+            request.kind().as_str_name(),
+            &node.spiffe_id,
+            &issued,
+            peer.from,
+        );
         Ok(issued)
     }
 
@@ -174,7 +209,11 @@ impl Service {
     async fn check_expired(&self, node: &PeerNode, own_only: bool) -> Result<(), Status> {
         let last = self.state.registry.last_key(&node.svid.name).await?;
         let same = last.as_deref() == Some(node.key_hash.as_slice());
-        if own_only && same { Ok(()) } else { Err(expired()) }
+        if own_only && same {
+            Ok(())
+        } else {
+            Err(expired())
+        }
     }
 }
 
@@ -199,9 +238,13 @@ pub(super) fn admit<'a>(snapshot: &'a Snapshot, caller: &PeerNode) -> Result<&'a
 
 /// The entry, if it applies to the node and its identity may be issued.
 fn entitled<'a>(now: &'a Snapshot, node: &Node, id: &str) -> Result<&'a Entry, Error> {
-    let entry = now
-        .entry_of(node, id)
-        .ok_or_else(|| Error::Denied(format!("no entry {:?} applies to node {}", shorten(id), node.name)))?;
+    let entry = now.entry_of(node, id).ok_or_else(|| {
+        Error::Denied(format!(
+            "no entry {:?} applies to node {}",
+            shorten(id),
+            node.name
+        ))
+    })?;
     if now.deny.denies_id(&entry.spiffe_id) {
         return Err(Error::Denied(format!(
             "{} is revoked; `handfast revoke --undo --spiffe-id {0}` on the CA lifts it",
@@ -218,12 +261,18 @@ fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
 
 fn authenticated(peer: &Peer) -> Result<Arc<PeerNode>, Status> {
     peer.node.clone().ok_or_else(|| {
-        Status::unauthenticated("this call needs a node's certificate; join first (`handfast agent join`)")
+        Status::unauthenticated(
+            "this call needs a node's certificate; join first (`handfast agent join`)",
+        )
     })
 }
 
 fn unexpired(node: &PeerNode) -> Result<(), Status> {
-    if node.svid.not_after < now_ms() / 1000 { Err(expired()) } else { Ok(()) }
+    if node.svid.not_after < now_ms() / 1000 {
+        Err(expired())
+    } else {
+        Ok(())
+    }
 }
 
 fn expired() -> Status {
@@ -244,7 +293,10 @@ fn result(
             let node = &node.svid.name;
             tracing::warn!(target: "handfast::audit", %node, %from, %error, "issuance refused");
             let code = u32::try_from(i32::from(error.code())).unwrap_or_default();
-            Wire::Refusal(proto::Refusal { code, message: error.to_string() })
+            Wire::Refusal(proto::Refusal {
+                code,
+                message: error.to_string(),
+            })
         }
     }
 }

@@ -67,15 +67,22 @@ pub(super) async fn unix(path: &Path) -> Result<(UnixListener, SocketFile), Erro
         source: io::Error::from(io::ErrorKind::AddrInUse),
         hint,
     };
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
         fs::create_dir_all(parent).map_err(Error::io("cannot create", parent))?;
     }
     if let Ok(found) = fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
-            return Err(refuse("; it is a file that is no socket: choose another with --admin-socket"));
+            return Err(refuse(
+                "; it is a file that is no socket: choose another with --admin-socket",
+            ));
         }
         if UnixStream::connect(path).await.is_ok() {
-            return Err(refuse("; another CA serves there: stop it, or choose another with --admin-socket"));
+            return Err(refuse(
+                "; another CA serves there: stop it, or choose another with --admin-socket",
+            ));
         }
         fs::remove_file(path).map_err(Error::io("cannot replace", path))?;
     }
@@ -119,10 +126,13 @@ struct Gate {
 async fn accept(listener: TcpListener, gate: Gate, ready: mpsc::Sender<io::Result<AgentStream>>) {
     loop {
         let permit = Arc::clone(&gate.connections).acquire_owned().await;
-        let (Ok(permit), accepted) = (permit, tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = ready.closed() => return,
-        }) else {
+        let (Ok(permit), accepted) = (
+            permit,
+            tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = ready.closed() => return,
+            },
+        ) else {
             return;
         };
         match accepted {
@@ -163,7 +173,7 @@ impl Gate {
         let node = match tls.get_ref().1.peer_certificates() {
             Some(chain) => {
                 let snapshot = Arc::clone(&self.snapshot.borrow());
-                let node = recognise(&snapshot, chain, UnixTime::now());
+                let node = recognise(&snapshot, chain, crate::now());
                 Some(Arc::new(node.map_err(|rejection| rejection.to_string())?))
             }
             None => None,
@@ -176,7 +186,12 @@ impl Gate {
                 Some((Box::pin(sleep(ANONYMOUS)), permit))
             }
         };
-        Ok(AgentStream { tls, peer: Peer { from, node }, anonymous, _permit: permit })
+        Ok(AgentStream {
+            tls,
+            peer: Peer { from, node },
+            anonymous,
+            _permit: permit,
+        })
     }
 }
 
@@ -299,7 +314,9 @@ fn server_config(state: &State) -> Result<ServerConfig, Error> {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| Error::Crypto(error.to_string()))?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::<super::state::OwnCertificate>::clone(&state.certificate));
+        .with_cert_resolver(Arc::<super::state::OwnCertificate>::clone(
+            &state.certificate,
+        ));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
@@ -326,12 +343,14 @@ impl ClientCertVerifier for AgentVerifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
+        _: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let chain: Vec<CertificateDer<'_>> =
-            std::iter::once(end_entity).chain(intermediates).cloned().collect();
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .cloned()
+            .collect();
         let snapshot = Arc::clone(&self.snapshot.borrow());
-        recognise(&snapshot, &chain, now)
+        recognise(&snapshot, &chain, crate::now())
             .map(|_| ClientCertVerified::assertion())
             .map_err(|rejection| refusal(&rejection))
     }

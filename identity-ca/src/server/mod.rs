@@ -18,7 +18,7 @@ use tonic::transport::Server as Transport;
 
 use self::state::State;
 use crate::Error;
-use crate::authority::{Authority, Lock, STORE};
+use crate::authority::{Authority, Lock, STORE, check_folder};
 use crate::proto::admin_server::AdminServer;
 use crate::proto::agents_server::AgentsServer;
 use crate::registry::{Registry, Store};
@@ -56,17 +56,26 @@ pub struct Server {
 impl Server {
     /// Opens the CA and its sockets.
     pub async fn bind(options: &Options) -> Result<Self, Error> {
-        let authority = Authority::open(&options.dir)?;
+        check_folder(&options.dir)?;
         let lock = Lock::take(&options.dir)?;
+        let authority = Authority::open(&options.dir)?;
         let store = Store::open(&options.dir.join(STORE)).await?;
         let domain = authority.trust_domain().clone();
         let registry = Registry::new(store, domain, authority.prefix_ranges().to_vec());
         registry.reserve_ca_address(options.listen.ip()).await?;
         let tcp = listen::tcp(options.listen).await?;
-        let address = tcp.local_addr().map_err(Error::io("cannot use", &options.dir))?;
+        let address = tcp
+            .local_addr()
+            .map_err(Error::io("cannot use", &options.dir))?;
         let (unix, socket) = listen::unix(&options.admin_socket).await?;
         let state = State::open(authority, registry, address).await?;
-        Ok(Self { state, tcp, unix, socket, _lock: lock })
+        Ok(Self {
+            state,
+            tcp,
+            unix,
+            socket,
+            _lock: lock,
+        })
     }
 
     /// Where agents reach it (the port, if 0 was asked for).

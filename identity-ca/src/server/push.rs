@@ -87,7 +87,9 @@ impl Push {
 fn update(snapshot: &Snapshot, node: &Node, sent: Option<Revisions>) -> proto::Update {
     let now = snapshot.revisions;
     let changed = |of: fn(&Revisions) -> u64| sent.is_none_or(|sent| of(&sent) != of(&now));
-    let nodes = || proto::Nodes { nodes: snapshot.nodes.iter().filter_map(as_peers_see).collect() };
+    let nodes = || proto::Nodes {
+        nodes: snapshot.nodes.iter().filter_map(as_peers_see).collect(),
+    };
     let entries = || proto::Entries {
         entries: snapshot.entries_of(node).map(proto::Entry::from).collect(),
     };

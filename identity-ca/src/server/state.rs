@@ -80,18 +80,28 @@ impl State {
             drop(writing);
             Ok(changed)
         });
-        task.await.map_err(|error| Error::Protocol(format!("a change ended early: {error}")))?
+        task.await
+            .map_err(|error| Error::Protocol(format!("a change ended early: {error}")))?
     }
 
     /// Counts a node as connected while the guard lives.
     pub(super) fn connected(self: &Arc<Self>, name: &NodeName) -> Connected {
-        let mut connected = self.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connected = self
+            .connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *connected.entry(name.clone()).or_default() += 1;
-        Connected { state: Arc::clone(self), name: name.clone() }
+        Connected {
+            state: Arc::clone(self),
+            name: name.clone(),
+        }
     }
 
     pub(super) fn nodes_connected(&self) -> usize {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     pub(super) async fn close(&self) {
@@ -107,7 +117,11 @@ pub(super) struct Connected {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        let mut connected = self.state.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut connected = self
+            .state
+            .connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = connected.get_mut(&self.name) {
             *count -= 1;
             if *count == 0 {
@@ -138,14 +152,19 @@ impl OwnCertificate {
 
 impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).0))
+        Some(Arc::clone(
+            &self.0.read().unwrap_or_else(PoisonError::into_inner).0,
+        ))
     }
 }
 
 /// A new certificate, and when it is to be renewed (unix seconds).
 fn fresh(authority: &Authority) -> Result<(Arc<CertifiedKey>, u64), Error> {
     let (key, issued) = authority.server_identity()?;
-    Ok((certified(issued.chain, &key)?, (now_ms() / 1000).midpoint(issued.not_after)))
+    Ok((
+        certified(issued.chain, &key)?,
+        (now_ms() / 1000).midpoint(issued.not_after),
+    ))
 }
 
 /// Renews what is ours, for as long as the server runs.
@@ -162,7 +181,9 @@ async fn look_after(state: &Arc<State>) -> Result<(), Error> {
     state.authority.renew_issuing()?;
     state.certificate.renew_if_due(&state.authority)?;
     if now_ms().saturating_sub(state.now().deny.issued_at_ms()) >= REDATE_MS {
-        state.change(|state| async move { state.registry.redate_denials().await }).await?;
+        state
+            .change(|state| async move { state.registry.redate_denials().await })
+            .await?;
     }
     Ok(())
 }

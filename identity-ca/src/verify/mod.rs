@@ -4,6 +4,8 @@
 //! the chain and the only one whose key the peer has proven.
 
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -29,8 +31,12 @@ pub const MAX_CHAIN: usize = 4;
 /// Bytes of one certificate that are looked at.
 pub const MAX_CERTIFICATE: usize = 16 << 10;
 
-static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] =
-    &[ECDSA_P256_SHA256, ECDSA_P256_SHA384, ECDSA_P384_SHA256, ECDSA_P384_SHA384];
+static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+    ECDSA_P256_SHA256,
+    ECDSA_P256_SHA384,
+    ECDSA_P384_SHA256,
+    ECDSA_P384_SHA384,
+];
 
 /// Why a certificate was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,7 +144,10 @@ pub struct Verifier {
 impl Verifier {
     /// A verifier for the bundle's trust domain.
     pub fn new(bundle: impl Into<Arc<TrustBundle>>, deny: impl Into<Arc<DenyList>>) -> Self {
-        Self { bundle: bundle.into(), deny: deny.into() }
+        Self {
+            bundle: bundle.into(),
+            deny: deny.into(),
+        }
     }
 
     /// The bundle it verifies against.
@@ -153,11 +162,20 @@ impl Verifier {
 
     /// Is this a node SVID? `chain`: DER, leaf first.
     pub fn node(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<NodeSvid, Rejection> {
-        let kind = |problem| Rejection::Kind { expected: "node SVID", problem };
+        let kind = |problem| Rejection::Kind {
+            expected: "node SVID",
+            problem,
+        };
         let leaf = self.leaf(chain, now, Usage::Tls)?;
-        let binding = leaf.node_binding.as_deref().ok_or(kind("it has no node extension"))?;
-        let NodeBinding { name, prefixes, assignment } =
-            NodeBinding::decode(binding).ok_or(kind("its node extension is malformed"))?;
+        let binding = leaf
+            .node_binding
+            .as_deref()
+            .ok_or(kind("it has no node extension"))?;
+        let NodeBinding {
+            name,
+            prefixes,
+            assignment,
+        } = NodeBinding::decode(binding).ok_or(kind("its node extension is malformed"))?;
         if leaf.proof_binding.is_some() {
             return Err(kind("it is a proof SVID as well"));
         }
@@ -182,9 +200,15 @@ impl Verifier {
         chain: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ProofSvid, Rejection> {
-        let kind = |problem| Rejection::Kind { expected: "proof SVID", problem };
+        let kind = |problem| Rejection::Kind {
+            expected: "proof SVID",
+            problem,
+        };
         let leaf = self.leaf(chain, now, Usage::Proof)?;
-        let binding = leaf.proof_binding.as_deref().ok_or(kind("it has no proof extension"))?;
+        let binding = leaf
+            .proof_binding
+            .as_deref()
+            .ok_or(kind("it has no proof extension"))?;
         let ProofBinding { node, labels } =
             ProofBinding::decode(binding).ok_or(kind("its proof extension is malformed"))?;
         if leaf.node_binding.is_some() || is_reserved(&leaf.id) {
@@ -247,7 +271,10 @@ impl Verifier {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), Rejection> {
-        let kind = |problem| Rejection::Kind { expected: "deny list", problem };
+        let kind = |problem| Rejection::Kind {
+            expected: "deny list",
+            problem,
+        };
         let leaf = self.leaf(chain, issued, Usage::Tls)?;
         if deny_list_id(self.bundle.trust_domain()).ok().as_ref() != Some(&leaf.id) {
             return Err(kind("its signer may not sign deny lists"));
@@ -266,7 +293,8 @@ impl Verifier {
         now: UnixTime,
         usage: Usage,
     ) -> Result<Leaf, Rejection> {
-        let too_long = chain.len() > MAX_CHAIN || chain.iter().any(|der| der.len() > MAX_CERTIFICATE);
+        let too_long =
+            chain.len() > MAX_CHAIN || chain.iter().any(|der| der.len() > MAX_CERTIFICATE);
         let (first, intermediates) = match chain {
             [first, intermediates @ ..] if !too_long => (first, intermediates),
             _ => return Err(Rejection::Chain(chain.len())),
@@ -318,7 +346,11 @@ impl ExtendedKeyUsageValidator for Usage {
                 return Ok(());
             }
         }
-        if present { Err(webpki::Error::BadDer) } else { Ok(()) }
+        if present {
+            Err(webpki::Error::BadDer)
+        } else {
+            Ok(())
+        }
     }
 }
 

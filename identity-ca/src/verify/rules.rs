@@ -28,7 +28,9 @@ impl Usage {
         const SERVER: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
         const CLIENT: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
         match self {
-            Self::Tls => [SERVER, CLIENT].iter().any(|oid| *usage == KeyPurposeId::new(oid)),
+            Self::Tls => [SERVER, CLIENT]
+                .iter()
+                .any(|oid| *usage == KeyPurposeId::new(oid)),
             Self::Proof => *usage == KeyPurposeId::new(&oid_content(PROOF_USAGE)),
         }
     }
@@ -73,7 +75,11 @@ impl Leaf {
     pub(super) fn check_time(&self, now: UnixTime) -> Result<(), Rejection> {
         let (not_before, not_after, now) = (self.not_before, self.not_after, now.as_secs());
         if now < not_before || now > not_after {
-            return Err(Rejection::Time { not_before, not_after, now });
+            return Err(Rejection::Time {
+                not_before,
+                not_after,
+                now,
+            });
         }
         Ok(())
     }
@@ -81,15 +87,22 @@ impl Leaf {
 
 /// X-1 one URI SAN, X-2 a path, X-3 critical without a subject.
 fn leaf_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Rejection> {
-    let x1 = |problem| Rejection::Spiffe { rule: "X-1", problem };
+    let x1 = |problem| Rejection::Spiffe {
+        rule: "X-1",
+        problem,
+    };
     let san = certificate
         .subject_alternative_name()
         .map_err(|_| x1("its subject alternative names are malformed"))?
         .ok_or(x1("it has no subject alternative name"))?;
-    let mut uris = san.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
+    let mut uris = san
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
     let uri = match (uris.next(), uris.next()) {
         (Some(uri), None) => uri,
         (None, _) => return Err(x1("it has no URI among its names")),
@@ -97,7 +110,10 @@ fn leaf_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Rejection> {
     };
     let id = SpiffeId::new(uri).map_err(|_| x1("its URI is not a SPIFFE ID"))?;
     if id.path().is_empty() {
-        return Err(Rejection::Spiffe { rule: "X-2", problem: "its SPIFFE ID has no path" });
+        return Err(Rejection::Spiffe {
+            rule: "X-2",
+            problem: "its SPIFFE ID has no path",
+        });
     }
     if certificate.subject().iter().next().is_none() && !san.critical {
         return Err(Rejection::Spiffe {
@@ -110,11 +126,19 @@ fn leaf_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Rejection> {
 
 /// a signing certificate is never a peer.
 fn leaf_is_no_authority(certificate: &X509Certificate<'_>) -> Result<(), Rejection> {
-    let constraints = certificate.basic_constraints().map_err(|_| Rejection::Malformed)?;
+    let constraints = certificate
+        .basic_constraints()
+        .map_err(|_| Rejection::Malformed)?;
     if constraints.is_some_and(|constraints| constraints.value.ca) {
-        return Err(Rejection::Spiffe { rule: "X-4", problem: "it is a CA certificate" });
+        return Err(Rejection::Spiffe {
+            rule: "X-4",
+            problem: "it is a CA certificate",
+        });
     }
-    let x5 = |problem| Rejection::Spiffe { rule: "X-5", problem };
+    let x5 = |problem| Rejection::Spiffe {
+        rule: "X-5",
+        problem,
+    };
     let usage = certificate
         .key_usage()
         .map_err(|_| x5("its key usage is malformed"))?
@@ -133,7 +157,10 @@ fn leaf_is_no_authority(certificate: &X509Certificate<'_>) -> Result<(), Rejecti
 
 /// X-6 for TLS: both, if anything. For proofs: ours, and nothing else.
 fn leaf_usage(certificate: &X509Certificate<'_>, usage: Usage) -> Result<(), Rejection> {
-    let x6 = |problem| Rejection::Spiffe { rule: "X-6", problem };
+    let x6 = |problem| Rejection::Spiffe {
+        rule: "X-6",
+        problem,
+    };
     let extended = certificate
         .extended_key_usage()
         .map_err(|_| x6("its extended key usage is malformed"))?
@@ -152,7 +179,11 @@ fn leaf_usage(certificate: &X509Certificate<'_>, usage: Usage) -> Result<(), Rej
                 || usages.ocsp_signing;
             let expected = oid_content(PROOF_USAGE);
             let ours = matches!(usages.other.as_slice(), [only] if only.as_bytes() == expected);
-            if ours && !standard { Ok(()) } else { Err(NOT_PROOF) }
+            if ours && !standard {
+                Ok(())
+            } else {
+                Err(NOT_PROOF)
+            }
         }
         (Usage::Proof, None) => Err(NOT_PROOF),
     }
@@ -186,22 +217,37 @@ pub(crate) fn check_authority(
     certificate: &X509Certificate<'_>,
     trust_domain: &TrustDomain,
 ) -> Result<(), Rejection> {
-    let constraints = certificate.basic_constraints().map_err(|_| Rejection::Malformed)?;
+    let constraints = certificate
+        .basic_constraints()
+        .map_err(|_| Rejection::Malformed)?;
     if !constraints.is_some_and(|constraints| constraints.value.ca) {
-        return Err(Rejection::Spiffe { rule: "X-4", problem: "an issuer is not a CA" });
+        return Err(Rejection::Spiffe {
+            rule: "X-4",
+            problem: "an issuer is not a CA",
+        });
     }
-    let x5 = Rejection::Spiffe { rule: "X-5", problem: "an issuer's key may not sign certificates" };
+    let x5 = Rejection::Spiffe {
+        rule: "X-5",
+        problem: "an issuer's key may not sign certificates",
+    };
     match certificate.key_usage() {
         Ok(Some(usage)) if usage.critical && usage.value.key_cert_sign() => {}
         _ => return Err(x5),
     }
-    let names = certificate.subject_alternative_name().map_err(|_| Rejection::Malformed)?;
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|_| Rejection::Malformed)?;
     let uris = names.iter().flat_map(|names| &names.value.general_names);
     for name in uris {
-        let GeneralName::URI(uri) = name else { continue };
+        let GeneralName::URI(uri) = name else {
+            continue;
+        };
         let id = SpiffeId::new(uri).map_err(|_| Rejection::Malformed)?;
         if !id.path().is_empty() {
-            return Err(Rejection::Spiffe { rule: "X-2", problem: "an issuer's ID has a path" });
+            return Err(Rejection::Spiffe {
+                rule: "X-2",
+                problem: "an issuer's ID has a path",
+            });
         }
         if !id.is_member_of(trust_domain) {
             return Err(Rejection::TrustDomain(id.trust_domain().to_string()));
@@ -212,7 +258,7 @@ pub(crate) fn check_authority(
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Rejection> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         _ => Err(Rejection::Malformed),
     }
 }

@@ -29,7 +29,9 @@ pub struct Ca {
 impl Ca {
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        authority::init(&setup(folder.path().join("ca"))).await.unwrap();
+        authority::init(&setup(folder.path().join("ca")))
+            .await
+            .unwrap();
         Self::serve(folder, 0).await
     }
 
@@ -42,14 +44,24 @@ impl Ca {
             let _ = stopped.await;
         }));
         let admin = Admin::connect(&options.admin_socket).await.unwrap();
-        Self { folder, address, admin, stop: Some(stop), running: Some(running) }
+        Self {
+            folder,
+            address,
+            admin,
+            stop: Some(stop),
+            running: Some(running),
+        }
     }
 
     /// Stops it as SIGTERM does; gives back its folder.
     pub async fn stop(mut self) -> TempDir {
         self.stop.take().unwrap().send(()).unwrap();
         let running = self.running.take().unwrap();
-        tokio::time::timeout(Duration::from_secs(8), running).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(8), running)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
         self.folder
     }
 
@@ -114,5 +126,8 @@ pub fn options(folder: &TempDir, port: u16) -> Options {
 /// The next update, within the second that a cut may take.
 pub async fn next(updates: &mut Updates) -> Update {
     let next = tokio::time::timeout(Duration::from_secs(1), updates.next());
-    next.await.expect("an update within a second").unwrap().expect("the stream goes on")
+    next.await
+        .expect("an update within a second")
+        .unwrap()
+        .expect("the stream goes on")
 }
