@@ -582,7 +582,7 @@ fn hostile_shapes_end_soon() {
         "a: |\n".to_owned() + &" x\n".repeat(300_000),
         "---\n".repeat(200_000),
         "a: &a [b]\n".repeat(100_000),
-        (0..150_000).map(|n| format!("{n}: \n")).collect(),
+        (0..100_000).map(|n| format!("{n}: \n")).collect(),
         "'\n".repeat(1 << 19),
         "#".repeat(1 << 20),
         " ".repeat(1 << 20),

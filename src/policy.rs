@@ -1,0 +1,263 @@
+//! `handfast policy`: what may talk to what, checked before it bites.
+
+mod documents;
+mod files;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, Subcommand};
+use handfast_ca::model::PolicyDocument;
+use handfast_policies::{PolicyInfo, PolicySet, ReadError, Source};
+use serde::Serialize;
+
+use crate::ca::CaSocket;
+use crate::output::{OutputArgs, timestamp};
+use documents::Document;
+
+/// Policies: what may talk to what, and which flows need a proof
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    #[command(flatten)]
+    socket: CaSocket,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read policies and say what is wrong with them; asks nobody and changes nothing
+    Check {
+        #[command(flatten)]
+        paths: Paths,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Put policies in force on every node: all that the files hold or, on an error, none
+    Apply {
+        #[command(flatten)]
+        paths: Paths,
+        /// Say what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// The policies in force
+    List {
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Take policies out of force: all that are named or, on an error, none
+    Delete {
+        /// NAME, NAMESPACE/NAME or KIND/NAMESPACE/NAME, as `policy list` shows them
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+        /// Say what would change, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Paths {
+    /// Files, folders with *.yaml, *.yml and *.json, or - for standard input
+    #[arg(required = true, value_name = "FILE|DIR")]
+    paths: Vec<PathBuf>,
+}
+
+/// Runs the command.
+pub async fn run(args: PolicyArgs) -> anyhow::Result<()> {
+    match args.command {
+        Command::Check { paths, output } => check(&paths.paths, output),
+        Command::Apply { paths, dry_run } => apply(&args.socket, &paths.paths, dry_run).await,
+        Command::List { output } => list(&args.socket, output).await,
+        Command::Delete { names, dry_run } => delete(&args.socket, &names, dry_run).await,
+    }
+}
+
+/// What `check` says to programs.
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    policies: Vec<PolicyInfo>,
+    errors: Vec<ReadError>,
+}
+
+fn check(paths: &[PathBuf], output: OutputArgs) -> anyhow::Result<()> {
+    let (sources, mut errors) = files::read(paths)?;
+    // A broken file hides the policies of no other, but all of them must fit together.
+    let alone = sources
+        .iter()
+        .filter_map(|source| PolicySet::read(vec![source.clone()]).ok());
+    let policies: Vec<_> = alone.flat_map(|set| set.policies().to_vec()).collect();
+    errors.extend(PolicySet::read(sources).err().into_iter().flatten());
+    let report = Report {
+        ok: errors.is_empty(),
+        policies,
+        errors,
+    };
+    let rows = report.policies.iter().map(|policy| {
+        let mut row = columns(policy);
+        row.push(format!("{}:{}", policy.file, policy.line));
+        row
+    });
+    output.print(
+        &report,
+        &["KIND", "NAMESPACE", "NAME", "INGRESS", "EGRESS", "PLACE"],
+        rows,
+    )?;
+    refuse(&report.errors)
+}
+
+fn columns(policy: &PolicyInfo) -> Vec<String> {
+    vec![
+        policy.kind.to_string(),
+        policy.namespace.clone().unwrap_or_else(|| "-".to_owned()),
+        policy.name.clone(),
+        policy.ingress.to_string(),
+        policy.egress.to_string(),
+    ]
+}
+
+/// Prints the errors, one a line, and fails if there are any.
+fn refuse(errors: &[ReadError]) -> anyhow::Result<()> {
+    for error in errors {
+        eprintln!("{error}");
+    }
+    match errors.len() {
+        0 => Ok(()),
+        1 => bail!("1 error; nothing was changed"),
+        more => bail!("{more} errors; nothing was changed"),
+    }
+}
+
+async fn apply(socket: &CaSocket, paths: &[PathBuf], dry_run: bool) -> anyhow::Result<()> {
+    let (sources, mut errors) = files::read(paths)?;
+    errors.extend(PolicySet::read(sources.clone()).err().into_iter().flatten());
+    refuse(&errors)?;
+    let documents = documents::of(&sources)?;
+    ensure!(
+        !documents.is_empty(),
+        "there is no policy in these files; nothing was changed"
+    );
+
+    let mut admin = socket.connect().await?;
+    let stored = admin.policies().await?;
+    let before: BTreeMap<_, _> = stored
+        .iter()
+        .map(|p| (p.name.as_str(), p.text.as_str()))
+        .collect();
+    fits(&before, &documents)?;
+    let outcome = |document: &Document| match before.get(document.key.as_str()) {
+        None => "created",
+        Some(text) if *text == document.text => "unchanged",
+        Some(_) => "changed",
+    };
+    if !dry_run {
+        let put: Vec<_> = documents
+            .iter()
+            .map(|d| (d.key.clone(), d.text.clone()))
+            .collect();
+        admin
+            .put_policies(&put)
+            .await
+            .context("the CA did not take them; nothing was changed")?;
+    }
+    for document in &documents {
+        println!("{} {}{}", document.key, outcome(document), suffix(dry_run));
+    }
+    Ok(())
+}
+
+fn suffix(dry_run: bool) -> &'static str {
+    if dry_run {
+        " (dry run: nothing was changed)"
+    } else {
+        ""
+    }
+}
+
+/// Refuses documents that agents could not read together with those that are stored already.
+fn fits(before: &BTreeMap<&str, &str>, documents: &[Document]) -> anyhow::Result<()> {
+    let mut after = before.clone();
+    after.extend(documents.iter().map(|d| (d.key.as_str(), d.text.as_str())));
+    let sources = after.into_iter().map(|(name, text)| Source {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    });
+    let errors = PolicySet::read(sources.collect()).err().unwrap_or_default();
+    refuse(&errors).context("the policies do not go together with those in force")
+}
+
+/// A stored policy for people and programs.
+#[derive(Serialize)]
+struct Listed {
+    key: String,
+    #[serde(flatten)]
+    policy: Option<PolicyInfo>,
+    version: u64,
+    changed_at: String,
+}
+
+async fn list(socket: &CaSocket, output: OutputArgs) -> anyhow::Result<()> {
+    let stored = socket.connect().await?.policies().await?;
+    let listed: Vec<_> = stored.into_iter().map(listed).collect();
+    let rows = listed.iter().map(|listed| {
+        let unread = || vec!["unreadable".to_owned(), "-".to_owned(), listed.key.clone()];
+        let mut row = listed.policy.as_ref().map_or_else(unread, columns);
+        row.resize(5, "-".to_owned());
+        row.extend([listed.version.to_string(), listed.changed_at.clone()]);
+        row
+    });
+    let header = &[
+        "KIND",
+        "NAMESPACE",
+        "NAME",
+        "INGRESS",
+        "EGRESS",
+        "VERSION",
+        "CHANGED",
+    ];
+    output.print(&listed, header, rows)
+}
+
+fn listed(document: PolicyDocument) -> Listed {
+    let source = Source {
+        name: document.name.clone(),
+        text: document.text,
+    };
+    let policy = PolicySet::read(vec![source])
+        .ok()
+        .and_then(|set| set.policies().first().cloned());
+    Listed {
+        key: document.name,
+        policy,
+        version: document.version,
+        changed_at: timestamp(document.changed_at_ms / 1000),
+    }
+}
+
+async fn delete(socket: &CaSocket, names: &[String], dry_run: bool) -> anyhow::Result<()> {
+    let mut admin = socket.connect().await?;
+    let stored = admin.policies().await?;
+    let keys = stored
+        .iter()
+        .map(|policy| policy.name.as_str())
+        .collect::<Vec<_>>();
+    let mut found = names
+        .iter()
+        .map(|name| documents::find(&keys, name).map(str::to_owned))
+        .collect::<Result<Vec<_>, _>>()?;
+    found.sort_unstable();
+    found.dedup();
+    if !dry_run {
+        admin
+            .delete_policies(&found)
+            .await
+            .context("the CA deleted none")?;
+    }
+    for key in found {
+        println!("{key} deleted{}", suffix(dry_run));
+    }
+    Ok(())
+}
