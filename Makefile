@@ -1,7 +1,7 @@
 # What each target is for stands in CONTRIBUTING.md. `make demo` and `make test`
 # each work alone on a fresh machine.
 
-.PHONY: all setup build demo test lint bench fuzz ebpf install
+.PHONY: all setup build demo test lint bench soak fuzz ebpf install
 
 all: build
 
@@ -23,7 +23,11 @@ test:
 lint:
 	@scripts/lint.sh
 
-# GROUP=ca|node|gate|tunnel|policy for one group
+# MINUTES, 60 unless told
+soak:
+	@scripts/soak.sh $(MINUTES)
+
+# GROUP=ca, node or policy for one group
 bench:
 	@scripts/bench.sh $(GROUP)
 

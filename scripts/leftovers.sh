@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a run of handfast may leave on a machine: network namespaces, pinned maps,
-# devices, routing rules, daemons. Tests compare before and after.
+# devices, routing rules, files, daemons. Tests compare before and after.
 #
 #   scripts/leftovers.sh list             one finding a line
 #   scripts/leftovers.sh compare BEFORE   fails if there is anything that BEFORE has not
@@ -15,6 +15,10 @@ list() {
     local pin
     for pin in /sys/fs/bpf/handfast* /sys/fs/bpf/hf*; do
         [ ! -e "$pin" ] || echo "pin $pin"
+    done
+    local folder
+    for folder in /run/handfast-demo/* /run/wireguard/hf*.sock; do
+        [ ! -e "$folder" ] || echo "file $folder"
     done
     # By the program's own file name, so that an editor with a file of that name is none.
     local dir exe

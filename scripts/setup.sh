@@ -21,9 +21,8 @@ esac
 # Commands and the Debian packages that bring them. A command that is already
 # there, from wherever, is left alone.
 run_tools=(
-    cc:build-essential ip:iproute2 nft:nftables ping:iputils-ping
-    wg:wireguard-tools wireguard-go:wireguard-go bpftool:bpftool
-    tcpdump:tcpdump curl:curl iperf3:iperf3 python3:python3
+    cc:build-essential ip:iproute2 nft:nftables wireguard-go:wireguard-go
+    curl:curl iperf3:iperf3 ping:iputils-ping python3:python3
 )
 
 missing=()
