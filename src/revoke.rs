@@ -101,6 +101,15 @@ pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
     } else {
         let number = admin.revoke(&subject, &reason).await?;
         println!("{subject} is revoked; deny list {number} is on its way to every node");
+        if let Subject::SpiffeId(id) = &subject
+            && !admin
+                .entries()
+                .await?
+                .iter()
+                .any(|entry| entry.spiffe_id == *id)
+        {
+            eprintln!("note: no entry has this SPIFFE ID now; is it spelled right?");
+        }
     }
     Ok(())
 }

@@ -298,3 +298,47 @@ async fn stopping_ends_open_streams_in_good_time() {
     );
     assert!(!matches!(updates.next().await, Ok(Some(_))));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_agents_change_and_watch_at_once() {
+    let mut ca = Ca::start().await;
+    let mut watching = Vec::new();
+    for number in 0..20 {
+        let joined = ca
+            .join(&format!("n{number}"), &format!("10.{number}.0.0/24"))
+            .await;
+        let agent = ca.connect(&joined).await.unwrap();
+        let mut updates = agent.updates().await.unwrap();
+        next(&mut updates).await;
+        watching.push((agent, updates));
+    }
+    let joined = ca.admin.status().await.unwrap();
+    assert_eq!((joined.nodes_joined, joined.nodes_connected), (20, 20));
+    let mut changing = Vec::new();
+    for number in 0..50 {
+        let mut admin = ca.admin.clone();
+        changing.push(tokio::spawn(async move {
+            let entry = handfast_ca::client::admin::NewEntry {
+                spiffe_id: format!("spiffe://example.org/w{number}"),
+                selectors: vec![format!("netns:w{number}")],
+                ..Default::default()
+            };
+            admin.create_entry(&entry).await.unwrap();
+        }));
+    }
+    for change in changing {
+        change.await.unwrap();
+    }
+    for (_agent, updates) in &mut watching {
+        let mut last = 0;
+        loop {
+            let update = next(updates).await;
+            assert!(update.sequence > last);
+            last = update.sequence;
+            if update.entries.is_some_and(|entries| entries.len() == 50) {
+                break;
+            }
+        }
+    }
+    ca.stop().await;
+}

@@ -4,13 +4,16 @@ use sqlx::{Sqlite, Transaction};
 
 use super::Registry;
 use super::store::{Section, int, next_sequence, uint};
+use crate::deny::MAX_DENY_LIST;
 use crate::model::{Denial, Subject};
 use crate::names::{is_reserved, operator_id};
 use crate::{Error, node_id, now_ms};
 
 const MAX_REASON: usize = 512;
-/// The signed list stays well below what a node reads.
-const MAX_DENIALS: i64 = 10_000;
+/// The signed list stays well below what a node reads: bytes of all lines,
+/// with what encoding adds to each.
+const MAX_BYTES: i64 = (MAX_DENY_LIST / 2) as i64;
+const LINE: i64 = 32;
 
 impl Registry {
     /// All lines.
@@ -58,13 +61,16 @@ impl Registry {
         .bind(int(now_ms()))
         .execute(&mut *change)
         .await?;
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM denials")
-            .fetch_one(&mut *change)
-            .await?;
-        if count > MAX_DENIALS {
+        let bytes: i64 = sqlx::query_scalar(
+            "SELECT coalesce(sum(octet_length(subject) + octet_length(reason) + ?), 0) FROM denials",
+        )
+        .bind(LINE)
+        .fetch_one(&mut *change)
+        .await?;
+        if bytes > MAX_BYTES {
             return Err(Error::invalid(
                 "deny list",
-                "it is full; undo what has expired long ago",
+                "it is full (2 MiB); undo revocations whose certificates have expired long ago",
             ));
         }
         let number = next_sequence(&mut change, Section::Deny).await?;
