@@ -70,7 +70,11 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         eprintln!("{hints}");
     }
     if let Some(step) = report.steps.iter().find(|step| !step.ok) {
-        bail!("the demonstration failed at \"{}\": {}", step.name, step.detail);
+        bail!(
+            "the demonstration failed at \"{}\": {}",
+            step.name,
+            step.detail
+        );
     }
     Ok(())
 }

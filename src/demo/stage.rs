@@ -155,12 +155,19 @@ impl Stage {
         self.programs.push(server);
         let mut probe = || {
             let asked = self.server.place.run(
-                &mut command("curl", &["-sS", "--noproxy", "*", "-o", "/dev/null", "http://[::1]/"]),
+                &mut command(
+                    "curl",
+                    &["-sS", "--noproxy", "*", "-o", "/dev/null", "http://[::1]/"],
+                ),
                 Duration::from_secs(5),
             )?;
             Ok(asked.status.success().then_some(()))
         };
-        wait::until("python3 -m http.server", Duration::from_secs(15), &mut probe)
+        wait::until(
+            "python3 -m http.server",
+            Duration::from_secs(15),
+            &mut probe,
+        )
     }
 
     /// A service address on node 1, as kube-proxy makes them.
@@ -236,7 +243,10 @@ impl Stage {
             ] {
                 let title = format!("{}: handfast {}", node.name(), words.join(" "));
                 match node.cli(words) {
-                    Ok(said) => add(&title, &tail(&format!("{}{}", said.stderr, said.stdout), 40)),
+                    Ok(said) => add(
+                        &title,
+                        &tail(&format!("{}{}", said.stderr, said.stdout), 40),
+                    ),
                     Err(error) => add(&title, &format!("{error:#}")),
                 }
             }
@@ -247,14 +257,22 @@ impl Stage {
                 add(&path.display().to_string(), &tail(&log, 30));
             }
         }
-        self.wire.with(|wire| add("findings on the underlay", &wire.describe_findings()));
+        self.wire
+            .with(|wire| add("findings on the underlay", &wire.describe_findings()));
         text
     }
 
     /// Leaves everything running. Returns how to look around and how to end it.
     pub fn keep(mut self) -> anyhow::Result<String> {
         self.authority
-            .cli(&["revoke", "--spiffe-id", &self.id(&self.good), "--undo"])?
+            .cli(&[
+                "revoke",
+                "--spiffe-id",
+                &self.id(&self.good),
+                "--undo",
+                "--reason",
+                "kept to look around",
+            ])?
             .success("lift the revocation again")?;
         self.lab.keep()?;
         let (n1, n2) = (self.n1.socket(), self.n2.socket());
@@ -287,11 +305,7 @@ End it with:
 }
 
 /// Sends clear frames from node 1, before anything of handfast runs, which the capture must report.
-fn prove_sight(
-    wire: &Capture<WireWatch>,
-    node: &Node,
-    marker: &[u8],
-) -> anyhow::Result<usize> {
+fn prove_sight(wire: &Capture<WireWatch>, node: &Node, marker: &[u8]) -> anyhow::Result<usize> {
     let v4 = |a, b| Ipv4Addr::new(10, 77, a, b);
     let v6 = |a, b| Ipv6Addr::new(0xfd77, 0, 0, a, 0, 0, 0, b);
     let nobody = Ipv4Addr::new(172, 31, 250, 250);
@@ -304,15 +318,19 @@ fn prove_sight(
     for (_, frame) in &frames {
         inject(&node.host.ns, "eth0", frame)?;
     }
-    wait::until("the capture to see planted frames", Duration::from_secs(3), || {
-        let missed = wire.with(|wire| {
-            frames
-                .iter()
-                .filter(|(wrapping, _)| !wire.canaries.contains(wrapping))
-                .count()
-        });
-        Ok((missed == 0).then_some(()))
-    })?;
+    wait::until(
+        "the capture to see planted frames",
+        Duration::from_secs(3),
+        || {
+            let missed = wire.with(|wire| {
+                frames
+                    .iter()
+                    .filter(|(wrapping, _)| !wire.canaries.contains(wrapping))
+                    .count()
+            });
+            Ok((missed == 0).then_some(()))
+        },
+    )?;
     let seen = wire.with(|wire| wire.canaries.len());
     ensure!(
         seen >= frames.len(),

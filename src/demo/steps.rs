@@ -24,14 +24,38 @@ pub struct Step {
 
 /// All steps. The capture is judged last, since it must have seen them all.
 pub const ALL: &[Step] = &[
-    Step { name: "a. no policy: traffic flows, encrypted", run: without_policy },
-    Step { name: "b. policy: the right client gets through", run: right_client },
-    Step { name: "b. policy: the wrong client does not", run: wrong_client },
-    Step { name: "c. the pair is in both nodes' tables", run: pair_tables },
-    Step { name: "e. TCP, UDP and ICMP through it", run: protocols },
-    Step { name: "f. agents killed under a download", run: agent_restarts },
-    Step { name: "g. revoke cuts a running download", run: revocation },
-    Step { name: "d. nothing in clear on the underlay", run: underlay },
+    Step {
+        name: "a. no policy: traffic flows, encrypted",
+        run: without_policy,
+    },
+    Step {
+        name: "b. policy: the right client gets through",
+        run: right_client,
+    },
+    Step {
+        name: "b. policy: the wrong client does not",
+        run: wrong_client,
+    },
+    Step {
+        name: "c. the pair is in both nodes' tables",
+        run: pair_tables,
+    },
+    Step {
+        name: "e. TCP, UDP and ICMP through it",
+        run: protocols,
+    },
+    Step {
+        name: "f. agents killed under a download",
+        run: agent_restarts,
+    },
+    Step {
+        name: "g. revoke cuts a running download",
+        run: revocation,
+    },
+    Step {
+        name: "d. nothing in clear on the underlay",
+        run: underlay,
+    },
 ];
 
 const INDEX_GOOD: u8 = 3;
@@ -46,10 +70,17 @@ fn without_policy(stage: &mut Stage) -> anyhow::Result<String> {
     let first = fetch(&stage.guest, v4, &stage.secret)?;
     let second = fetch(&stage.guest, v6, &stage.secret)?;
     no_syn_again(&stage.guest, before)?;
-    let (tunnelled, clear) =
-        stage.wire.with(|wire| (wire.tunnelled - tunnelled, wire.clear + wire.secrets));
-    ensure!(tunnelled > 0, "no WireGuard packet was seen on the underlay");
-    ensure!(clear == 0, "{clear} packets were seen in clear on the underlay");
+    let (tunnelled, clear) = stage
+        .wire
+        .with(|wire| (wire.tunnelled - tunnelled, wire.clear + wire.secrets));
+    ensure!(
+        tunnelled > 0,
+        "no WireGuard packet was seen on the underlay"
+    );
+    ensure!(
+        clear == 0,
+        "{clear} packets were seen in clear on the underlay"
+    );
     Ok(format!(
         "first connect between the nodes {}, IPv6 {}; 0 SYN retransmissions; \
          {tunnelled} WireGuard packets, 0 in clear",
@@ -107,10 +138,17 @@ fn wrong_client(stage: &mut Stage) -> anyhow::Result<String> {
     let count = attempts.len();
     for mut attempt in attempts {
         let status = attempt.wait(Duration::from_secs(8))?;
-        ensure!(!status.success(), "{} of the wrong client got through", attempt.name());
+        ensure!(
+            !status.success(),
+            "{} of the wrong client got through",
+            attempt.name()
+        );
     }
     let arrived = wrong_arrivals(stage)?;
-    ensure!(arrived == 0, "{arrived} packets of the wrong client reached the server's namespace");
+    ensure!(
+        arrived == 0,
+        "{arrived} packets of the wrong client reached the server's namespace"
+    );
     let reasons = bad
         .iter()
         .map(|address| drop_reason(stage, *address))
@@ -141,7 +179,11 @@ fn pair_tables(stage: &mut Stage) -> anyhow::Result<String> {
             pair.epoch
         )
     };
-    Ok(format!("{}; {}", show(&stage.n1, &one), show(&stage.n2, &two)))
+    Ok(format!(
+        "{}; {}",
+        show(&stage.n1, &one),
+        show(&stage.n2, &two)
+    ))
 }
 
 fn protocols(stage: &mut Stage) -> anyhow::Result<String> {
@@ -153,15 +195,26 @@ fn protocols(stage: &mut Stage) -> anyhow::Result<String> {
     stage.programs.push(server);
     let [v4, v6] = stage.server_addresses.map(|address| address.to_string());
     wait::until("iperf3's server", Duration::from_secs(5), || {
-        let said = stage.programs.last().map(Process::output).unwrap_or_default();
+        let said = stage
+            .programs
+            .last()
+            .map(Process::output)
+            .unwrap_or_default();
         Ok(said.contains("listening").then_some(()))
     })?;
     let tcp = iperf(stage, &["-c", &v4, "-t", "2"])?;
     let tcp = tcp.received.context("iperf3 printed no received sum")?;
-    let udp = iperf(stage, &["-c", &v6, "-u", "-b", "20M", "-l", "1000", "-t", "1"])?;
+    let udp = iperf(
+        stage,
+        &["-c", &v6, "-u", "-b", "20M", "-l", "1000", "-t", "1"],
+    )?;
     let udp = udp.sum.context("iperf3 printed no sum")?;
     let lost = udp.lost_percent.unwrap_or(100.0);
-    ensure!(tcp.bits_per_second > 1e6, "TCP: only {:.0} bit/s", tcp.bits_per_second);
+    ensure!(
+        tcp.bits_per_second > 1e6,
+        "TCP: only {:.0} bit/s",
+        tcp.bits_per_second
+    );
     ensure!(lost < 1.0, "UDP: {lost:.1} % of the datagrams were lost");
     for address in [&v4, &v6] {
         stage
@@ -190,12 +243,19 @@ fn agent_restarts(stage: &mut Stage) -> anyhow::Result<String> {
     let retransmissions = Retransmissions::read(&stage.good.ns)?;
     flow.with(|flow| flow.longest_gap = Duration::ZERO);
     for number in [1, 2] {
-        let node = if number == 1 { &mut stage.n1 } else { &mut stage.n2 };
+        let node = if number == 1 {
+            &mut stage.n1
+        } else {
+            &mut stage.n2
+        };
         node.agent()?.kill();
         let frames = flow.with(|flow| flow.frames);
         wait::pause(Duration::from_millis(700))?;
         let meanwhile = flow.with(|flow| flow.frames) - frames;
-        ensure!(meanwhile > 0, "node {number}: the download stood still while the agent was dead");
+        ensure!(
+            meanwhile > 0,
+            "node {number}: the download stood still while the agent was dead"
+        );
         node.run()?;
         flowing(&flow, Duration::from_secs(3))?;
     }
@@ -206,9 +266,11 @@ fn agent_restarts(stage: &mut Stage) -> anyhow::Result<String> {
     );
     // Sessions have come again by themselves: the pair is proven in a successor.
     let (good, server) = (stage.id(&stage.good), stage.id(&stage.server));
-    let pair = wait::until("the pair after the restarts", Duration::from_secs(10), || {
-        Ok(find_pair(&stage.n1, &good, &server).ok())
-    })?;
+    let pair = wait::until(
+        "the pair after the restarts",
+        Duration::from_secs(10),
+        || Ok(find_pair(&stage.n1, &good, &server).ok()),
+    )?;
     let fresh = fetch(&stage.good, SERVICE[0], &stage.secret)?;
     flowing(&flow, Duration::from_secs(3))?;
     no_syn_again(&stage.good, retransmissions)?;
@@ -232,7 +294,13 @@ fn revocation(stage: &mut Stage) -> anyhow::Result<String> {
     let start = Instant::now();
     stage
         .authority
-        .cli(&["revoke", "--spiffe-id", &stage.id(&stage.good), "--reason", "demonstration"])?
+        .cli(&[
+            "revoke",
+            "--spiffe-id",
+            &stage.id(&stage.good),
+            "--reason",
+            "demonstration",
+        ])?
         .success("handfast revoke")?;
     let command_took = start.elapsed();
     wait::pause(Duration::from_millis(2500))?;
@@ -255,13 +323,32 @@ fn revocation(stage: &mut Stage) -> anyhow::Result<String> {
 
 fn underlay(stage: &mut Stage) -> anyhow::Result<String> {
     let wrong = wrong_arrivals(stage)?;
-    ensure!(wrong == 0, "{wrong} packets of the wrong client reached the server's namespace");
+    ensure!(
+        wrong == 0,
+        "{wrong} packets of the wrong client reached the server's namespace"
+    );
     let lost = stage.wire.lost()?;
     stage.wire.with(|wire| {
-        ensure!(wire.clear == 0, "{} packets in clear:\n{}", wire.clear, wire.describe_findings());
-        ensure!(wire.secrets == 0, "the page was seen {} times on the underlay", wire.secrets);
-        ensure!(lost == 0, "the capture missed {lost} frames, so it proves nothing");
-        ensure!(wire.tunnelled > 1000, "only {} WireGuard packets were seen", wire.tunnelled);
+        ensure!(
+            wire.clear == 0,
+            "{} packets in clear:\n{}",
+            wire.clear,
+            wire.describe_findings()
+        );
+        ensure!(
+            wire.secrets == 0,
+            "the page was seen {} times on the underlay",
+            wire.secrets
+        );
+        ensure!(
+            lost == 0,
+            "the capture missed {lost} frames, so it proves nothing"
+        );
+        ensure!(
+            wire.tunnelled > 1000,
+            "only {} WireGuard packets were seen",
+            wire.tunnelled
+        );
         Ok(format!(
             "{} frames captured from before the first agent to now, none missed: {} WireGuard, \
              0 with a workload's address, 0 in an encapsulation, 0 with the page's text; \
@@ -275,29 +362,58 @@ fn underlay(stage: &mut Stage) -> anyhow::Result<String> {
 fn fetch(client: &Workload, address: IpAddr, page: &str) -> anyhow::Result<Duration> {
     let got = attempt(client, address)?
         .with_context(|| format!("{} could not connect to {}", client.short, url(address)))?;
-    ensure!(got.0 == page, "{} answered something else: {:?}", url(address), got.0);
+    ensure!(
+        got.0 == page,
+        "{} answered something else: {:?}",
+        url(address),
+        got.0
+    );
     Ok(got.1)
 }
 
 /// Tries to get the page: what came, and the time that the connect took.
 fn attempt(client: &Workload, address: IpAddr) -> anyhow::Result<Option<(String, Duration)>> {
     let url = url(address);
-    let words = ["-sS", "-g", "--noproxy", "*", "-m", "5", "-w", "\n%{time_connect}", &url];
+    let words = [
+        "-sS",
+        "-g",
+        "--noproxy",
+        "*",
+        "-m",
+        "5",
+        "-w",
+        "\n%{time_connect}",
+        &url,
+    ];
     let said = client
         .place
         .run(&mut command("curl", &words), Duration::from_secs(10))?;
     if !said.status.success() {
         return Ok(None);
     }
-    let (page, time) = said.stdout.rsplit_once('\n').context("curl printed no time")?;
-    Ok(Some((page.to_owned(), Duration::from_secs_f64(time.parse()?))))
+    let (page, time) = said
+        .stdout
+        .rsplit_once('\n')
+        .context("curl printed no time")?;
+    Ok(Some((
+        page.to_owned(),
+        Duration::from_secs_f64(time.parse()?),
+    )))
 }
 
 /// Starts a download that will not end by itself; slow enough to leave the processors to others.
 fn download(stage: &Stage, name: &str) -> anyhow::Result<Process> {
     let url = format!("{}big", url(SERVICE[0]));
     let words = [
-        "-sS", "-g", "--noproxy", "*", "--limit-rate", "4M", "-o", "/dev/null", &url,
+        "-sS",
+        "-g",
+        "--noproxy",
+        "*",
+        "--limit-rate",
+        "4M",
+        "-o",
+        "/dev/null",
+        &url,
     ];
     stage.good.place.spawn(name, &mut command("curl", &words))
 }
@@ -317,7 +433,12 @@ fn flowing(flow: &Capture<FlowWatch>, limit: Duration) -> anyhow::Result<()> {
 
 fn no_syn_again(workload: &Workload, before: Retransmissions) -> anyhow::Result<()> {
     let since = Retransmissions::read(&workload.ns)?.since(before);
-    ensure!(since.syn == 0, "{}: {} SYN retransmissions", workload.short, since.syn);
+    ensure!(
+        since.syn == 0,
+        "{}: {} SYN retransmissions",
+        workload.short,
+        since.syn
+    );
     Ok(())
 }
 
@@ -328,20 +449,24 @@ fn wrong_arrivals(stage: &Stage) -> anyhow::Result<u64> {
 /// Why packets from an address were dropped, as `handfast observe` of either node tells.
 fn drop_reason(stage: &Stage, source: IpAddr) -> anyhow::Result<String> {
     let text = source.to_string();
-    wait::until("handfast observe to show the drop", Duration::from_secs(3), || {
-        for node in [&stage.n2, &stage.n1] {
-            let seen = node.observed(&["--verdict", "dropped", "--from", &text])?;
-            if let Some(verdict) = seen.iter().rfind(|verdict| verdict.source == source) {
-                return Ok(Some(format!(
-                    "{} says of {source} at {}: {}",
-                    node.name(),
-                    verdict.gate,
-                    verdict.reason
-                )));
+    wait::until(
+        "handfast observe to show the drop",
+        Duration::from_secs(3),
+        || {
+            for node in [&stage.n2, &stage.n1] {
+                let seen = node.observed(&["--verdict", "dropped", "--from", &text])?;
+                if let Some(verdict) = seen.iter().rfind(|verdict| verdict.source == source) {
+                    return Ok(Some(format!(
+                        "{} says of {source} at {}: {}",
+                        node.name(),
+                        verdict.gate,
+                        verdict.reason
+                    )));
+                }
             }
-        }
-        Ok(None)
-    })
+            Ok(None)
+        },
+    )
 }
 
 fn find_pair(node: &Node, local: &str, remote: &str) -> anyhow::Result<Pair> {

@@ -27,15 +27,32 @@ fn a_policy_with_an_error_is_refused_whole_with_file_line_and_field() {
     let lab = Lab::create("hft").unwrap();
     let authority = Authority::start(&lab, binary()).unwrap();
     let list = || {
-        let said = authority.cli(&["policy", "list", "--output", "json"]).unwrap();
+        let said = authority
+            .cli(&["policy", "list", "--output", "json"])
+            .unwrap();
         said.success("policy list").unwrap().stdout
     };
     let before = list();
     let second = GOOD.replace("name: one", "name: two");
     let cases = [
-        ("typo", GOOD.replace("fromEndpoints", "fromEndpoint"), "bad.yaml:10", "fromEndpoint"),
-        ("selector", GOOD.replace("matchLabels:\n      run", "matchNames:\n      run"), "bad.yaml:7", "matchNames"),
-        ("not enforced", format!("{GOOD}      toFQDNs: []\n"), "bad.yaml:13", "toFQDNs"),
+        (
+            "typo",
+            GOOD.replace("fromEndpoints", "fromEndpoint"),
+            "bad.yaml:10",
+            "fromEndpoint",
+        ),
+        (
+            "selector",
+            GOOD.replace("matchLabels:\n      run", "matchNames:\n      run"),
+            "bad.yaml:7",
+            "matchNames",
+        ),
+        (
+            "not enforced",
+            format!("{GOOD}      toFQDNs: []\n"),
+            "bad.yaml:13",
+            "toFQDNs",
+        ),
         (
             "second of two",
             format!("{GOOD}---\n{}", second.replace("ingress", "ingres")),
@@ -60,9 +77,15 @@ fn a_policy_with_an_error_is_refused_whole_with_file_line_and_field() {
     let folder = lab.dir().join("folder");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("a.yaml"), GOOD).unwrap();
-    std::fs::write(folder.join("b.yaml"), second.replace("kind:", "knid:")).unwrap();
-    let said = authority.cli(&["policy", "apply", &folder.display().to_string()]).unwrap();
-    fails(&said, &["b.yaml", "knid"]);
+    std::fs::write(
+        folder.join("b.yaml"),
+        second.replace("metadata:", "metdata:"),
+    )
+    .unwrap();
+    let said = authority
+        .cli(&["policy", "apply", &folder.display().to_string()])
+        .unwrap();
+    fails(&said, &["b.yaml", "metdata"]);
     assert_eq!(list(), before);
 
     std::fs::write(folder.join("b.yaml"), second).unwrap();

@@ -25,7 +25,13 @@ fn detach_leaves_nothing_of_ours_while_other_traffic_goes_on() {
     for node in [&mesh.n1, &mesh.n2] {
         let (data, run, bpf) = (node.data_dir(), node.run_dir(), node.bpf_dir());
         let mut detach = node.command(&["agent", "detach"]);
-        detach.arg("--data-dir").arg(data).arg("--run-dir").arg(run).arg("--bpf-dir").arg(bpf);
+        detach
+            .arg("--data-dir")
+            .arg(data)
+            .arg("--run-dir")
+            .arg(run)
+            .arg("--bpf-dir")
+            .arg(bpf);
         node.host
             .place
             .run(&mut detach, SOON)
@@ -36,14 +42,21 @@ fn detach_leaves_nothing_of_ours_while_other_traffic_goes_on() {
     }
     assert!(mesh.n1.agent().unwrap().wait(SOON).unwrap().success());
     let status = ping.wait(SOON).unwrap();
-    assert!(status.success() && ping.output().contains(" 0% packet loss"), "{}", ping.output());
+    assert!(
+        status.success() && ping.output().contains(" 0% packet loss"),
+        "{}",
+        ping.output()
+    );
 }
 
 /// Pings the other host over the underlay, for longer than a detach takes.
 fn steady_ping(node: &Node) -> Process {
     let [v4, _] = underlay(2);
     let words = ["-c", "60", "-i", "0.05", "-W", "1", &v4.to_string()];
-    node.host.place.spawn("underlay-ping", &mut command("ping", &words)).unwrap()
+    node.host
+        .place
+        .spawn("underlay-ping", &mut command("ping", &words))
+        .unwrap()
 }
 
 fn nothing_of_ours(node: &Node) {
@@ -73,5 +86,9 @@ fn nothing_of_ours(node: &Node) {
             );
         }
     }
-    assert!(!node.bpf_dir().exists(), "{} is still there", node.bpf_dir().display());
+    assert!(
+        !node.bpf_dir().exists(),
+        "{} is still there",
+        node.bpf_dir().display()
+    );
 }

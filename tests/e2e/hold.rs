@@ -22,7 +22,8 @@ fn a_held_first_packet_to_a_service_address_connects_without_a_retransmission() 
     let mut mesh = Mesh::start();
     let server = mesh.workload(&mesh.n2, "nginx", &["run=nginx"], 2);
     let _http = support::serve(&mesh.lab, &server);
-    let virtual_addresses: [IpAddr; 2] = ["10.96.0.80".parse().unwrap(), "fd96::80".parse().unwrap()];
+    let virtual_addresses: [IpAddr; 2] =
+        ["10.96.0.80".parse().unwrap(), "fd96::80".parse().unwrap()];
     mesh.service(&mesh.n1, virtual_addresses, workload_addresses(2, 2));
     mesh.apply(&support::example_policy());
 
@@ -47,25 +48,35 @@ fn connects_when_the_peer_wakes(client: &Workload, server: &Workload, address: I
         )
         .unwrap();
     wait::pause(Duration::from_millis(400)).unwrap();
-    assert!(curl.running(), "it got an answer without a proof: {}", curl.output());
+    assert!(
+        curl.running(),
+        "it got an answer without a proof: {}",
+        curl.output()
+    );
     kill(Pid::from_raw(peer), Signal::SIGCONT).unwrap();
     assert!(curl.wait(SOON).unwrap().success(), "{}", curl.output());
     assert!(curl.output().contains(PAGE));
     for (workload, before) in [client, server].into_iter().zip(before) {
         let since = Retransmissions::read(&workload.ns).unwrap().since(before);
-        assert_eq!(since.syn, 0, "{}: SYN sent again to {address}", workload.short);
+        assert_eq!(
+            since.syn, 0,
+            "{}: SYN sent again to {address}",
+            workload.short
+        );
     }
 }
 
 /// Entries of the client's address to port 80; where the kernel shows none at all, the answer wanted is given.
 fn entries_of_connection_tracking(mesh: &Mesh, index: u8) -> usize {
-    let table = mesh
-        .n1
-        .host
-        .ns
-        .inside(|| Ok(std::fs::read_to_string("/proc/thread-self/net/nf_conntrack")));
+    let table = mesh.n1.host.ns.inside(|| {
+        Ok(std::fs::read_to_string(
+            "/proc/thread-self/net/nf_conntrack",
+        ))
+    });
     let Ok(Ok(table)) = table else {
-        eprintln!("skipped: the count of conntrack entries: the kernel has no /proc/net/nf_conntrack");
+        eprintln!(
+            "skipped: the count of conntrack entries: the kernel has no /proc/net/nf_conntrack"
+        );
         return 1;
     };
     let clients = workload_addresses(1, index);
@@ -76,9 +87,10 @@ fn entries_of_connection_tracking(mesh: &Mesh, index: u8) -> usize {
             && clients.iter().any(|client| {
                 let text = match client {
                     IpAddr::V4(address) => address.to_string(),
-                    IpAddr::V6(address) => {
-                        address.segments().map(|segment| format!("{segment:04x}")).join(":")
-                    }
+                    IpAddr::V6(address) => address
+                        .segments()
+                        .map(|segment| format!("{segment:04x}"))
+                        .join(":"),
                 };
                 original.ends_with(&format!("src={text}"))
             })

@@ -19,7 +19,10 @@ fn the_capture_sees_planted_frames_in_every_wrapping_and_the_secret() {
     };
     let lab = Lab::create("hfi").unwrap();
     let watch = WireWatch::new(
-        vec!["10.77.0.0/16".parse().unwrap(), "fd77::/48".parse().unwrap()],
+        vec![
+            "10.77.0.0/16".parse().unwrap(),
+            "fd77::/48".parse().unwrap(),
+        ],
         b"the-canary",
         b"the-secret",
         &[51872],
@@ -29,8 +32,14 @@ fn the_capture_sees_planted_frames_in_every_wrapping_and_the_secret() {
     for payload in [b"the-canary".as_slice(), b"the-secret", b"neither"] {
         let frames = canary::frames(
             (Ipv4Addr::new(10, 77, 1, 9), Ipv4Addr::new(10, 77, 2, 9)),
-            ("fd77::1".parse::<Ipv6Addr>().unwrap(), "fd77::2".parse().unwrap()),
-            (Ipv4Addr::new(172, 31, 250, 250), Ipv4Addr::new(172, 31, 250, 251)),
+            (
+                "fd77::1".parse::<Ipv6Addr>().unwrap(),
+                "fd77::2".parse().unwrap(),
+            ),
+            (
+                Ipv4Addr::new(172, 31, 250, 250),
+                Ipv4Addr::new(172, 31, 250, 251),
+            ),
             payload,
         );
         for (_, frame) in frames {
@@ -55,8 +64,11 @@ fn arrivals_flows_and_retransmissions_are_counted() {
     let lab = Lab::create("hfi").unwrap();
     let one = lab.host("n1", 1).unwrap();
     let two = lab.host("n2", 2).unwrap();
-    let arrivals = Arrivals::watch(&two.place, &[("one", &underlay(1)), ("three", &underlay(3))])
-        .unwrap();
+    let arrivals = Arrivals::watch(
+        &two.place,
+        &[("one", &underlay(1)), ("three", &underlay(3))],
+    )
+    .unwrap();
     let flow = Capture::start(&two.ns, FlowWatch::new(&underlay(1))).unwrap();
     for address in underlay(2).map(|address| address.to_string()) {
         one.place
@@ -80,7 +92,10 @@ fn arrivals_flows_and_retransmissions_are_counted() {
     let said = one
         .place
         .run(
-            &mut command("curl", &["-sS", "--noproxy", "*", "-m", "2", "http://172.31.250.99/"]),
+            &mut command(
+                "curl",
+                &["-sS", "--noproxy", "*", "-m", "2", "http://172.31.250.99/"],
+            ),
             Duration::from_secs(5),
         )
         .unwrap();

@@ -51,7 +51,9 @@ fn the_wrong_client_never_reaches_the_server_whatever_is_killed() {
 
     let flood = Flood::start(&bad, workload_addresses(2, 2), workload_addresses(1, 3));
     let mut moments = Moments::from_environment();
-    let limit: Option<usize> = std::env::var("HANDFAST_KILLS").ok().map(|n| n.parse().unwrap());
+    let limit: Option<usize> = std::env::var("HANDFAST_KILLS")
+        .ok()
+        .map(|n| n.parse().unwrap());
     let start = Instant::now();
     let mut kills = 0;
     while limit.map_or(start.elapsed() < NORMAL_RUN, |limit| kills < limit) {
@@ -62,15 +64,28 @@ fn the_wrong_client_never_reaches_the_server_whatever_is_killed() {
             arrivals.packets("wrong").unwrap(),
             marked.with(|marked| marked.secrets),
         );
-        assert_eq!((arrived, shown), (0, 0), "after kill {kills}, of {victim}; {moments:?}");
+        assert_eq!(
+            (arrived, shown),
+            (0, 0),
+            "after kill {kills}, of {victim}; {moments:?}"
+        );
     }
     let sent = flood.stop();
     eprintln!("{kills} kills under {sent} packets of the wrong client; {moments:?}");
     assert!(sent > 100 * kills as u64, "the flood was a trickle: {sent}");
     wire.with(|wire| {
-        assert_eq!((wire.clear, wire.secrets), (0, 0), "{}", wire.describe_findings());
+        assert_eq!(
+            (wire.clear, wire.secrets),
+            (0, 0),
+            "{}",
+            wire.describe_findings()
+        );
     });
-    assert_eq!(marked.lost().unwrap(), 0, "the capture at the server missed frames");
+    assert_eq!(
+        marked.lost().unwrap(),
+        0,
+        "the capture at the server missed frames"
+    );
 
     // Everything has come again by itself: the right client still gets its page.
     let page = wait::until("the right client after all that", 2 * SOON, || {
@@ -163,7 +178,10 @@ struct Flood {
 impl Flood {
     fn start(bad: &Workload, targets: [IpAddr; 2], spoofed: [IpAddr; 2]) -> Self {
         bad.ns
-            .sysctl(&[("net/ipv4/ip_nonlocal_bind", "1"), ("net/ipv6/ip_nonlocal_bind", "1")])
+            .sysctl(&[
+                ("net/ipv4/ip_nonlocal_bind", "1"),
+                ("net/ipv6/ip_nonlocal_bind", "1"),
+            ])
             .unwrap();
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
@@ -221,7 +239,9 @@ fn datagrams(stop: &AtomicBool, sent: &AtomicU64, sockets: &[UdpSocket], target:
         for socket in sockets {
             // Refusals by the kernel's queues are part of a flood.
             for port in [80, port] {
-                let went = socket.send_to(MARKER, SocketAddr::new(target, port)).is_ok();
+                let went = socket
+                    .send_to(MARKER, SocketAddr::new(target, port))
+                    .is_ok();
                 sent.fetch_add(u64::from(went), Ordering::Relaxed);
             }
         }

@@ -2,6 +2,13 @@
 //!
 //! Each test has a lab of its own, and one runs at a time, since they measure time and share two processors.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
 #[path = "../../src/demo/harness/mod.rs"]
 #[allow(dead_code)]
 mod harness;

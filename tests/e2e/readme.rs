@@ -12,7 +12,12 @@ use crate::harness::wait;
 use crate::support::{self, SOON, binary};
 
 /// Paths of which every machine has its own.
-const OWN: &[&str] = &["/run/handfast", "/run/netns", "/var/lib/handfast", "/sys/fs/bpf"];
+const OWN: &[&str] = &[
+    "/run/handfast",
+    "/run/netns",
+    "/var/lib/handfast",
+    "/sys/fs/bpf",
+];
 /// For one block; `curl` and the tunnel's first handshake among it.
 const BLOCK: Duration = Duration::from_secs(40);
 
@@ -23,7 +28,11 @@ fn the_commands_of_the_readme_make_a_mesh_and_take_it_away() {
     };
     let text = std::fs::read_to_string(support::repository("README.md")).unwrap();
     let blocks = blocks(&text);
-    assert!(blocks.len() >= 5, "the README has only {} blocks for hosts", blocks.len());
+    assert!(
+        blocks.len() >= 5,
+        "the README has only {} blocks for hosts",
+        blocks.len()
+    );
     let lab = Lab::create("hfr").unwrap();
     let host = |short, last| {
         let address = IpAddr::from([192, 0, 2, last]);
@@ -42,7 +51,11 @@ fn the_commands_of_the_readme_make_a_mesh_and_take_it_away() {
         carry_tokens(&hosts);
     }
     for host in &hosts[1..] {
-        let links = host.place.run(&mut command("ip", &["-o", "link"]), SOON).unwrap().stdout;
+        let links = host
+            .place
+            .run(&mut command("ip", &["-o", "link"]), SOON)
+            .unwrap()
+            .stdout;
         assert!(!links.contains("hf"), "left on {}: {links}", host.short);
     }
 }
@@ -64,7 +77,10 @@ fn blocks(text: &str) -> Vec<(String, String)> {
 /// Runs a block in the host's home. What it leaves in the background has until its socket is there.
 fn run(host: &Host, number: usize, script: &str) {
     let path = std::env::var("PATH").unwrap_or_default();
-    let with_us = format!("{}:{path}:/usr/sbin:/sbin", binary().parent().unwrap().display());
+    let with_us = format!(
+        "{}:{path}:/usr/sbin:/sbin",
+        binary().parent().unwrap().display()
+    );
     let said = host
         .place
         .run(
@@ -112,6 +128,9 @@ fn blocks_are_found_with_their_hosts() {
     let text = "a\n```sh ca\none\ntwo\n```\n```sh\nnot this\n```\n```sh web1\nthree\n```\n";
     assert_eq!(
         blocks(text),
-        [("ca".into(), "one\ntwo".into()), ("web1".into(), "three".to_owned())]
+        [
+            ("ca".into(), "one\ntwo".into()),
+            ("web1".into(), "three".to_owned())
+        ]
     );
 }

@@ -36,7 +36,10 @@ pub fn fails(said: &Finished, words: &[&str]) {
     assert_eq!(said.code(), 1, "{said:?}");
     let complaint = said.stderr.to_lowercase();
     for word in words {
-        assert!(complaint.contains(&word.to_lowercase()), "no {word:?} in: {complaint}");
+        assert!(
+            complaint.contains(&word.to_lowercase()),
+            "no {word:?} in: {complaint}"
+        );
     }
 }
 
@@ -47,7 +50,12 @@ pub fn as_nobody(words: &[&str]) -> Finished {
     let copy = lab.dir().join("handfast");
     std::fs::copy(binary(), &copy).unwrap();
     let host = lab.host("n1", 1).unwrap();
-    let mut all = vec!["--reuid=65534", "--regid=65534", "--clear-groups", copy.to_str().unwrap()];
+    let mut all = vec![
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        copy.to_str().unwrap(),
+    ];
     all.extend(words);
     host.place.run(&mut command("setpriv", &all), SOON).unwrap()
 }
@@ -78,7 +86,10 @@ pub fn serve(lab: &Lab, server: &Workload) -> Process {
     let www = lab.dir().join(format!("www-{}", server.short));
     std::fs::create_dir_all(&www).unwrap();
     std::fs::write(www.join("index.html"), PAGE).unwrap();
-    std::fs::File::create(www.join("big")).unwrap().set_len(8 << 30).unwrap();
+    std::fs::File::create(www.join("big"))
+        .unwrap()
+        .set_len(8 << 30)
+        .unwrap();
     let process = server
         .place
         .spawn(
@@ -88,7 +99,10 @@ pub fn serve(lab: &Lab, server: &Workload) -> Process {
                 .arg(&www),
         )
         .unwrap();
-    wait::until("the web server", SOON, || Ok(curl(server, "http://[::1]/", 2).ok())).unwrap();
+    wait::until("the web server", SOON, || {
+        Ok(curl(server, "http://[::1]/", 2).ok())
+    })
+    .unwrap();
     process
 }
 

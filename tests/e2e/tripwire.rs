@@ -28,7 +28,10 @@ fn clear_frames_planted_on_the_node_itself_never_reach_the_underlay() {
         (nobody, nobody),
         b"planted-canary",
     );
-    for (_, frame) in frames.iter().filter(|(wrapping, _)| *wrapping != Wrapping::IcmpError) {
+    for (_, frame) in frames
+        .iter()
+        .filter(|(wrapping, _)| *wrapping != Wrapping::IcmpError)
+    {
         inject(&mesh.n1.host.ns, "eth0", frame).unwrap();
     }
     wait::pause(Duration::from_millis(300)).unwrap();
@@ -43,7 +46,10 @@ fn clear_frames_planted_on_the_node_itself_never_reach_the_underlay() {
     assert!(clear >= 9, "not counted: {counters:?}");
 
     // The other direction: somebody on the underlay pretends to be the other node's workload.
-    for (_, frame) in frames.iter().filter(|(wrapping, _)| *wrapping == Wrapping::Plain) {
+    for (_, frame) in frames
+        .iter()
+        .filter(|(wrapping, _)| *wrapping == Wrapping::Plain)
+    {
         inject(mesh.lab.switch(), "n2", frame).unwrap();
     }
     wait::pause(Duration::from_millis(300)).unwrap();

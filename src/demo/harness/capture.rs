@@ -62,12 +62,22 @@ impl<H: Handler> Capture<H> {
 
     /// Looks at what the handler has gathered.
     pub fn with<T>(&self, look: impl FnOnce(&mut H) -> T) -> T {
-        look(&mut self.shared.handler.lock().unwrap_or_else(PoisonError::into_inner))
+        look(
+            &mut self
+                .shared
+                .handler
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     /// Frames that the kernel had no room for, so that nobody has seen them.
     pub fn lost(&self) -> anyhow::Result<u64> {
-        let mut lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = self
+            .shared
+            .lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *lost += drops(&self.shared.socket)?;
         Ok(*lost)
     }
@@ -260,10 +270,18 @@ impl WireWatch {
                 Some(clear) => format!("{clear:?}"),
                 None => "the secret".into(),
             };
-            let head: String = finding.head.iter().map(|byte| format!("{byte:02x}")).collect();
+            let head: String = finding
+                .head
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             format!("{:?} ago: {what}: {head}", finding.at.elapsed())
         };
-        self.findings.iter().map(line).collect::<Vec<_>>().join("\n")
+        self.findings
+            .iter()
+            .map(line)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 

@@ -54,7 +54,10 @@ pub struct Arrivals<'a> {
 
 impl<'a> Arrivals<'a> {
     /// Sets the counters up: one for each name, for packets from any of its addresses.
-    pub fn watch(place: &'a Place, sources: &[(&str, &[std::net::IpAddr])]) -> anyhow::Result<Self> {
+    pub fn watch(
+        place: &'a Place,
+        sources: &[(&str, &[std::net::IpAddr])],
+    ) -> anyhow::Result<Self> {
         let mut rules = String::from("table inet arrivals {\n");
         for (name, _) in sources {
             rules.push_str(&format!("  counter {name} {{}}\n"));
@@ -63,7 +66,9 @@ impl<'a> Arrivals<'a> {
         for (name, addresses) in sources {
             for address in *addresses {
                 let family = if address.is_ipv4() { "ip" } else { "ip6" };
-                rules.push_str(&format!("    {family} saddr {address} counter name {name}\n"));
+                rules.push_str(&format!(
+                    "    {family} saddr {address} counter name {name}\n"
+                ));
             }
         }
         rules.push_str("  }\n}\n");

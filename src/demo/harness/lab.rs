@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde::{Deserialize, Serialize};
 
@@ -146,7 +146,9 @@ impl Lab {
         std::fs::create_dir_all(&dir)?;
         let (holder, mnt) = match own {
             [] => (None, None),
-            own => self.private_mounts(short, &ns, own).map(|(h, m)| (Some(h), Some(m)))?,
+            own => self
+                .private_mounts(short, &ns, own)
+                .map(|(h, m)| (Some(h), Some(m)))?,
         };
         let place = Place::new(self, &ns, mnt)?;
         Ok(Host {
@@ -346,7 +348,15 @@ fn bpf_dir(name: &str) -> PathBuf {
 fn remove(name: &str) -> Vec<String> {
     let mark = format!("{MARK}={name}");
     let mut problems = namespace::remove_all(&namespace::with_prefix(&format!("{name}-")), &mark);
-    for dir in [bpf_dir(name), Path::new(ROOT).join(name)] {
+    let dirs = [bpf_dir(name), Path::new(ROOT).join(name)];
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for at in mounts.lines().filter_map(|line| line.split(' ').nth(1)) {
+        if dirs.iter().any(|dir| Path::new(at).starts_with(dir)) {
+            // If this fails, so does the removal below, and says why.
+            let _ = umount2(at, MntFlags::MNT_DETACH);
+        }
+    }
+    for dir in dirs {
         if let Err(error) = std::fs::remove_dir_all(&dir)
             && error.kind() != std::io::ErrorKind::NotFound
         {

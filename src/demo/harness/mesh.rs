@@ -96,8 +96,7 @@ impl Authority {
                 bail!("handfast ca serve ended: {}", tail(&server.output(), 5));
             }
             let asked = self.host.place.run(
-                command(&self.binary, &["node", "list"])
-                    .env("HANDFAST_CA_SOCKET", &self.socket),
+                command(&self.binary, &["node", "list"]).env("HANDFAST_CA_SOCKET", &self.socket),
                 LIMIT,
             )?;
             Ok(asked.status.success().then_some(()))
@@ -146,7 +145,14 @@ impl Authority {
     pub fn entry(&self, path: &str, netns: &str, labels: &[&str]) -> anyhow::Result<()> {
         let id = spiffe_id(path);
         let selector = format!("netns:{netns}");
-        let mut words = vec!["entry", "create", "--spiffe-id", &id, "--selector", &selector];
+        let mut words = vec![
+            "entry",
+            "create",
+            "--spiffe-id",
+            &id,
+            "--selector",
+            &selector,
+        ];
         for label in labels {
             words.extend(["--label", label]);
         }
@@ -211,14 +217,19 @@ impl Node {
         }
         words.extend(["--underlay", &v4, "--underlay", &v6]);
         words.extend(["--ca-address", &address, "--out", &file]);
-        authority.cli(&words)?.success("handfast token create").map(drop)
+        authority
+            .cli(&words)?
+            .success("handfast token create")
+            .map(drop)
     }
 
     /// Makes it a member of the mesh.
     pub fn join(&self, authority: &Authority) -> anyhow::Result<()> {
         let file = self.host.dir.join("token.join");
         self.token(authority, &file, "10m")?;
-        self.join_with(&file)?.success("handfast agent join").map(drop)
+        self.join_with(&file)?
+            .success("handfast agent join")
+            .map(drop)
     }
 
     /// Joins with a token that is there.
@@ -256,7 +267,10 @@ impl Node {
         wait::until(&format!("the agent of {name}"), LIMIT, || {
             let agent = self.agent.as_mut().context("no agent was started")?;
             if !agent.running() {
-                bail!("handfast agent run ended on {name}: {}", tail(&agent.output(), 5));
+                bail!(
+                    "handfast agent run ended on {name}: {}",
+                    tail(&agent.output(), 5)
+                );
             }
             let asked = self.cli(&["status", "--output", "json"])?;
             if !asked.status.success() {

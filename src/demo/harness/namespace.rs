@@ -143,8 +143,10 @@ fn processes_of(inodes: &[u64], mark: Option<&[u8]>) -> Vec<i32> {
         std::fs::metadata(folder.join("ns/net")).is_ok_and(|data| inodes.contains(&data.ino()))
     };
     let marked = |folder: &Path| {
-        std::fs::read(folder.join("environ"))
-            .is_ok_and(|text| text.split(|byte| *byte == 0).any(|variable| Some(variable) == mark))
+        std::fs::read(folder.join("environ")).is_ok_and(|text| {
+            text.split(|byte| *byte == 0)
+                .any(|variable| Some(variable) == mark)
+        })
     };
     entries
         .flatten()

@@ -70,7 +70,9 @@ impl Place {
     pub fn run(&self, command: &mut Command, limit: Duration) -> anyhow::Result<Finished> {
         let out = tempfile_in(&self.logs, "out")?;
         let err = tempfile_in(&self.logs, "err")?;
-        command.stdout(File::create(&out)?).stderr(File::create(&err)?);
+        command
+            .stdout(File::create(&out)?)
+            .stderr(File::create(&err)?);
         let name = command.get_program().to_string_lossy().into_owned();
         let start = Instant::now();
         let mut process = self.start(&name, command, err.clone())?;
@@ -138,7 +140,12 @@ impl Finished {
     /// Itself if it succeeded; its complaint otherwise.
     pub fn success(self, what: &str) -> anyhow::Result<Self> {
         if !self.status.success() {
-            bail!("{what}: {}: {} {}", self.status, self.stderr.trim(), self.stdout.trim());
+            bail!(
+                "{what}: {}: {} {}",
+                self.status,
+                self.stderr.trim(),
+                self.stdout.trim()
+            );
         }
         Ok(self)
     }
@@ -206,7 +213,10 @@ impl Process {
     /// Asks it to end (SIGTERM) and waits.
     pub fn terminate(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
         // Already gone: wait() tells how.
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        let _ = kill(
+            Pid::from_raw(self.child.id().cast_signed()),
+            Signal::SIGTERM,
+        );
         self.wait(limit)
     }
 

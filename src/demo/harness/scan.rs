@@ -134,12 +134,18 @@ fn network(packet: Packet<'_>, watched: &[IpNet], wrapping: Wrapping, depth: u8)
         IP6IP => network(ipv6(payload)?, watched, Wrapping::IpInIp, depth),
         GRE => gre(payload, watched, depth),
         UDP => udp(payload, watched, depth),
-        ICMP if matches!(payload.first(), Some(3 | 4 | 5 | 11 | 12)) => {
-            network(ipv4(payload.get(8..)?)?, watched, Wrapping::IcmpError, depth)
-        }
-        ICMPV6 if matches!(payload.first(), Some(1..=127)) => {
-            network(ipv6(payload.get(8..)?)?, watched, Wrapping::IcmpError, depth)
-        }
+        ICMP if matches!(payload.first(), Some(3 | 4 | 5 | 11 | 12)) => network(
+            ipv4(payload.get(8..)?)?,
+            watched,
+            Wrapping::IcmpError,
+            depth,
+        ),
+        ICMPV6 if matches!(payload.first(), Some(1..=127)) => network(
+            ipv6(payload.get(8..)?)?,
+            watched,
+            Wrapping::IcmpError,
+            depth,
+        ),
         _ => None,
     }
 }
@@ -153,7 +159,13 @@ fn udp(datagram: &[u8], watched: &[IpNet], depth: u8) -> Option<Clear> {
     if port == GENEVE_PORT {
         let options = usize::from(body.first()? & 0x3f) * 4;
         let kind = be16(body, 2)?;
-        return ether_type(kind, body.get(8 + options..)?, watched, Wrapping::Geneve, depth);
+        return ether_type(
+            kind,
+            body.get(8 + options..)?,
+            watched,
+            Wrapping::Geneve,
+            depth,
+        );
     }
     None
 }
@@ -268,13 +280,18 @@ pub mod canary {
         let gre = [&[0, 0, 0x08, 0], packet.as_slice()].concat();
         let gre_key = [&[0x20, 0, 0x86, 0xdd, 0, 0, 0, 9], packet6.as_slice()].concat();
         let error = [&[3, 1, 0, 0, 0, 0, 0, 0], packet.as_slice()].concat();
-        let over = |protocol, body: &[u8]| super::canary::frame(0x0800, &ip4(outer.0, outer.1, protocol, body));
+        let over = |protocol, body: &[u8]| {
+            super::canary::frame(0x0800, &ip4(outer.0, outer.1, protocol, body))
+        };
         vec![
             (Wrapping::Plain, frame),
             (Wrapping::Plain, super::canary::frame(0x86dd, &packet6)),
             (Wrapping::Vxlan, over(UDP, &udp(1001, 4789, &vxlan))),
             (Wrapping::Vxlan, over(UDP, &udp(1001, 8472, &vxlan))),
-            (Wrapping::Geneve, over(UDP, &udp(1001, GENEVE_PORT, &geneve))),
+            (
+                Wrapping::Geneve,
+                over(UDP, &udp(1001, GENEVE_PORT, &geneve)),
+            ),
             (Wrapping::IpInIp, over(IPIP, &packet)),
             (Wrapping::IpInIp, over(IP6IP, &packet6)),
             (Wrapping::Gre, over(GRE, &gre)),
@@ -342,7 +359,10 @@ mod tests {
     use super::*;
 
     fn watched() -> Vec<IpNet> {
-        vec!["10.77.0.0/16".parse().unwrap(), "fd77::/32".parse().unwrap()]
+        vec![
+            "10.77.0.0/16".parse().unwrap(),
+            "fd77::/32".parse().unwrap(),
+        ]
     }
 
     fn canaries() -> Vec<(Wrapping, Vec<u8>)> {
@@ -366,7 +386,10 @@ mod tests {
     fn a_vlan_tag_hides_nothing() {
         for (wrapping, frame) in canaries() {
             let tagged = [&frame[..12], &[0x81, 0, 0, 5], &frame[12..]].concat();
-            assert_eq!(scan(&tagged, &watched()).map(|c| c.wrapping), Some(wrapping));
+            assert_eq!(
+                scan(&tagged, &watched()).map(|c| c.wrapping),
+                Some(wrapping)
+            );
         }
     }
 
@@ -375,12 +398,18 @@ mod tests {
         let mut frame = vec![0; 42];
         frame[12..14].copy_from_slice(&[8, 6]);
         frame[38..42].copy_from_slice(&[10, 77, 2, 2]);
-        assert_eq!(scan(&frame, &watched()).map(|c| c.wrapping), Some(Wrapping::Arp));
+        assert_eq!(
+            scan(&frame, &watched()).map(|c| c.wrapping),
+            Some(Wrapping::Arp)
+        );
     }
 
     #[test]
     fn other_addresses_are_no_finding() {
-        let others = ["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+        let others = [
+            "192.0.2.0/24".parse().unwrap(),
+            "2001:db8::/32".parse().unwrap(),
+        ];
         for (_, frame) in canaries() {
             assert_eq!(scan(&frame, &others), None);
         }
