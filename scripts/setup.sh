@@ -39,7 +39,7 @@ if [ "$level" != run ] && [ -z "${RUSTC:-}" ] && [ ! -d /usr/lib/rustlib/src ]; 
     # come only from the same compiler: Debian's, with its matching source.
     missing+=(rustc-web rust-web-src cargo-web)
 fi
-if [ "$level" != run ] && ! command -v bpf-linker >/dev/null; then
+if [ "$level" != run ] && ! bpf-linker --version >/dev/null 2>&1; then
     [ -x /usr/lib/llvm-22/bin/llvm-config ] || missing+=(llvm-22-dev)
 fi
 
@@ -90,9 +90,10 @@ fi
 tool() {
     local name=$1
     shift
-    command -v "$name" >/dev/null && return
+    # Is it there, and are its libraries?
+    "$name" --version >/dev/null 2>&1 && return
     echo "setup: building $name (once, into $tools)"
-    quietly cargo install --locked --root "$tools" "$name" "$@" || {
+    quietly cargo install --locked --force --root "$tools" "$name" "$@" || {
         echo "setup: $name could not be built" >&2
         exit 1
     }
