@@ -1,1 +1,31 @@
-//! Maps and gates: loader, typed maps, events.
+//! Maps and gates: loads the programs, attaches and pins them, and gives typed access to what they
+//! read and write.
+//!
+//! [`Kernel`] is the way in: it creates the pinned maps or adopts those that an earlier agent left,
+//! and attaches the gates so that they go on without it. [`Tables`] is what the agent writes;
+//! [`Events`] what the programs tell; [`HoldDevice`] where held packets wait.
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+mod attach;
+mod clock;
+mod error;
+mod events;
+mod hold;
+mod kernel;
+mod link;
+mod tables;
+mod types;
+
+pub use attach::{AttachError, Attachment};
+pub use clock::boot_time;
+pub use error::Error;
+pub use events::{Event, Events};
+pub use hold::{Frame, FrameError, HoldDevice, Held};
+pub use kernel::{Kernel, Options, Sizes};
+pub use tables::Tables;
+pub use types::*;
+
+pub use handfast_layout::{EventKind, Hook, Reason};

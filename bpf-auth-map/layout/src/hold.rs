@@ -38,9 +38,9 @@ pub struct HoldKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HoldValue {
     /// Packets; a segmentation-offloaded one counts as its segments.
-    pub packets: u32,
+    pub packets: u64,
     /// Bytes.
-    pub bytes: u32,
+    pub bytes: u64,
 }
 
 /// A packet that is out on the hold device: `parked`, by ticket.
@@ -69,7 +69,7 @@ pub struct Parked {
 
 no_holes! {
     HoldKey = 4 1 1 2 16 => 24;
-    HoldValue = 4 4 => 8;
+    HoldValue = 8 8 => 16;
     Parked = 24 4 4 4 4 4 4 12 4 => 64;
 }
 

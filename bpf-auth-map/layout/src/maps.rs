@@ -22,7 +22,6 @@
 //! | `parked` | ticket → [`Parked`](crate::Parked) | gates, hold ingress; agent resets | hold programs | 3.19 |
 //! | `events` | ring of [`Event`](crate::Event) | programs | agent | 5.8 |
 //! | `counters` | per-CPU array by [`Reason`](crate::Reason) → u64 | programs | agent | 4.6 |
-//! | `scratch` | per-CPU array\[1\], the programs' own workspace | programs | programs | 4.6 |
 //!
 //! Times are nanoseconds of CLOCK_BOOTTIME (`bpf_ktime_get_boot_ns`, 5.8). Ports are big endian.
 
@@ -158,9 +157,7 @@ pub struct Usage {
     /// Events sent in that second.
     pub events: u32,
     /// Entries in `connections`; the agent's collector corrects it.
-    pub connections: u32,
-    /// Unused, 0.
-    pub reserved: u32,
+    pub connections: u64,
 }
 
 /// A local address: `locals`.
@@ -236,7 +233,7 @@ pub const SESSION_NONE: u32 = 0;
 pub const SESSION_PENDING: u32 = 1;
 /// Both sides have said TunnelReady.
 pub const SESSION_READY: u32 = 2;
-/// Cut: nothing passes and nothing is held.
+/// Ended: nothing of it counts, and what goes out is held for the next one.
 pub const SESSION_CUT: u32 = 3;
 
 /// Key of `announced`.
@@ -389,7 +386,7 @@ no_holes! {
     Addr = 16 => 16;
     Config = 4 4 4 4 4 4 4 4 4 4 4 4 => 48;
     Endpoint = 4 4 6 6 4 => 24;
-    Usage = 4 4 4 4 => 16;
+    Usage = 4 4 8 => 16;
     Local = 4 4 => 8;
     Remote = 4 4 4 4 8 8 => 32;
     LpmKey<Addr> = 4 16 => 20;

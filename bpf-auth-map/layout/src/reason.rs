@@ -68,6 +68,7 @@ reasons! {
     38 NotAnnounced "not-announced" "the local address is not announced to the peer";
     39 AnnouncedOther "announced-other" "the peer knows the local address as another endpoint's";
     40 Withdrawing "withdrawing" "the local address is being withdrawn from the peer";
+    41 Unconfirmed "unconfirmed" "the peer has not confirmed the local address yet";
 
     50 NoRule "no-rule" "policy: no rule allows it";
     51 Denied "denied" "policy: a rule denies it";

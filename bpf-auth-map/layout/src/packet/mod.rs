@@ -5,6 +5,8 @@
 //! headers are cut off, contradict themselves or could change its destination has no verdict but
 //! "drop".
 
+pub mod outer;
+
 use crate::{Addr, Reason};
 
 /// ICMP (RFC 792).

@@ -1,0 +1,50 @@
+//! from-tunnel: the destination gate for everything remote, on the ingress of the tunnel device,
+//! before the node's own NAT.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use handfast_layout::{Config, Hook, MARK_DECIDED, Reason};
+
+use super::tunnel;
+use crate::{
+    hold, maps, report,
+    skb::{DROP, PASS, Skb},
+    work::Work,
+};
+
+#[classifier]
+pub fn from_tunnel(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    let (Some(config), Some(work)) = (maps::config(), maps::work()) else {
+        return DROP;
+    };
+    work.begin(&skb, config, Hook::FromTunnel);
+    match judge(&skb, work, config) {
+        Ok(()) => {
+            skb.set_mark_bits(config, MARK_DECIDED);
+            PASS
+        }
+        Err(reason) if undecided(reason) => hold::hold(&skb, work, config, reason),
+        Err(reason) => report::drop(&skb, work, config, reason),
+    }
+}
+
+#[inline(always)]
+fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
+    work.read(skb)?;
+    tunnel::judge(skb, work, config)
+}
+
+/// What is on its way: the address is announced to us, the rest follows. What comes from an
+/// address that is not is dropped, and the event makes the agent ask the peer.
+#[inline(always)]
+fn undecided(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::SessionPending
+            | Reason::Unconfirmed
+            | Reason::NoPair
+            | Reason::PairExpired
+            | Reason::IdentityExpired
+            | Reason::Held
+    )
+}

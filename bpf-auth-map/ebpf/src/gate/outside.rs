@@ -1,0 +1,53 @@
+//! The judgement between an endpoint and an address outside the mesh.
+
+use handfast_layout::{
+    AUTH_AUDIT, AUTH_DISABLED, Config, EventKind, IDENTITY_HOST, Reason, packet::Kind,
+};
+
+use crate::{flow, policy, proof, report, skb::Skb, work::Work};
+
+/// Judges; `work` names the endpoint and the identity of the address.
+#[inline(always)]
+pub fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
+    proof::revoked(work)?;
+    let about_a_flow = work.packet.kind == Kind::IcmpError;
+    match flow::known(work) {
+        Some(connection) => {
+            work.rule = connection.rule;
+            // What the node itself sends is the host setting's business, not a rule's.
+            if connection.policy_revision != config.policy_revision
+                && work.remote_identity != IDENTITY_HOST
+            {
+                let opened = connection.direction;
+                let allowed = ask(work, opened)?;
+                connection.rule = allowed.rule;
+                connection.auth = allowed.auth;
+                connection.policy_revision = config.policy_revision;
+            }
+            flow::touch(work, connection);
+            Ok(())
+        }
+        None if about_a_flow => Err(Reason::IcmpNoFlow),
+        None => {
+            let direction = work.direction;
+            let allowed = ask(work, direction)?;
+            flow::open(skb, work, config, allowed)?;
+            if allowed.auth == AUTH_AUDIT {
+                report::count(Reason::Audited);
+                report::event(skb, work, config, EventKind::Audited, Reason::NoIdentity);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Policy, where neither proof nor encryption can be had.
+#[inline(always)]
+fn ask(work: &mut Work, opened: u8) -> Result<policy::Allowed, Reason> {
+    let (endpoint, identity) = (work.endpoint, work.remote_identity);
+    let allowed = policy::ask(work, endpoint, identity, opened, opened)?;
+    if allowed.encryption != 0 || !matches!(allowed.auth, AUTH_DISABLED | AUTH_AUDIT) {
+        return Err(Reason::NoIdentity);
+    }
+    Ok(allowed)
+}

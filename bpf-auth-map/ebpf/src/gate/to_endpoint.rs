@@ -1,0 +1,148 @@
+//! to-endpoint: what enters a workload, on the host's side of its interface.
+//!
+//! Lets through what another gate of ours has decided, decides between endpoints of this node and
+//! from outside the mesh, and drops the rest. No identity of another node is taken from an address
+//! here: after service translation the address may be a virtual one.
+
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use handfast_layout::{
+    AUTH_DISABLED, Config, HOST_DENIED, Hook, IDENTITY_HOST, MARK_DECIDED, MARK_SOURCE, PEER_SELF,
+    Reason,
+    packet::{ICMPV6, Kind, UDP},
+};
+
+use super::{local, outside};
+use crate::{
+    flow, hold,
+    maps::{self, LOCALS},
+    policy::Allowed,
+    proof, report,
+    skb::{DROP, PASS, Skb},
+    work::Work,
+};
+
+const ETHERTYPE_ARP: u16 = 0x0806;
+
+#[classifier]
+pub fn to_endpoint(context: TcContext) -> i32 {
+    let skb = Skb::new(&context);
+    let (Some(config), Some(work)) = (maps::config(), maps::work()) else {
+        return DROP;
+    };
+    work.begin(&skb, config, Hook::ToEndpoint);
+    work.endpoint = maps::endpoint();
+    match judge(&skb, work, config) {
+        Ok(()) => PASS,
+        Err(
+            reason @ (Reason::NoPair
+            | Reason::PairExpired
+            | Reason::IdentityExpired
+            | Reason::Held),
+        ) => hold::hold(&skb, work, config, reason),
+        Err(reason) => report::drop(&skb, work, config, reason),
+    }
+}
+
+#[inline(always)]
+fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
+    if skb.ethertype() == ETHERTYPE_ARP {
+        report::count(Reason::Link);
+        return Ok(());
+    }
+    work.read(skb)?;
+    let by_host = skb.came_in_by() == 0;
+    if is_link_traffic(work, by_host) {
+        report::count(Reason::Link);
+        return Ok(());
+    }
+    let (source, destination) = (work.packet.src, work.packet.dst);
+    let endpoint = maps::endpoint();
+    let found = proof::local(work, destination);
+    let is_own = work.endpoint == endpoint;
+    work.endpoint = endpoint;
+    if found.is_err() || !is_own {
+        return Err(Reason::OtherEndpoint);
+    }
+    if by_host {
+        return host(skb, work, config);
+    }
+    if work.mark & MARK_DECIDED != 0 {
+        report::count(Reason::Passed);
+        return Ok(());
+    }
+    flow::fragments(work)?;
+    work.set_key(false);
+    // An error is about a packet that this endpoint sent.
+    if work.key.local != destination {
+        return Err(Reason::IcmpNoFlow);
+    }
+    // SAFETY: two integers, read once.
+    if let Some(other) = unsafe { LOCALS.get(&source) } {
+        if work.mark & MARK_SOURCE == 0 {
+            return Err(Reason::Ungated);
+        }
+        if work.key.remote != source {
+            return Err(Reason::IcmpNoFlow);
+        }
+        work.remote_identity = other.identity;
+        return local::judge(skb, work, config, other.endpoint, source);
+    }
+    match work.prefix(source) {
+        Some(PEER_SELF) => return Err(Reason::NoEndpoint),
+        Some(peer) => {
+            work.peer = peer;
+            return Err(Reason::Cleartext);
+        }
+        None => {}
+    }
+    // A router's error is judged by the flow that it is about.
+    let remote = work.key.remote;
+    if work.packet.kind == Kind::IcmpError && work.prefix(remote).is_some() {
+        return Err(Reason::IcmpNoFlow);
+    }
+    work.remote_identity = work.outside(remote);
+    outside::judge(skb, work, config)
+}
+
+/// What the node itself sends: allowed unless set otherwise, and its replies with it.
+#[inline(always)]
+fn host(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
+    if config.flags & HOST_DENIED != 0 {
+        return Err(Reason::HostDenied);
+    }
+    proof::revoked(work)?;
+    report::count(Reason::Host);
+    if work.packet.kind != Kind::Plain {
+        return Ok(());
+    }
+    work.remote_identity = IDENTITY_HOST;
+    work.set_key(false);
+    if let Some(connection) = flow::known(work) {
+        flow::touch(work, connection);
+        return Ok(());
+    }
+    // Kept so that the reply is known; if there is no room, only that is lost.
+    let allowed = Allowed { rule: 0, auth: AUTH_DISABLED, encryption: 0 };
+    let _ = flow::open(skb, work, config, allowed);
+    Ok(())
+}
+
+/// Neighbour discovery, MLD, and DHCP from the node.
+#[inline(always)]
+fn is_link_traffic(work: &Work, by_host: bool) -> bool {
+    let packet = &work.packet;
+    if packet.proto == UDP {
+        let (client4, server4) = (68u16.to_be(), 67u16.to_be());
+        let (client6, server6) = (546u16.to_be(), 547u16.to_be());
+        let ports = (packet.src_port, packet.dst_port);
+        return by_host && (ports == (server4, client4) || ports == (server6, client6));
+    }
+    packet.outer_proto == ICMPV6
+        && match packet.icmp_type {
+            133..=136 => packet.hop_limit == 255,
+            130..=132 | 143 => {
+                packet.src.is_v6_link_local() || (by_host && packet.src.is_unspecified())
+            }
+            _ => false,
+        }
+}

@@ -1,0 +1,141 @@
+//! Whether a packet's identities are proven, and its session stands.
+
+use handfast_layout::{
+    ANNOUNCED_CONFIRMED, ANNOUNCED_SENT, AUTH_AUDIT, AUTH_DISABLED, AUTH_REQUIRED, Addr,
+    AnnouncedKey, AuthKey, PEER_SELF, REMOTE_REFUSED, Reason, SESSION_CUT, SESSION_PENDING,
+    SESSION_READY,
+};
+
+use crate::{
+    maps::{ANNOUNCED, AUTH, IDENTITIES, LOCALS, REMOTES, SESSIONS},
+    work::Work,
+};
+
+// SAFETY of the map reads below: values are copied field by field; an entry that the agent
+// replaces meanwhile is replaced as a whole, and one that it removes stays readable for this run.
+
+/// Whose a local address is.
+#[inline(always)]
+pub fn local(work: &mut Work, addr: Addr) -> Result<(), Reason> {
+    match unsafe { LOCALS.get(&addr) } {
+        Some(local) if local.endpoint != 0 => {
+            work.endpoint = local.endpoint;
+            work.local_identity = local.identity;
+            Ok(())
+        }
+        _ => Err(Reason::NoEndpoint),
+    }
+}
+
+/// Whether the session with the address's node stands, the address was announced in it, and ours
+/// was announced there and confirmed.
+#[inline(always)]
+pub fn session(work: &mut Work, local: Addr, remote: Addr) -> Result<(), Reason> {
+    let peer = match work.prefix(remote) {
+        Some(peer) if peer != PEER_SELF => peer,
+        _ => return Err(Reason::NotManaged),
+    };
+    work.peer = peer;
+    let entry = unsafe { REMOTES.get(&remote) };
+    if let Some(entry) = entry
+        && entry.flags & REMOTE_REFUSED != 0
+        && entry.expires > work.now
+    {
+        return Err(Reason::RemoteRefused);
+    }
+    let Some(session) = (unsafe { SESSIONS.get(&peer) }) else {
+        return Err(Reason::NoSession);
+    };
+    match session.state {
+        SESSION_READY => {}
+        SESSION_PENDING => return Err(Reason::SessionPending),
+        SESSION_CUT => return Err(Reason::SessionCut),
+        _ => return Err(Reason::NoSession),
+    }
+    if session.expiry <= work.now {
+        return Err(Reason::SessionExpired);
+    }
+    work.oldest = session.oldest;
+    work.current = session.current;
+
+    let Some(entry) = entry else {
+        return Err(Reason::RemoteUnknown);
+    };
+    if entry.flags & REMOTE_REFUSED != 0 {
+        return Err(Reason::RemoteUnknown);
+    }
+    if entry.peer != peer {
+        return Err(Reason::RemoteElsewhere);
+    }
+    work.remote_identity = entry.identity;
+    work.epoch = entry.epoch;
+    if entry.epoch < work.oldest {
+        return Err(Reason::EpochStale);
+    }
+    if entry.epoch > work.current {
+        return Err(Reason::SessionPending);
+    }
+
+    work.announced = AnnouncedKey { local, peer };
+    let Some(announced) = (unsafe { ANNOUNCED.get(&work.announced) }) else {
+        return Err(Reason::NotAnnounced);
+    };
+    if announced.endpoint != work.endpoint {
+        return Err(Reason::AnnouncedOther);
+    }
+    match announced.state {
+        ANNOUNCED_CONFIRMED if announced.epoch < work.oldest => Err(Reason::NotAnnounced),
+        ANNOUNCED_CONFIRMED => Ok(()),
+        ANNOUNCED_SENT => Err(Reason::Unconfirmed),
+        _ => Err(Reason::Withdrawing),
+    }
+}
+
+/// Revocation cuts whatever a rule says.
+#[inline(always)]
+pub fn revoked(work: &Work) -> Result<(), Reason> {
+    if is_revoked(work.local_identity) || is_revoked(work.remote_identity) {
+        return Err(Reason::IdentityRevoked);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn is_revoked(identity: u32) -> bool {
+    matches!(unsafe { IDENTITIES.get(&identity) }, Some(entry) if entry.revoked != 0)
+}
+
+/// What a rule's mode asks for. `Ok(true)`: nothing is missing; `Ok(false)`: the proof is, and the
+/// rule only wants to know.
+#[inline(always)]
+pub fn required(work: &mut Work, auth: u8) -> Result<bool, Reason> {
+    match auth {
+        AUTH_DISABLED => Ok(true),
+        AUTH_REQUIRED => pair(work).map(|()| true),
+        AUTH_AUDIT => Ok(pair(work).is_ok()),
+        _ => Err(Reason::TestFail),
+    }
+}
+
+#[inline(always)]
+fn pair(work: &mut Work) -> Result<(), Reason> {
+    work.auth = AuthKey::new(work.local_identity, work.remote_identity, work.peer);
+    let Some(auth) = (unsafe { AUTH.get(&work.auth) }) else {
+        return Err(Reason::NoPair);
+    };
+    if auth.expiry <= work.now {
+        return Err(Reason::PairExpired);
+    }
+    if work.peer != PEER_SELF && (auth.epoch < work.oldest || auth.epoch > work.current) {
+        return Err(Reason::NoPair);
+    }
+    if !is_valid(work.local_identity, work.now) || !is_valid(work.remote_identity, work.now) {
+        return Err(Reason::IdentityExpired);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn is_valid(identity: u32, now: u64) -> bool {
+    matches!(unsafe { IDENTITIES.get(&identity) }, Some(entry) if entry.valid_until > now)
+}

@@ -1,0 +1,94 @@
+//! Counting, and telling the agent.
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use handfast_layout::{Config, Event, EventKind, Reason, Usage};
+
+use crate::{
+    maps::{COUNTERS, EVENTS, USAGE},
+    skb::{DROP, Skb},
+    work::Work,
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Counts.
+#[inline(always)]
+pub fn count(reason: Reason) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
+        // SAFETY: the slot is this CPU's.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Counts and reports a drop.
+#[inline(never)]
+pub fn drop(skb: &Skb, work: &Work, config: &Config, reason: Reason) -> i32 {
+    count(reason);
+    event(skb, work, config, EventKind::Dropped, reason);
+    DROP
+}
+
+/// Tells the agent, if the endpoint's budget and the ring have room.
+#[inline(never)]
+pub fn event(skb: &Skb, work: &Work, config: &Config, kind: EventKind, reason: Reason) {
+    if !affordable(work.endpoint, work.now, config) {
+        return count(Reason::EventLost);
+    }
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        return count(Reason::EventLost);
+    };
+    let outward = work.direction == handfast_layout::EGRESS;
+    let packet = &work.packet;
+    // Field by field: the whole would be built on the stack first.
+    // SAFETY: the ring's record is as long as an event, and every field is written.
+    unsafe {
+        let event = &mut *entry.as_mut_ptr();
+        event.time = work.now;
+        event.reason = reason as u16;
+        event.kind = kind as u8;
+        event.hook = work.hook;
+        event.direction = work.direction;
+        event.proto = packet.proto;
+        event.local_port = if outward { packet.src_port } else { packet.dst_port };
+        event.remote_port = if outward { packet.dst_port } else { packet.src_port };
+        event.reserved = 0;
+        event.endpoint = work.endpoint;
+        event.local_identity = work.local_identity;
+        event.remote_identity = work.remote_identity;
+        event.peer = work.peer;
+        event.rule = work.rule;
+        event.bytes = skb.len();
+        event.ifindex = skb.ifindex();
+        event.local = if outward { packet.src } else { packet.dst };
+        event.remote = if outward { packet.dst } else { packet.src };
+    }
+    entry.submit(0);
+}
+
+/// Whether this endpoint may still send an event this second.
+#[inline(always)]
+fn affordable(endpoint: u32, now: u64, config: &Config) -> bool {
+    let second = (now / SECOND) as u32;
+    let Some(usage) = usage(endpoint) else {
+        return true;
+    };
+    // SAFETY: a map value; a race between CPUs lets a few events more or less through.
+    let usage = unsafe { &mut *usage };
+    if usage.second != second {
+        usage.second = second;
+        usage.events = 0;
+    }
+    usage.events += 1;
+    usage.events <= config.endpoint_events
+}
+
+/// What an endpoint has used up. Endpoint 0 stands for packets of none.
+#[inline(always)]
+pub fn usage(endpoint: u32) -> Option<*mut Usage> {
+    if let Some(usage) = USAGE.get_ptr_mut(&endpoint) {
+        return Some(usage);
+    }
+    let fresh = Usage { second: 0, events: 0, connections: 0 };
+    let _ = USAGE.insert(&endpoint, &fresh, u64::from(BPF_NOEXIST));
+    USAGE.get_ptr_mut(&endpoint)
+}

@@ -1,0 +1,133 @@
+//! The packet as the kernel hands it to a program.
+
+use core::mem::MaybeUninit;
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::{
+        bpf_ktime_get_boot_ns, bpf_redirect, bpf_skb_change_head, bpf_skb_change_type,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use handfast_layout::{Config, MARK_ALL, packet::Source};
+
+/// "Next": another program may still look at it.
+pub const PASS: i32 = TC_ACT_UNSPEC;
+/// Drop.
+pub const DROP: i32 = TC_ACT_SHOT as i32;
+
+/// `PACKET_HOST` of `linux/if_packet.h`.
+const PACKET_HOST: u32 = 0;
+
+/// A packet.
+#[derive(Clone, Copy)]
+pub struct Skb(*mut __sk_buff);
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(context: &TcContext) -> Self {
+        Self(context.as_ptr().cast())
+    }
+
+    // SAFETY of the reads below: the kernel gives a valid context for the whole run, and the
+    // verifier rewrites and checks each access.
+
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        unsafe { (*self.0).len }
+    }
+
+    #[inline(always)]
+    pub fn mark(&self) -> u32 {
+        unsafe { (*self.0).mark }
+    }
+
+    /// Index of the interface that it came in by; 0 if this node made it.
+    #[inline(always)]
+    pub fn came_in_by(&self) -> u32 {
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    pub fn ifindex(&self) -> u32 {
+        unsafe { (*self.0).ifindex }
+    }
+
+    #[inline(always)]
+    pub fn ethertype(&self) -> u16 {
+        u16::from_be(unsafe { (*self.0).protocol } as u16)
+    }
+
+    /// How many packets this will be on a wire.
+    #[inline(always)]
+    pub fn segments(&self) -> u32 {
+        let segments = unsafe { (*self.0).gso_segs };
+        if segments == 0 { 1 } else { segments }
+    }
+
+    /// CLOCK_BOOTTIME, nanoseconds.
+    #[inline(always)]
+    pub fn now(&self) -> u64 {
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+
+    /// Replaces our mark bits.
+    #[inline(always)]
+    pub fn set_mark_bits(&self, config: &Config, bits: u32) {
+        let shift = config.mark_shift & 31;
+        let mark = (self.mark() & !(MARK_ALL << shift)) | (bits << shift);
+        unsafe { (*self.0).mark = mark };
+    }
+
+    /// Replaces the whole mark.
+    #[inline(always)]
+    pub fn set_mark(&self, mark: u32) {
+        unsafe { (*self.0).mark = mark };
+    }
+
+    /// Writes bytes. Whether it could.
+    #[inline(always)]
+    pub fn store<const N: usize>(&self, offset: u32, bytes: &[u8; N]) -> bool {
+        unsafe {
+            bpf_skb_store_bytes(self.0.cast(), offset, bytes.as_ptr().cast(), N as u32, 0) == 0
+        }
+    }
+
+    /// Makes room for a link header in front. Whether it could.
+    #[inline(always)]
+    pub fn add_head(&self, len: u32) -> bool {
+        unsafe { bpf_skb_change_head(self.0, len, 0) == 0 }
+    }
+
+    /// Makes it a packet for this node, whatever its link addresses say.
+    #[inline(always)]
+    pub fn for_us(&self) {
+        unsafe { bpf_skb_change_type(self.0, PACKET_HOST) };
+    }
+
+    /// Sends it out of an interface, or into it as if it had arrived there.
+    #[inline(always)]
+    pub fn redirect(&self, ifindex: u32, ingress: bool) -> i32 {
+        let flags = if ingress { u64::from(BPF_F_INGRESS) } else { 0 };
+        unsafe { bpf_redirect(ifindex, flags) as i32 }
+    }
+}
+
+impl Source for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        // SAFETY: the helper fills all N bytes or fails.
+        unsafe {
+            let failed = bpf_skb_load_bytes(
+                self.0.cast(),
+                offset,
+                bytes.as_mut_ptr().cast(),
+                N as u32,
+            );
+            (failed == 0).then(|| bytes.assume_init())
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The workspace of a run: headers, map keys, and what is known of the packet so far.
+
+use handfast_layout::{
+    Addr, AnnouncedKey, AuthKey, Config, Connection, ConnectionKey, EGRESS, FragmentKey, HoldKey,
+    Hook, INGRESS, LpmKey, MARK_ALL, MARK_RETURNED, Parked, PolicyKey, Reason,
+    packet::{Packet, Version},
+};
+
+use crate::{maps, skb::Skb};
+
+/// The workspace. Every run sets what it uses.
+#[repr(C)]
+pub struct Work {
+    pub packet: Packet,
+    pub key: ConnectionKey,
+    pub connection: Connection,
+    pub fragment: FragmentKey,
+    pub lpm: LpmKey<Addr>,
+    pub policy: LpmKey<PolicyKey>,
+    pub announced: AnnouncedKey,
+    pub auth: AuthKey,
+    pub hold: HoldKey,
+    pub parked: Parked,
+    /// CLOCK_BOOTTIME, nanoseconds.
+    pub now: u64,
+    /// What is known for events: 0 where nothing is.
+    pub endpoint: u32,
+    pub local_identity: u32,
+    pub remote_identity: u32,
+    pub peer: u32,
+    pub rule: u32,
+    /// Epoch of the remote address, and the window of its session.
+    pub epoch: u32,
+    pub oldest: u32,
+    pub current: u32,
+    pub link_len: u32,
+    /// Our mark bits as the packet came.
+    pub mark: u32,
+    pub hook: u8,
+    /// As the endpoint sees it.
+    pub direction: u8,
+    pub reserved: [u8; 6],
+}
+
+impl Work {
+    /// Begins a run: forgets what the last one knew.
+    #[inline(always)]
+    pub fn begin(&mut self, skb: &Skb, config: &Config, hook: Hook) {
+        self.now = skb.now();
+        self.endpoint = 0;
+        self.local_identity = 0;
+        self.remote_identity = 0;
+        self.peer = 0;
+        self.rule = 0;
+        self.epoch = 0;
+        self.oldest = 0;
+        self.current = 0;
+        self.link_len = maps::link_len();
+        self.mark = (skb.mark() >> (config.mark_shift & 31)) & MARK_ALL;
+        self.hook = hook as u8;
+        self.direction = match hook {
+            Hook::FromEndpoint | Hook::ToTunnel | Hook::WireEgress => EGRESS,
+            _ => INGRESS,
+        };
+        self.packet = Packet::default();
+        self.key = ConnectionKey::default();
+    }
+
+    /// Reads the headers.
+    #[inline(always)]
+    pub fn read(&mut self, skb: &Skb) -> Result<(), Reason> {
+        let Some(version) = Version::from_ethertype(skb.ethertype()) else {
+            return Err(Reason::NotIp);
+        };
+        self.packet.read(skb, version, self.link_len)
+    }
+
+    /// Whether the packet comes back from hold.
+    #[inline(always)]
+    pub fn returned(&self) -> bool {
+        self.mark & MARK_RETURNED != 0
+    }
+
+    /// The flow as its local endpoint sees it. The local end is the source of what goes out and
+    /// the destination of what comes in.
+    #[inline(always)]
+    pub fn set_key(&mut self, outward: bool) {
+        let packet = &self.packet;
+        self.key.proto = packet.proto;
+        if outward {
+            self.key.local = packet.flow_src;
+            self.key.remote = packet.flow_dst;
+            self.key.local_port = packet.src_port;
+            self.key.remote_port = packet.dst_port;
+        } else {
+            self.key.local = packet.flow_dst;
+            self.key.remote = packet.flow_src;
+            self.key.local_port = packet.dst_port;
+            self.key.remote_port = packet.src_port;
+        }
+    }
+
+    /// The node whose prefix contains the address.
+    #[inline(always)]
+    pub fn prefix(&mut self, addr: Addr) -> Option<u32> {
+        self.lpm = LpmKey { prefix_len: 128, data: addr };
+        maps::prefix(&self.lpm).map(|prefix| prefix.peer)
+    }
+
+    /// The identity of an address outside the mesh.
+    #[inline(always)]
+    pub fn outside(&mut self, addr: Addr) -> u32 {
+        self.lpm = LpmKey { prefix_len: 128, data: addr };
+        maps::cidr(&self.lpm).unwrap_or(handfast_layout::IDENTITY_WORLD)
+    }
+}

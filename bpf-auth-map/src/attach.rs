@@ -1,0 +1,249 @@
+//! Attaching and pinning: tcx where the kernel has it (6.6), clsact otherwise; first in line.
+//!
+//! A pin's name says what it is: `program-key-ifindex`, where the key is the endpoint or 0. A
+//! pinned tcx link is the attachment. A clsact filter lives in its interface, so there the pinned
+//! program is only the record of it.
+
+use std::{fs, io, path::Path};
+
+use aya::{
+    Ebpf,
+    pin::PinError,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+    },
+    util::KernelVersion,
+};
+
+use crate::{Error, link::Interface};
+
+/// A program and where it belongs.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    program: &'static str,
+    ingress: bool,
+}
+
+pub(crate) static ENDPOINT: [Gate; 2] =
+    [Gate { program: "to_endpoint", ingress: false }, Gate { program: "from_endpoint", ingress: true }];
+pub(crate) static TUNNEL: [Gate; 2] =
+    [Gate { program: "to_tunnel", ingress: false }, Gate { program: "from_tunnel", ingress: true }];
+pub(crate) static HOLD: [Gate; 2] =
+    [Gate { program: "hold_egress", ingress: false }, Gate { program: "hold_ingress", ingress: true }];
+pub(crate) static WIRE: [Gate; 2] =
+    [Gate { program: "wire_egress", ingress: false }, Gate { program: "wire_ingress", ingress: true }];
+
+/// Our place among clsact filters.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 0x6866);
+/// Marks the record of a clsact filter.
+const CLSACT: &str = "clsact";
+
+/// Something attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Name of the program.
+    pub program: String,
+    /// The endpoint, or 0.
+    pub key: u32,
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// By clsact instead of tcx.
+    pub clsact: bool,
+}
+
+impl Attachment {
+    fn file(&self) -> String {
+        let suffix = if self.clsact { format!("-{CLSACT}") } else { String::new() };
+        format!("{}-{}-{}{suffix}", self.program, self.key, self.ifindex)
+    }
+
+    fn parse(file: &str) -> Option<Self> {
+        let mut parts = file.split('-');
+        let attachment = Self {
+            program: parts.next()?.to_owned(),
+            key: parts.next()?.parse().ok()?,
+            ifindex: parts.next()?.parse().ok()?,
+            clsact: match parts.next() {
+                None => false,
+                Some(CLSACT) => true,
+                Some(_) => return None,
+            },
+        };
+        parts.next().is_none().then_some(attachment)
+    }
+
+    /// Whether it is one of these gates.
+    pub(crate) fn of(&self, gates: &[Gate]) -> bool {
+        gates.iter().any(|gate| gate.program == self.program)
+    }
+}
+
+/// Attaches both programs of an interface, or replaces them.
+pub(crate) fn attach(
+    object: &mut Ebpf,
+    links: &Path,
+    gates: &'static [Gate],
+    key: u32,
+    interface: &Interface,
+    clsact: bool,
+) -> Result<(), Error> {
+    let has_tcx = KernelVersion::current().is_ok_and(|is| is >= KernelVersion::new(6, 6, 0));
+    let clsact = clsact || !has_tcx;
+    for gate in gates {
+        let name = gate.program;
+        let program: &mut SchedClassifier = object
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(Error::Missing { what: "program", name })?;
+        let attachment = Attachment {
+            program: name.to_owned(),
+            key,
+            ifindex: interface.index,
+            clsact,
+        };
+        let pin = links.join(attachment.file());
+        let direction = if gate.ingress { TcAttachType::Ingress } else { TcAttachType::Egress };
+        let done = program.load().map_err(AttachError::from).and_then(|()| {
+            if clsact {
+                attach_clsact(program, interface, direction, &pin)
+            } else {
+                attach_tcx(program, interface, direction, &pin)
+            }
+        });
+        done.map_err(|source| Error::Program { program: name, source })?;
+    }
+    // An endpoint has one interface: what is left of another one is in nobody's way, but untidy.
+    if key != 0 {
+        detach(links, |other| {
+            other.key == key && other.ifindex != interface.index && other.of(gates)
+        })?;
+    }
+    Ok(())
+}
+
+/// Why a program is not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The kernel refused it, or its place.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// It could not be pinned.
+    #[error("pinning: {0}")]
+    Pin(#[from] PinError),
+    /// Its link is of another kind.
+    #[error("link: {0}")]
+    Link(#[from] LinkError),
+    /// The pin directory or the interface is gone.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Replaces the program of a link that is pinned, or makes and pins a new one.
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    interface: &Interface,
+    direction: TcAttachType,
+    pin: &Path,
+) -> Result<(), AttachError> {
+    if let Ok(link) = PinnedLink::from_pin(pin) {
+        let link: SchedClassifierLink = FdLink::from(link).try_into()?;
+        // It fails where the interface went away and another has its index: then it is attached anew.
+        if let Ok(id) = program.attach_to_link(link) {
+            // The pin keeps the link; dropping our handle of it takes nothing away.
+            program.take_link(id)?;
+            return Ok(());
+        }
+        fs::remove_file(pin)?;
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(&interface.name, direction, order)?;
+    let link: FdLink = program.take_link(id)?.try_into()?;
+    link.pin(pin)?;
+    Ok(())
+}
+
+/// Replaces our filter, or adds it.
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    interface: &Interface,
+    direction: TcAttachType,
+    pin: &Path,
+) -> Result<(), AttachError> {
+    // It fails where the qdisc is there already; if it is not, the next step says why.
+    let _ = qdisc_add_clsact(&interface.name);
+    let options = || NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    let id = match program.attach_with_options(
+        &interface.name,
+        direction,
+        TcAttachOptions::Netlink(options()),
+    ) {
+        Ok(id) => id,
+        Err(_) => {
+            let ours = filter(&interface.name, direction)?;
+            program.attach_to_link(ours)?
+        }
+    };
+    // Dropping the link would detach the filter.
+    std::mem::forget(program.take_link(id)?);
+    let _ = fs::remove_file(pin);
+    program.pin(pin)?;
+    Ok(())
+}
+
+fn filter(name: &str, direction: TcAttachType) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(name, direction, PRIORITY, HANDLE, None)
+}
+
+/// What is attached.
+pub(crate) fn list(links: &Path) -> Result<Vec<Attachment>, Error> {
+    let error = |source| Error::io(format!("reading {}", links.display()), source);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(links).map_err(error)? {
+        let name = entry.map_err(error)?.file_name();
+        found.extend(name.to_str().and_then(Attachment::parse));
+    }
+    found.sort_by(|a, b| (&a.program, a.key, a.ifindex).cmp(&(&b.program, b.key, b.ifindex)));
+    Ok(found)
+}
+
+/// Detaches what matches.
+pub(crate) fn detach(links: &Path, matches: impl Fn(&Attachment) -> bool) -> Result<(), Error> {
+    for attachment in list(links)?.iter().filter(|attachment| matches(attachment)) {
+        if attachment.clsact {
+            let ingress = [&ENDPOINT, &TUNNEL, &HOLD, &WIRE]
+                .iter()
+                .flat_map(|gates| gates.iter())
+                .any(|gate| gate.program == attachment.program && gate.ingress);
+            let direction = if ingress { TcAttachType::Ingress } else { TcAttachType::Egress };
+            // With the interface the filter is gone too.
+            if let Ok(interface) = Interface::find(attachment.ifindex)
+                && let Ok(link) = filter(&interface.name, direction)
+            {
+                drop(link);
+            }
+        }
+        let pin = links.join(attachment.file());
+        fs::remove_file(&pin)
+            .map_err(|source| Error::io(format!("removing {}", pin.display()), source))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pins_name_says_what_it_is() {
+        for clsact in [false, true] {
+            let attachment =
+                Attachment { program: "to_endpoint".into(), key: 7, ifindex: 12, clsact };
+            assert_eq!(Attachment::parse(&attachment.file()), Some(attachment));
+        }
+        assert_eq!(Attachment::parse("to_endpoint-7"), None);
+        assert_eq!(Attachment::parse("to_endpoint-7-1-other"), None);
+    }
+}

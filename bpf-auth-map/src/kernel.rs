@@ -1,0 +1,267 @@
+//! The way in: pinned maps, created or adopted, and the gates attached to interfaces.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, Map, MapData, MapError, RingBuf},
+};
+use handfast_layout::LAYOUT_VERSION;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::{EndpointId, Error, Events, Settings, Tables, attach, attach::Attachment};
+
+/// The compiled programs, built from `ebpf/` and committed.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/handfast.bpf.o"));
+
+/// Directory of pinned links below the maps' directory.
+const LINKS: &str = "links";
+
+/// Where and how.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory on a bpffs for maps and links; made if it is missing. One agent each.
+    pub bpf_dir: PathBuf,
+    /// Sizes of the maps, when they are created.
+    pub sizes: Sizes,
+    /// Attach by clsact even where the kernel has tcx.
+    pub clsact: bool,
+}
+
+impl Options {
+    /// In this directory, with the usual sizes.
+    pub fn new(bpf_dir: impl Into<PathBuf>) -> Self {
+        Self { bpf_dir: bpf_dir.into(), sizes: Sizes::default(), clsact: false }
+    }
+}
+
+/// Sizes of the maps that cost memory when they are created.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Flows: about 100 bytes each.
+    pub connections: u32,
+    /// Bytes of the event ring: a power of two, at least a page.
+    pub events: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { connections: 131_072, events: 1 << 20 }
+    }
+}
+
+/// The datapath of this node.
+pub struct Kernel {
+    options: Options,
+    tables: Tables,
+    events: Mutex<Option<RingBuf<MapData>>>,
+    adopted: bool,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// Creates the pinned maps, or adopts those that are there. What is attached goes on as it is.
+    ///
+    /// # Errors
+    /// No bpffs, maps of another layout, or the kernel refused; then nothing was changed.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        make_directory(&options.bpf_dir)?;
+        let adopted = adoptable(&options.bpf_dir)?;
+        let mut object = load(&options, EndpointId(0), 0)?;
+        let tables = Tables::take(&mut object)?;
+        if !adopted {
+            tables.set_settings(&Settings::default())?;
+            // Last: a directory without the version is one whose making was cut short.
+            record_version(&mut object)?;
+        }
+        let events = object
+            .take_map("events")
+            .ok_or(Error::Missing { what: "map", name: "events" })
+            .and_then(|map| {
+                RingBuf::try_from(map).map_err(|source| Error::Map { map: "events", source })
+            })?;
+        Ok(Self { options, tables, events: Mutex::new(Some(events)), adopted })
+    }
+
+    /// Whether an earlier agent's maps were found and adopted.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// What the programs tell. There is one reader: the second call finds nothing.
+    ///
+    /// # Errors
+    /// Not in a tokio runtime with I/O.
+    pub fn events(&self) -> Result<Option<Events>, Error> {
+        let ring = self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ring.map(Events::new).transpose()
+    }
+
+    /// Guards an endpoint by its host-side interface. Done before the workload may use it. If it
+    /// is guarded already, the programs are replaced without a gap.
+    ///
+    /// # Errors
+    /// No such interface, or the kernel refused; then it is not guarded, or as it was.
+    pub fn attach_endpoint(&self, id: EndpointId, ifindex: u32) -> Result<(), Error> {
+        self.attach(&attach::ENDPOINT, id, ifindex)
+    }
+
+    /// Takes an endpoint's gates away.
+    ///
+    /// # Errors
+    /// A pin could not be removed.
+    pub fn detach_endpoint(&self, id: EndpointId) -> Result<(), Error> {
+        attach::detach(&self.links(), |name| name.key == id.0 && name.of(&attach::ENDPOINT))
+    }
+
+    /// Guards a tunnel device. Its index has to be in the settings too.
+    ///
+    /// # Errors
+    /// As [`Kernel::attach_endpoint`].
+    pub fn attach_tunnel(&self, ifindex: u32) -> Result<(), Error> {
+        self.attach(&attach::TUNNEL, EndpointId(0), ifindex)
+    }
+
+    /// Takes a tunnel device's gates away.
+    ///
+    /// # Errors
+    /// A pin could not be removed.
+    pub fn detach_tunnel(&self, ifindex: u32) -> Result<(), Error> {
+        attach::detach(&self.links(), |name| name.ifindex == ifindex && name.of(&attach::TUNNEL))
+    }
+
+    /// Makes a device the hold device. Its index has to be in the settings too.
+    ///
+    /// # Errors
+    /// As [`Kernel::attach_endpoint`].
+    pub fn attach_hold(&self, ifindex: u32) -> Result<(), Error> {
+        self.attach(&attach::HOLD, EndpointId(0), ifindex)
+    }
+
+    /// Puts the tripwire on an underlay or overlay interface.
+    ///
+    /// # Errors
+    /// As [`Kernel::attach_endpoint`].
+    pub fn attach_wire(&self, ifindex: u32) -> Result<(), Error> {
+        self.attach(&attach::WIRE, EndpointId(0), ifindex)
+    }
+
+    /// Takes the tripwire off an interface.
+    ///
+    /// # Errors
+    /// A pin could not be removed.
+    pub fn detach_wire(&self, ifindex: u32) -> Result<(), Error> {
+        attach::detach(&self.links(), |name| name.ifindex == ifindex && name.of(&attach::WIRE))
+    }
+
+    /// What is attached.
+    ///
+    /// # Errors
+    /// The directory could not be read.
+    pub fn attached(&self) -> Result<Vec<Attachment>, Error> {
+        attach::list(&self.links())
+    }
+
+    /// Takes every program and map away. Traffic goes on, unguarded.
+    ///
+    /// # Errors
+    /// A pin could not be removed; those before it are.
+    pub fn detach_all(self) -> Result<(), Error> {
+        attach::detach(&self.links(), |_| true)?;
+        remove_pins(&self.options.bpf_dir)
+    }
+
+    fn links(&self) -> PathBuf {
+        self.options.bpf_dir.join(LINKS)
+    }
+
+    fn attach(
+        &self,
+        gates: &'static [attach::Gate],
+        id: EndpointId,
+        ifindex: u32,
+    ) -> Result<(), Error> {
+        let interface = crate::link::Interface::find(ifindex)?;
+        let mut object = load(&self.options, id, interface.header_len)?;
+        attach::attach(&mut object, &self.links(), gates, id.0, &interface, self.options.clsact)
+    }
+}
+
+/// Loads the object, with the pinned maps of the directory.
+fn load(options: &Options, id: EndpointId, header_len: u32) -> Result<Ebpf, Error> {
+    Ok(EbpfLoader::new()
+        .btf(None)
+        .default_map_pin_directory(&options.bpf_dir)
+        .map_max_entries("connections", options.sizes.connections)
+        .map_max_entries("events", options.sizes.events)
+        .override_global("ENDPOINT", &id.0, true)
+        .override_global("LINK_LEN", &header_len, true)
+        .load(OBJECT)?)
+}
+
+/// Makes the directory, if what is above it is a bpffs.
+fn make_directory(path: &Path) -> Result<(), Error> {
+    let not_bpffs = || Error::NotBpffs { path: path.to_owned() };
+    let above = path.ancestors().find(|above| above.exists()).ok_or_else(not_bpffs)?;
+    match statfs(above) {
+        Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => {}
+        _ => return Err(not_bpffs()),
+    }
+    fs::create_dir_all(path.join(LINKS))
+        .map_err(|source| Error::io(format!("making {}", path.display()), source))
+}
+
+/// Whether maps lie here that can be adopted. Those of a making that was cut short are removed:
+/// nothing can be attached to them yet.
+fn adoptable(path: &Path) -> Result<bool, Error> {
+    let pin = path.join("layout");
+    if !pin.exists() {
+        return Ok(false);
+    }
+    let error = |source| Error::Map { map: "layout", source };
+    let map = MapData::from_pin(&pin).map_err(error)?;
+    let map = Array::<_, u32>::try_from(Map::Array(map)).map_err(error)?;
+    match map.get(&0, 0).map_err(error)? {
+        LAYOUT_VERSION => Ok(true),
+        0 => remove_pins(path).and_then(|()| make_directory(path)).map(|()| false),
+        found => Err(Error::Layout { path: path.to_owned(), found, wanted: LAYOUT_VERSION }),
+    }
+}
+
+fn record_version(object: &mut Ebpf) -> Result<(), Error> {
+    let error = |source: MapError| Error::Map { map: "layout", source };
+    let map = object.map_mut("layout").ok_or(Error::Missing { what: "map", name: "layout" })?;
+    let mut map = Array::<_, u32>::try_from(map).map_err(error)?;
+    map.set(0, LAYOUT_VERSION, 0).map_err(error)
+}
+
+/// Removes pinned maps and the directories.
+fn remove_pins(path: &Path) -> Result<(), Error> {
+    let error = |source| Error::io(format!("removing {}", path.display()), source);
+    for entry in fs::read_dir(path).map_err(error)? {
+        let entry = entry.map_err(error)?;
+        if entry.file_type().map_err(error)?.is_file() {
+            fs::remove_file(entry.path()).map_err(error)?;
+        }
+    }
+    fs::remove_dir(path.join(LINKS)).or_else(absent).map_err(error)?;
+    fs::remove_dir(path).map_err(error)
+}
+
+fn absent(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}

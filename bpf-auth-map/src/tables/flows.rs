@@ -1,0 +1,126 @@
+//! Flows and holds: what the programs write and the agent tidies.
+
+use std::{collections::HashMap, time::Duration};
+
+use handfast_layout as layout;
+
+use super::{Tables, raw};
+use crate::{
+    Collected, Connection, Direction, EndpointId, Error, HoldCount, HoldKey, IdentityNumber,
+    PeerNumber,
+    clock::nanoseconds,
+    types::{to_addr, to_ip},
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+impl Tables {
+    /// The flows that are known.
+    ///
+    /// # Errors
+    /// The map could not be read.
+    pub fn connections(&self) -> Result<Vec<Connection>, Error> {
+        self.connections.all(|key, value| Connection {
+            local: (to_ip(key.local), u16::from_be(key.local_port)),
+            remote: (to_ip(key.remote), u16::from_be(key.remote_port)),
+            protocol: key.proto,
+            endpoint: EndpointId(value.endpoint),
+            local_identity: IdentityNumber(value.local),
+            remote_identity: IdentityNumber(value.remote),
+            peer: PeerNumber(value.peer),
+            opened: Direction::from_number(value.direction),
+            rule: value.rule,
+            last_seen: Duration::from_nanos(value.last_seen),
+        })
+    }
+
+    /// Forgets flows whose time is over, and counts what each endpoint has left. To be called
+    /// every few seconds. A flow that opens meanwhile is counted the next time.
+    ///
+    /// # Errors
+    /// A map could not be read or written.
+    pub fn collect(&self, now: Duration) -> Result<Collected, Error> {
+        let now = nanoseconds(now);
+        let all = self.connections.all(|key, value| {
+            let lifetime = layout::lifetime(key.proto, value.flags) * SECOND;
+            let stale = now.saturating_sub(value.last_seen) > lifetime;
+            (key, value.endpoint, stale)
+        })?;
+        let mut collected = Collected::default();
+        let mut left: HashMap<u32, u64> = HashMap::new();
+        for (key, endpoint, stale) in all {
+            if stale {
+                self.connections.remove(&key)?;
+                collected.removed += 1;
+            } else {
+                *left.entry(endpoint).or_default() += 1;
+                collected.left += 1;
+            }
+        }
+        for (endpoint, mut usage) in self.usage.all(|endpoint, usage| (endpoint, usage))? {
+            usage.connections = left.get(&endpoint).copied().unwrap_or(0);
+            self.usage.set(&endpoint, &usage)?;
+        }
+        Ok(collected)
+    }
+
+    /// Forgets the flows of an endpoint.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn remove_connections(&self, endpoint: EndpointId) -> Result<(), Error> {
+        self.connections.retain(|_, value| value.endpoint != endpoint.0)
+    }
+
+    /// How much is held under a key, as the gates count it.
+    ///
+    /// # Errors
+    /// The map could not be read.
+    pub fn held(&self, key: &HoldKey) -> Result<HoldCount, Error> {
+        let wanted = layout::HoldKey {
+            endpoint: key.endpoint.0,
+            direction: key.direction.number(),
+            quota: layout::quota::PAIR,
+            reserved: 0,
+            remote: to_addr(key.remote),
+        };
+        let all = self.holds.all(|key, value| (key == wanted).then_some(value))?;
+        Ok(all.into_iter().flatten().next().map_or(HoldCount::default(), to_count))
+    }
+
+    /// How much is held in all.
+    ///
+    /// # Errors
+    /// The map could not be read.
+    pub fn held_total(&self) -> Result<HoldCount, Error> {
+        raw::lock(&self.hold_total)
+            .get(&0, 0)
+            .map(to_count)
+            .map_err(|source| Error::Map { map: "hold_total", source })
+    }
+
+    /// Forgets everything that was held: for an agent that starts, since what its predecessor
+    /// had is lost. Tickets that are still out are void.
+    ///
+    /// # Errors
+    /// A map could not be written.
+    pub fn reset_holds(&self) -> Result<(), Error> {
+        self.parked.clear()?;
+        self.holds.clear()?;
+        raw::lock(&self.hold_total)
+            .set(0, layout::HoldValue::default(), 0)
+            .map_err(|source| Error::Map { map: "hold_total", source })
+    }
+
+    /// Removes the counts of keys that hold nothing any more. To be called every few seconds.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn tidy_holds(&self) -> Result<(), Error> {
+        self.holds.retain(|_, value| value.packets != 0)
+    }
+}
+
+fn to_count(value: layout::HoldValue) -> HoldCount {
+    HoldCount { packets: value.packets, bytes: value.bytes }
+}

@@ -1,0 +1,192 @@
+//! An endpoint's policy, replaced as a whole without a moment of more than either version allows.
+
+use aya::maps::lpm_trie::Key;
+use handfast_layout as layout;
+
+use super::Tables;
+use crate::{Auth, Direction, EndpointId, Error, IdentityNumber, PolicyKey, PolicyValue, Ports, Verdict};
+
+impl Tables {
+    /// Replaces an endpoint's policy. First the denials are written, then what is gone is removed,
+    /// then the rest is written, and then the gates ask anew for every open flow. A packet that
+    /// meets the change halfway is judged by entries of both versions, never by fewer denials.
+    ///
+    /// # Errors
+    /// A map could not be written: the old entries that were not reached yet still stand.
+    pub fn replace_policy(
+        &self,
+        endpoint: EndpointId,
+        entries: &[(PolicyKey, PolicyValue)],
+    ) -> Result<(), Error> {
+        let wanted: std::collections::HashMap<PolicyKey, PolicyValue> =
+            entries.iter().copied().collect();
+        let standing = self.policy(endpoint)?;
+        let old: std::collections::HashMap<PolicyKey, PolicyValue> =
+            standing.iter().copied().collect();
+        let changed = |key: &PolicyKey, value: &PolicyValue| old.get(key) != Some(value);
+        for (key, value) in &wanted {
+            if value.verdict == Verdict::Deny && changed(key, value) {
+                self.policy.set(&to_key(endpoint, key), &to_value(value))?;
+            }
+        }
+        for (key, _) in &standing {
+            if !wanted.contains_key(key) {
+                self.policy.remove(&to_key(endpoint, key))?;
+            }
+        }
+        for (key, value) in &wanted {
+            if value.verdict == Verdict::Allow && changed(key, value) {
+                self.policy.set(&to_key(endpoint, key), &to_value(value))?;
+            }
+        }
+        self.policy_changed()
+    }
+
+    /// Adds or replaces some entries of an endpoint's policy: for an identity that has just become
+    /// known. Call [`Tables::policy_changed`] if one of them takes something away.
+    ///
+    /// # Errors
+    /// The map could not be written; entries before it are.
+    pub fn add_policy(
+        &self,
+        endpoint: EndpointId,
+        entries: &[(PolicyKey, PolicyValue)],
+    ) -> Result<(), Error> {
+        entries
+            .iter()
+            .try_for_each(|(key, value)| self.policy.set(&to_key(endpoint, key), &to_value(value)))
+    }
+
+    /// Forgets an endpoint's policy: then nothing is allowed to it or from it.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn remove_policy(&self, endpoint: EndpointId) -> Result<(), Error> {
+        self.policy.retain(|key, _| key.data().endpoint != endpoint.0)
+    }
+
+    /// Forgets what every endpoint's policy says of an identity.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn forget_identity(&self, identity: IdentityNumber) -> Result<(), Error> {
+        self.policy.retain(|key, _| key.data().identity != identity.0)
+    }
+
+    /// An endpoint's policy.
+    ///
+    /// # Errors
+    /// The map could not be read.
+    pub fn policy(&self, endpoint: EndpointId) -> Result<Vec<(PolicyKey, PolicyValue)>, Error> {
+        let all = self.policy.all(|key, value| {
+            (key.data().endpoint == endpoint.0)
+                .then(|| (from_key(key.prefix_len(), key.data()), from_value(value)))
+        })?;
+        Ok(all.into_iter().flatten().collect())
+    }
+}
+
+fn to_key(endpoint: EndpointId, key: &PolicyKey) -> Key<layout::PolicyKey> {
+    let (bits, proto, port) = match key.ports {
+        Ports::Any => (layout::POLICY_BITS_ANY, 0, 0),
+        Ports::Protocol(protocol) => (layout::POLICY_BITS_PROTO, protocol, 0),
+        Ports::Prefix { protocol, port, bits } => {
+            let bits = bits.clamp(1, 16);
+            let mask = u16::MAX << (16 - bits);
+            (layout::POLICY_BITS_PROTO + u32::from(bits), protocol, port & mask)
+        }
+    };
+    let data = layout::PolicyKey {
+        endpoint: endpoint.0,
+        identity: key.identity.0,
+        direction: key.direction.number(),
+        proto,
+        port: port.to_be(),
+    };
+    Key::new(bits, data)
+}
+
+fn from_key(bits: u32, data: layout::PolicyKey) -> PolicyKey {
+    let ports = match bits.checked_sub(layout::POLICY_BITS_PROTO) {
+        None => Ports::Any,
+        Some(0) => Ports::Protocol(data.proto),
+        Some(bits) => Ports::Prefix {
+            protocol: data.proto,
+            port: u16::from_be(data.port),
+            bits: u8::try_from(bits).unwrap_or(16),
+        },
+    };
+    PolicyKey {
+        direction: Direction::from_number(data.direction),
+        identity: IdentityNumber(data.identity),
+        ports,
+    }
+}
+
+fn to_value(value: &PolicyValue) -> layout::PolicyValue {
+    layout::PolicyValue {
+        verdict: match value.verdict {
+            Verdict::Allow => layout::VERDICT_ALLOW,
+            Verdict::Deny => layout::VERDICT_DENY,
+        },
+        auth: match value.auth {
+            Auth::Disabled => layout::AUTH_DISABLED,
+            Auth::Required => layout::AUTH_REQUIRED,
+            Auth::Audit => layout::AUTH_AUDIT,
+            Auth::TestAlwaysFail => layout::AUTH_TEST_FAIL,
+        },
+        encryption: u8::from(value.encryption),
+        reserved: 0,
+        rule: value.rule,
+    }
+}
+
+fn from_value(value: layout::PolicyValue) -> PolicyValue {
+    PolicyValue {
+        verdict: if value.verdict == layout::VERDICT_ALLOW { Verdict::Allow } else { Verdict::Deny },
+        auth: match value.auth {
+            layout::AUTH_DISABLED => Auth::Disabled,
+            layout::AUTH_REQUIRED => Auth::Required,
+            layout::AUTH_AUDIT => Auth::Audit,
+            _ => Auth::TestAlwaysFail,
+        },
+        encryption: value.encryption != 0,
+        rule: value.rule,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_values_come_back_as_they_were() {
+        let ports = [
+            Ports::Any,
+            Ports::Protocol(1),
+            Ports::Prefix { protocol: 6, port: 80, bits: 16 },
+            Ports::Prefix { protocol: 17, port: 0x8000, bits: 1 },
+        ];
+        for ports in ports {
+            let identity = IdentityNumber(300);
+            let key = PolicyKey { direction: Direction::Egress, identity, ports };
+            let raw = to_key(EndpointId(7), &key);
+            assert_eq!(from_key(raw.prefix_len(), raw.data()), key);
+        }
+        for auth in [Auth::Disabled, Auth::Required, Auth::Audit, Auth::TestAlwaysFail] {
+            let value = PolicyValue { verdict: Verdict::Deny, auth, encryption: true, rule: 9 };
+            assert_eq!(from_value(to_value(&value)), value);
+        }
+    }
+
+    #[test]
+    fn a_port_prefix_keeps_only_the_bits_that_count() {
+        let key = PolicyKey {
+            direction: Direction::Ingress,
+            identity: IdentityNumber::ANY,
+            ports: Ports::Prefix { protocol: 6, port: 1025, bits: 6 },
+        };
+        let raw = to_key(EndpointId(1), &key);
+        assert_eq!((raw.prefix_len(), raw.data().port), (86, 1024u16.to_be()));
+    }
+}
