@@ -10,12 +10,22 @@
 )]
 
 mod admin_socket;
+mod agent;
+mod bundle;
+mod ca;
+mod check;
+mod demo;
 mod endpoint;
+mod entry;
+mod node;
 mod observe;
 mod output;
 mod pair;
+mod policy;
+mod revoke;
 mod status;
 mod svid;
+mod token;
 mod tunnel;
 mod verify;
 
@@ -35,17 +45,28 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Ca(ca::CaArgs),
+    Token(token::TokenArgs),
+    Node(node::NodeArgs),
+    Entry(entry::EntryArgs),
+    Bundle(bundle::BundleArgs),
+    Revoke(revoke::RevokeArgs),
+    Agent(agent::AgentArgs),
     Endpoint(endpoint::EndpointArgs),
     Svid(svid::SvidArgs),
     Pair(pair::PairArgs),
+    Policy(policy::PolicyArgs),
     Tunnel(tunnel::TunnelArgs),
+    Check(check::CheckArgs),
+    Verify(verify::VerifyArgs),
     Status(status::StatusArgs),
     Observe(observe::ObserveArgs),
-    Verify(verify::VerifyArgs),
+    Demo(demo::DemoArgs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    log_to_stderr(&cli.command);
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -61,14 +82,39 @@ fn main() -> ExitCode {
     }
 }
 
+/// Daemons log what they do; commands only what is wrong. HANDFAST_LOG says otherwise (`debug`, `handfast_agent=trace`).
+fn log_to_stderr(command: &Command) {
+    let usual = match command {
+        Command::Agent(_) | Command::Ca(_) => "info",
+        _ => "warn",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HANDFAST_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(usual));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Ca(args) => ca::run(args).await,
+        Command::Token(args) => token::run(args).await,
+        Command::Node(args) => node::run(args).await,
+        Command::Entry(args) => entry::run(args).await,
+        Command::Bundle(args) => bundle::run(args).await,
+        Command::Revoke(args) => revoke::run(args).await,
+        Command::Agent(args) => agent::run(args).await,
         Command::Endpoint(args) => endpoint::run(args).await,
         Command::Svid(args) => svid::run(args).await,
         Command::Pair(args) => pair::run(args).await,
+        Command::Policy(args) => policy::run(args).await,
         Command::Tunnel(args) => tunnel::run(args).await,
+        Command::Check(args) => check::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Observe(args) => observe::run(args).await,
-        Command::Verify(args) => verify::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
     }
 }

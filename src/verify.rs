@@ -1,10 +1,17 @@
 //! `handfast verify`: one flow, link by link.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use handfast_agent::admin::{Request, VerifyReport, VerifyState};
 
 use crate::admin_socket::AdminSocket;
 use crate::output::OutputArgs;
+
+/// How long a proof may take before the flow counts as not proven.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Between two looks.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Prove one flow: identities, rule, pair, tunnel
 ///
@@ -34,7 +41,16 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<()> {
         port: args.to.1,
         protocol: args.protocol,
     };
-    let report: VerifyReport = args.socket.ask(&request).await?;
+    // The first question sets a session, proofs and announcements in motion; the last answer counts.
+    let mut client = args.socket.connect().await?;
+    let deadline = Instant::now() + PATIENCE;
+    let report = loop {
+        let report: VerifyReport = client.ask(&request).await?;
+        if report.ok || Instant::now() >= deadline {
+            break report;
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
     args.output.print(
         &report,
         &["CHECK", "STATE", "DETAIL"],

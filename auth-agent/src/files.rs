@@ -78,10 +78,30 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError>
     write(path, &bytes)
 }
 
+/// The same for what need not outlive a boot: not waiting for the disk.
+pub fn write_volatile_json<T: Serialize>(path: &Path, value: &T) -> Result<(), FileError> {
+    let bytes = serde_json::to_vec(value).map_err(|error| FileError::Content {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })?;
+    replace(path, &bytes, Sync::No)
+}
+
 /// Writes a file in one step, readable by its owner only.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    replace(path, bytes, Sync::Yes)
+}
+
+/// Whether the content must be on the disk before the old one is replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sync {
+    Yes,
+    No,
+}
+
+fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<(), FileError> {
     let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    let result = write_then_rename(&temporary, path, bytes);
+    let result = write_then_rename(&temporary, path, bytes, sync);
     if result.is_err() {
         // Best effort: the error that counts is the first one.
         let _ = fs::remove_file(&temporary);
@@ -89,7 +109,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     result
 }
 
-fn write_then_rename(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+fn write_then_rename(
+    temporary: &Path,
+    path: &Path,
+    bytes: &[u8],
+    sync: Sync,
+) -> Result<(), FileError> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -98,7 +123,9 @@ fn write_then_rename(temporary: &Path, path: &Path, bytes: &[u8]) -> Result<(), 
         .open(temporary)
         .map_err(io("make", temporary))?;
     file.write_all(bytes).map_err(io("write", temporary))?;
-    file.sync_all().map_err(io("write", temporary))?;
+    if sync == Sync::Yes {
+        file.sync_all().map_err(io("write", temporary))?;
+    }
     fs::rename(temporary, path).map_err(io("replace", path))
 }
 

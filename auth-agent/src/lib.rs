@@ -14,10 +14,13 @@
 )]
 
 pub mod admin;
+pub mod check;
 pub mod config;
 pub mod core;
 pub mod endpoint;
 mod files;
+pub mod identity;
 pub mod proof;
+pub mod shell;
 pub mod tls;
 pub mod wire;

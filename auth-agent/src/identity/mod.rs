@@ -1,0 +1,78 @@
+//! Who this node is: its key and SVID on disk, and the proof SVIDs of its workloads in memory.
+//!
+//! Keys are made here and never leave: the node's key is kept, since a node must be able to come back after a
+//! restart; the keys of proof SVIDs live in memory alone and are made anew by each run of the agent.
+
+mod selectors;
+mod store;
+mod svids;
+
+use std::path::Path;
+
+use handfast_ca::token::JoinToken;
+use spiffe::SpiffeId;
+
+pub use selectors::matches;
+pub use store::{KnownEntry, KnownNode, KnownPolicy, Knowledge, NodeStore};
+pub use svids::{ProofSvid, Renewal, Renewed, Svids, WorkloadIdentity, serial_bytes};
+
+/// What joining gave.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The node's SPIFFE ID.
+    pub spiffe_id: SpiffeId,
+    /// The end of its first SVID, seconds since 1970.
+    pub not_after: u64,
+}
+
+/// Why this node has no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The node has one already.
+    #[error(
+        "{0} holds the identity of a node already; to join anew, stop the agent and move that folder away. \
+         Nothing was changed, and the token was not used"
+    )]
+    AlreadyJoined(std::path::PathBuf),
+    /// The node has none yet.
+    #[error("{0} holds no node identity; join first: handfast agent join FILE")]
+    NotJoined(std::path::PathBuf),
+    /// A folder with secrets that others can read.
+    #[error("{path} can be read by others (mode {mode:o}); its keys may be known: chmod 700 it only if you are sure they are not")]
+    TooOpen {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// A file that does not make sense.
+    #[error("{path}: {problem}; restore it, or join anew")]
+    Damaged {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file that could not be read or written.
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
+    /// The CA, or its certificates.
+    #[error(transparent)]
+    Ca(#[from] handfast_ca::Error),
+}
+
+/// Spends a join token for this node's identity and keeps it in `data_dir`.
+///
+/// # Errors
+/// The folder holds an identity already (the token is then not used), the token is spent or expired, the CA is
+/// not reached or not the token's, or the disk refuses.
+pub async fn join(token_file: &Path, data_dir: &Path) -> Result<Joined, IdentityError> {
+    let token = JoinToken::read(token_file)?;
+    let store = NodeStore::create(data_dir)?;
+    let joined = handfast_ca::client::join(&token).await?;
+    store.save_joined(&token.ca_address, &joined)?;
+    Ok(Joined {
+        spiffe_id: joined.node.spiffe_id,
+        not_after: joined.node.not_after,
+    })
+}

@@ -1,0 +1,286 @@
+//! The agent's folder on disk: identity, trust bundle, deny list, and what the CA said last.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use handfast_ca::bundle::TrustBundle;
+use handfast_ca::certificate::PrivateKey;
+use handfast_ca::client::{Joined, NodeIdentity};
+use handfast_ca::deny::DenyList;
+use ipnet::IpNet;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::IdentityError;
+use crate::files;
+
+const IDENTITY: &str = "node.pem";
+const SETTINGS: &str = "node.json";
+const BUNDLE: &str = "bundle";
+const DENY_LIST: &str = "deny-list";
+const KNOWLEDGE: &str = "knowledge.json";
+
+/// The agent's folder, 0700.
+#[derive(Clone, Debug)]
+pub struct NodeStore {
+    dir: PathBuf,
+}
+
+/// Where to find the CA again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Settings {
+    ca_address: String,
+}
+
+/// What the CA said last, for a start without it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knowledge {
+    /// The update's number.
+    pub sequence: u64,
+    /// The nodes of the mesh.
+    pub nodes: Vec<KnownNode>,
+    /// Entries that apply to this node.
+    pub entries: Vec<KnownEntry>,
+    /// The policies.
+    pub policies: Vec<KnownPolicy>,
+}
+
+/// A node of the mesh, as a hint: what counts is its SVID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownNode {
+    /// Its full SPIFFE ID.
+    pub spiffe_id: String,
+    /// Its name.
+    pub name: String,
+    /// Where its sessions are reached.
+    pub underlay: Vec<SocketAddr>,
+    /// The addresses of its workloads.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// An entry that applies to this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownEntry {
+    /// The registry's key of it.
+    pub id: String,
+    /// The identity.
+    pub spiffe_id: String,
+    /// `(kind, value)`; all must match.
+    pub selectors: Vec<(String, String)>,
+    /// What the CA signs into the proof SVID.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A policy document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownPolicy {
+    /// Its name in the registry.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// Its version.
+    pub version: u64,
+}
+
+impl NodeStore {
+    /// Makes the folder for a node that has no identity yet.
+    pub fn create(dir: &Path) -> Result<Self, IdentityError> {
+        files::private_dir(dir)?;
+        let store = Self::checked(dir)?;
+        if store.path(IDENTITY).exists() {
+            return Err(IdentityError::AlreadyJoined(dir.to_owned()));
+        }
+        Ok(store)
+    }
+
+    /// Opens the folder of a node that has joined.
+    pub fn open(dir: &Path) -> Result<Self, IdentityError> {
+        if !dir.join(IDENTITY).exists() {
+            return Err(IdentityError::NotJoined(dir.to_owned()));
+        }
+        Self::checked(dir)
+    }
+
+    fn checked(dir: &Path) -> Result<Self, IdentityError> {
+        let mode = fs::metadata(dir)
+            .map_err(|source| files::FileError::Io {
+                doing: "look at",
+                path: dir.to_owned(),
+                source,
+            })?
+            .permissions()
+            .mode()
+            & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(IdentityError::TooOpen {
+                path: dir.to_owned(),
+                mode,
+            });
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// Keeps what joining gave. The identity is written last: without it the node has not joined.
+    pub fn save_joined(&self, ca_address: &str, joined: &Joined) -> Result<(), IdentityError> {
+        let settings = Settings {
+            ca_address: ca_address.to_owned(),
+        };
+        files::write_json(&self.path(SETTINGS), &settings)?;
+        self.save_bundle(&joined.bundle)?;
+        self.save_identity(&joined.identity)
+    }
+
+    /// Keeps key and chain, in one file so that they always belong together.
+    pub fn save_identity(&self, identity: &NodeIdentity) -> Result<(), IdentityError> {
+        let mut text = Zeroizing::new(pem("PRIVATE KEY", &identity.key.to_pkcs8()));
+        for certificate in &identity.chain {
+            text.push_str(&pem("CERTIFICATE", certificate));
+        }
+        Ok(files::write(&self.path(IDENTITY), text.as_bytes())?)
+    }
+
+    /// The node's key and chain.
+    pub fn identity(&self) -> Result<NodeIdentity, IdentityError> {
+        let path = self.path(IDENTITY);
+        let bytes = files::read(&path)?
+            .map(Zeroizing::new)
+            .ok_or_else(|| IdentityError::NotJoined(self.dir.clone()))?;
+        let damaged = |problem: String| IdentityError::Damaged {
+            path: path.clone(),
+            problem,
+        };
+        let key = PrivatePkcs8KeyDer::from_pem_slice(&bytes)
+            .map_err(|error| damaged(format!("no private key ({error})")))?;
+        let key = PrivateKey::from_pkcs8(key.secret_pkcs8_der())?;
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&bytes)
+            .collect::<Result<_, _>>()
+            .map_err(|error| damaged(format!("certificates cannot be read ({error})")))?;
+        if chain.is_empty() {
+            return Err(damaged("no certificate".into()));
+        }
+        Ok(NodeIdentity { chain, key })
+    }
+
+    /// `HOST:PORT` of the CA.
+    pub fn ca_address(&self) -> Result<String, IdentityError> {
+        files::read_json::<Settings>(&self.path(SETTINGS))?
+            .map(|settings| settings.ca_address)
+            .ok_or_else(|| IdentityError::NotJoined(self.dir.clone()))
+    }
+
+    /// Keeps the trust bundle.
+    pub fn save_bundle(&self, bundle: &TrustBundle) -> Result<(), IdentityError> {
+        Ok(files::write(&self.path(BUNDLE), &bundle.to_bytes())?)
+    }
+
+    /// The trust bundle.
+    pub fn bundle(&self) -> Result<TrustBundle, IdentityError> {
+        let path = self.path(BUNDLE);
+        let bytes = files::read(&path)?.ok_or_else(|| IdentityError::Damaged {
+            path,
+            problem: "it is missing".into(),
+        })?;
+        Ok(TrustBundle::from_bytes(&bytes)?)
+    }
+
+    /// Keeps the deny list; done before it is acknowledged.
+    pub fn save_deny_list(&self, list: &DenyList) -> Result<(), IdentityError> {
+        Ok(files::write(&self.path(DENY_LIST), list.bytes())?)
+    }
+
+    /// The deny list; none was ever heard: an empty one.
+    pub fn deny_list(&self, bundle: &TrustBundle) -> Result<DenyList, IdentityError> {
+        match files::read(&self.path(DENY_LIST))? {
+            Some(bytes) => Ok(DenyList::from_bytes(&bytes, bundle)?),
+            None => Ok(DenyList::empty()),
+        }
+    }
+
+    /// Keeps what the CA said.
+    pub fn save_knowledge(&self, knowledge: &Knowledge) -> Result<(), IdentityError> {
+        Ok(files::write_json(&self.path(KNOWLEDGE), knowledge)?)
+    }
+
+    /// What the CA said last; nothing yet is empty.
+    pub fn knowledge(&self) -> Result<Knowledge, IdentityError> {
+        Ok(files::read_json(&self.path(KNOWLEDGE))?.unwrap_or_default())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+/// RFC 7468.
+fn pem(label: &str, der: &[u8]) -> String {
+    let body = Zeroizing::new(data_encoding::BASE64.encode(der));
+    let mut text = format!("-----BEGIN {label}-----\n");
+    let mut rest = body.as_str();
+    while !rest.is_empty() {
+        let (line, more) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = more;
+    }
+    text.push_str(&format!("-----END {label}-----\n"));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_comes_back_as_it_was_kept_and_only_its_owner_can_read_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = NodeStore::create(&dir.path().join("agent")).unwrap();
+        let key = PrivateKey::generate().unwrap();
+        let pkcs8 = key.to_pkcs8();
+        let chain = vec![CertificateDer::from(vec![1; 300]), CertificateDer::from(vec![2; 200])];
+        store
+            .save_identity(&NodeIdentity {
+                chain: chain.clone(),
+                key,
+            })
+            .unwrap();
+        let again = NodeStore::open(&dir.path().join("agent")).unwrap().identity().unwrap();
+        assert_eq!(again.chain, chain);
+        assert_eq!(again.key.to_pkcs8(), pkcs8);
+        let mode = fs::metadata(dir.path().join("agent/node.pem")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_folder_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(matches!(
+            NodeStore::create(dir.path()),
+            Err(IdentityError::TooOpen { mode: 0o755, .. })
+        ));
+    }
+
+    #[test]
+    fn a_node_that_has_joined_does_not_spend_another_token() {
+        let dir = tempfile::tempdir().unwrap();
+        let agent = dir.path().join("agent");
+        let store = NodeStore::create(&agent).unwrap();
+        store
+            .save_identity(&NodeIdentity {
+                chain: vec![CertificateDer::from(vec![1])],
+                key: PrivateKey::generate().unwrap(),
+            })
+            .unwrap();
+        assert!(matches!(
+            NodeStore::create(&agent),
+            Err(IdentityError::AlreadyJoined(_))
+        ));
+    }
+}

@@ -1,0 +1,259 @@
+//! The SVIDs that this run of the agent holds, and when each is renewed: at half its life, give or take a tenth,
+//! so that many agents do not ask at once and a CA that is away for hours is not noticed.
+
+use std::collections::BTreeMap;
+
+use handfast_ca::certificate::PrivateKey;
+use handfast_ca::client::{NodeIdentity, Svid, SvidKind, SvidRequest};
+use handfast_ca::verify::{NodeSvid, Verifier};
+use rand::Rng;
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use super::{IdentityError, KnownEntry};
+use crate::core::{Identity, LocalIdentity};
+use crate::proof::ProofKey;
+use crate::wire::LeafHash;
+
+/// Seconds before something that failed is asked for again.
+const RETRY: u64 = 10;
+
+/// An identity of a workload on this node.
+pub type WorkloadIdentity = Identity;
+
+/// A proof SVID with its key.
+#[derive(Debug)]
+pub struct ProofSvid {
+    /// Whose, as the CA signed it.
+    pub identity: WorkloadIdentity,
+    /// Leaf first.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Its private key.
+    pub key: ProofKey,
+    /// SHA-256 of the leaf.
+    pub leaf_hash: LeafHash,
+    /// Seconds since 1970.
+    pub not_after: u64,
+    /// The leaf's serial number.
+    pub serial: Vec<u8>,
+    renew_at: u64,
+}
+
+impl ProofSvid {
+    /// As the core knows it.
+    pub fn local_identity(&self) -> LocalIdentity {
+        LocalIdentity {
+            identity: self.identity.clone(),
+            leaf_hash: self.leaf_hash,
+            not_after: self.not_after,
+            serial: self.serial.clone(),
+        }
+    }
+}
+
+/// One certificate that is asked for, with the key that was made for it.
+#[derive(Debug)]
+pub struct Renewal {
+    what: What,
+    key: PrivateKey,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Node,
+    Proof(String),
+}
+
+/// What has become of a renewal.
+#[derive(Debug)]
+pub enum Renewed {
+    /// The node has a new SVID.
+    Node(NodeIdentity, NodeSvid),
+    /// A workload's identity can be proven; the entry's key in the registry.
+    Proof(String),
+}
+
+/// All SVIDs of this run.
+#[derive(Debug)]
+pub struct Svids {
+    node_renew_at: u64,
+    proofs: BTreeMap<String, ProofSvid>,
+    /// Not to be asked for before; also what is being asked for.
+    not_before: BTreeMap<What, u64>,
+}
+
+impl Svids {
+    /// With the node's SVID, whose life is known by its end only: it is renewed soon, then at half life.
+    pub fn new(node_not_after: u64, now: u64) -> Self {
+        Self {
+            node_renew_at: renew_at(now, node_not_after),
+            proofs: BTreeMap::new(),
+            not_before: BTreeMap::new(),
+        }
+    }
+
+    /// Proof SVIDs by their entries.
+    pub fn proofs(&self) -> &BTreeMap<String, ProofSvid> {
+        &self.proofs
+    }
+
+    /// The proof SVID with this leaf.
+    pub fn by_leaf(&self, leaf: LeafHash) -> Option<&ProofSvid> {
+        self.proofs.values().find(|svid| svid.leaf_hash == leaf)
+    }
+
+    /// Drops SVIDs whose entries no longer apply to any workload here, and returns them.
+    pub fn retain(&mut self, wanted: &[KnownEntry]) -> Vec<ProofSvid> {
+        let gone: Vec<String> = self
+            .proofs
+            .keys()
+            .filter(|id| !wanted.iter().any(|entry| entry.id == **id))
+            .cloned()
+            .collect();
+        gone.iter().filter_map(|id| self.proofs.remove(id)).collect()
+    }
+
+    /// Makes keys and requests for everything that is due. They count as being asked for until they are taken in
+    /// or have failed.
+    pub fn due(
+        &mut self,
+        now: u64,
+        wanted: &[KnownEntry],
+    ) -> Result<Vec<(Renewal, SvidRequest)>, IdentityError> {
+        let mut due = Vec::new();
+        if now >= self.node_renew_at {
+            due.push((What::Node, SvidKind::Node));
+        }
+        for entry in wanted {
+            let fresh = self.proofs.get(&entry.id).is_some_and(|svid| {
+                now < svid.renew_at
+                    && svid.identity.spiffe_id == entry.spiffe_id
+                    && svid.identity.labels == entry.labels
+            });
+            if !fresh {
+                let kind = SvidKind::Proof {
+                    entry_id: entry.id.clone(),
+                };
+                due.push((What::Proof(entry.id.clone()), kind));
+            }
+        }
+        let mut requests = Vec::new();
+        for (what, kind) in due {
+            if self.not_before.get(&what).is_some_and(|until| now < *until) {
+                continue;
+            }
+            self.not_before.insert(what.clone(), now + 6 * RETRY);
+            let key = PrivateKey::generate()?;
+            let csr = key.csr()?;
+            requests.push((Renewal { what, key }, SvidRequest { kind, csr }));
+        }
+        Ok(requests)
+    }
+
+    /// Takes a certificate in, if our own verifier accepts it: what peers would refuse is never published.
+    pub fn accept(
+        &mut self,
+        renewal: Renewal,
+        svid: Svid,
+        verifier: &Verifier,
+        now: u64,
+    ) -> Result<Renewed, IdentityError> {
+        let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
+        self.not_before.insert(renewal.what.clone(), now + RETRY);
+        match renewal.what {
+            What::Node => {
+                let node = verifier
+                    .node(&svid.chain, time)
+                    .map_err(handfast_ca::Error::from)?;
+                self.node_renew_at = renew_at(now, node.not_after);
+                let identity = NodeIdentity {
+                    chain: svid.chain,
+                    key: renewal.key,
+                };
+                Ok(Renewed::Node(identity, node))
+            }
+            What::Proof(entry) => {
+                let proof = verifier
+                    .proof(&svid.chain, time)
+                    .map_err(handfast_ca::Error::from)?;
+                let key = ProofKey::from_pkcs8(&renewal.key.to_pkcs8()).map_err(|error| {
+                    IdentityError::Ca(handfast_ca::Error::Crypto(error.to_string()))
+                })?;
+                let taken = ProofSvid {
+                    identity: Identity {
+                        spiffe_id: proof.spiffe_id.to_string(),
+                        labels: proof.labels,
+                    },
+                    chain: svid.chain,
+                    key,
+                    leaf_hash: LeafHash(proof.leaf_hash),
+                    not_after: proof.not_after,
+                    serial: serial_bytes(&proof.serial),
+                    renew_at: renew_at(now, proof.not_after),
+                };
+                self.proofs.insert(entry.clone(), taken);
+                Ok(Renewed::Proof(entry))
+            }
+        }
+    }
+
+    /// A renewal came to nothing; it is due again after a while.
+    pub fn failed(&mut self, renewal: &Renewal, now: u64) {
+        self.not_before.insert(renewal.what.clone(), now + RETRY);
+    }
+}
+
+impl Renewal {
+    /// For logs.
+    pub fn describe(&self) -> String {
+        match &self.what {
+            What::Node => "the node's SVID".into(),
+            What::Proof(entry) => format!("the proof SVID of entry {entry}"),
+        }
+    }
+}
+
+/// The bytes of a serial number, as the core compares them.
+pub fn serial_bytes(serial: &handfast_ca::model::Serial) -> Vec<u8> {
+    // A serial's text is always whole bytes in lower-case hexadecimal.
+    data_encoding::HEXLOWER
+        .decode(serial.to_string().as_bytes())
+        .unwrap_or_default()
+}
+
+fn renew_at(now: u64, not_after: u64) -> u64 {
+    let half = not_after.saturating_sub(now) / 2;
+    let jitter = half / 5;
+    now + half - jitter / 2 + rand::rng().random_range(0..=jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: &str) -> KnownEntry {
+        KnownEntry {
+            id: id.into(),
+            spiffe_id: "spiffe://example.org/web".into(),
+            selectors: vec![],
+            labels: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn renewal_falls_around_the_half_of_a_life() {
+        for _ in 0..100 {
+            let at = renew_at(1_000, 1_000 + 3600);
+            assert!((1_000 + 1600..=1_000 + 2000).contains(&at), "{at}");
+        }
+    }
+
+    #[test]
+    fn what_is_being_asked_for_is_not_asked_for_twice_and_again_after_a_failure() {
+        let mut svids = Svids::new(10_000, 0);
+        let mut first = svids.due(0, &[entry("a"), entry("b")]).unwrap();
+        assert_eq!(first.len(), 2);
+        assert!(svids.due(1, &[entry("a"), entry("b")]).unwrap().is_empty());
+        svids.failed(&first.remove(0).0, 1);
+        assert_eq!(svids.due(1 + RETRY, &[entry("a"), entry("b")]).unwrap().len(), 1);
+    }
+}

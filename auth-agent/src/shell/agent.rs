@@ -1,0 +1,342 @@
+//! The agent at work: the core in the middle, and everything that its effects change around it.
+//!
+//! One task owns all of this. Inputs come one at a time; the effects of each are carried out in order before the
+//! next is looked at, which is what the core's ordering promises rest on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use handfast_ca::client::NodeIdentity;
+use handfast_ca::verify::{NodeSvid, Verifier};
+use handfast_encrypt::{Peer, PresharedKey, PublicKey, Routes, Tunnel, WireGuard};
+use handfast_policies::{PolicySet, Workload};
+
+use super::ca::CaLink;
+use super::clock::Clock;
+use super::gates::Gates;
+use super::net::Net;
+use super::observe::History;
+use super::park::Park;
+use super::policy::{Change, PolicyTable};
+use super::tunnels::TunnelKeys;
+use super::{RunError, proofs};
+use crate::config::AgentConfig;
+use crate::core::{
+    Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, Policy, PolicyView,
+};
+use crate::endpoint::EndpointRecords;
+use crate::files;
+use crate::identity::{Knowledge, NodeStore, Svids};
+use crate::proof::{NodeKey, tunnel_psk};
+use crate::tls::SessionTls;
+use crate::wire::Frame;
+
+/// Alarms that are remembered for `status`.
+const ALARMS: usize = 32;
+
+/// A node at work.
+pub(super) struct Agent {
+    pub(super) config: AgentConfig,
+    pub(super) started: Instant,
+    pub(super) clock: Clock,
+    pub(super) core: Core,
+
+    pub(super) store: NodeStore,
+    pub(super) node: NodeSvid,
+    pub(super) identity: Arc<NodeIdentity>,
+    pub(super) verifier: Verifier,
+    pub(super) svids: Svids,
+    pub(super) knowledge: Knowledge,
+
+    pub(super) ca: CaLink,
+    pub(super) ca_connected: bool,
+    pub(super) ca_address: String,
+    pub(super) tls: Arc<SessionTls>,
+    pub(super) net: Net,
+
+    pub(super) gates: Gates,
+    pub(super) park: Park,
+    pub(super) policy: PolicyTable,
+    pub(super) policy_version: u64,
+    pub(super) policy_error: Option<String>,
+    pub(super) tunnel: Arc<WireGuard>,
+    pub(super) tunnel_keys: TunnelKeys,
+    pub(super) routes: Routes,
+    pub(super) endpoints: EndpointRecords,
+    pub(super) netlink: rtnetlink::Handle,
+
+    pub(super) history: History,
+    pub(super) alarms: VecDeque<String>,
+}
+
+impl Agent {
+    /// Gives the core an input and carries out what it wants, until it wants nothing more.
+    pub(super) async fn feed(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = self.clock.now();
+            for effect in self.core.handle(now, event) {
+                if let Err(error) = self.carry_out(effect, &mut events).await {
+                    // The kernel or the disk refuses: nothing opens by it, since what permits comes last and the
+                    // gates drop what they do not know; people must hear of it.
+                    tracing::error!(%error, "an effect failed");
+                    self.alarm(error.to_string());
+                }
+            }
+        }
+    }
+
+    /// One effect, whole. What it brings about at once is queued as the core's next inputs.
+    async fn carry_out(
+        &mut self,
+        effect: Effect,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), RunError> {
+        match effect {
+            Effect::Persist => {
+                let path = super::snapshot_path(&self.config);
+                files::write_volatile_json(&path, &self.core.snapshot())?;
+            }
+            Effect::Dial {
+                peer,
+                id,
+                addresses,
+            } => self.net.dial(peer, &id, addresses),
+            Effect::Close { conn, reason } => self.net.close(conn, reason),
+            Effect::Send { conn, frame } => self.net.send(conn, &frame),
+            Effect::MakeGrant { conn, count } => events.push_back(make_grant(conn, count)?),
+            Effect::SendProof {
+                conn,
+                leaf_hash,
+                request,
+                ..
+            } => {
+                if !self.send_proof(conn, leaf_hash, request) {
+                    events.push_back(Event::ProofFailed { conn, leaf_hash });
+                }
+            }
+            Effect::VerifyProof {
+                conn,
+                authenticator,
+                request,
+            } => events.extend(self.verify_proof(conn, &authenticator, request)),
+            Effect::VerifyDenyList { signed, .. } => events.extend(self.take_deny_list(&signed)?),
+            Effect::Identity { number, identity } => {
+                let workload = workload(&identity)?;
+                let changes = self.policy.set_identity(number.0, workload);
+                self.gates.write_policy(&changes)?;
+            }
+            Effect::IdentityForgotten { number } => {
+                let changes = self.policy.remove_identity(number.0);
+                self.gates.write_policy(&changes)?;
+            }
+            Effect::InstallTunnel {
+                peer,
+                id,
+                conn,
+                peer_key,
+                endpoint,
+                prefixes,
+            } => {
+                let wanted = TunnelTo {
+                    peer,
+                    id,
+                    key: PublicKey::new(peer_key),
+                    endpoint,
+                    prefixes,
+                };
+                events.push_back(match self.install_tunnel(conn, wanted).await {
+                    Ok(()) => Event::TunnelInstalled { conn },
+                    Err(error) => {
+                        self.alarm(format!("tunnel: {error}"));
+                        Event::TunnelFailed { conn }
+                    }
+                });
+            }
+            Effect::RemoveTunnel { peer } => self.remove_tunnel(peer).await?,
+            Effect::Discard { key, reason } => {
+                tracing::debug!(?key, %reason, "held packets dropped");
+                self.note_discarded(key, reason);
+                self.park.discard(key);
+            }
+            Effect::Release { key } => self.park.release(key),
+            Effect::Alarm(alarm) => self.raise(&alarm),
+            write => self.gates.apply(&write)?,
+        }
+        Ok(())
+    }
+
+    fn send_proof(
+        &self,
+        conn: ConnId,
+        leaf: crate::wire::LeafHash,
+        request: Option<[u8; 32]>,
+    ) -> bool {
+        let (Some(open), Some(svid)) = (self.net.get(conn), self.svids.by_leaf(leaf)) else {
+            return false;
+        };
+        match crate::proof::make(&open.proofs, &svid.chain, &svid.key, request.as_ref()) {
+            Ok(authenticator) => {
+                let frame = Frame::Proof {
+                    authenticator,
+                    request,
+                };
+                self.net.send(conn, &frame);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, identity = svid.identity.spiffe_id, "no proof was made");
+                false
+            }
+        }
+    }
+
+    fn verify_proof(
+        &self,
+        conn: ConnId,
+        authenticator: &[u8],
+        request: Option<[u8; 32]>,
+    ) -> Option<Event> {
+        let open = self.net.get(conn)?;
+        let wall = self.clock.now().wall;
+        let judged = proofs::judge(
+            &open.proofs,
+            authenticator,
+            request.as_ref(),
+            &self.verifier,
+            wall,
+        );
+        Some(match judged {
+            Ok(proof) => Event::ProofVerified { conn, proof },
+            Err(invalid) => Event::ProofInvalid {
+                conn,
+                leaf_hash: invalid.leaf_hash,
+                reason: invalid.reason,
+            },
+        })
+    }
+
+    async fn install_tunnel(&mut self, conn: ConnId, to: TunnelTo) -> Result<(), RunError> {
+        let open = self.net.get(conn).ok_or(RunError::SessionGone)?;
+        let (ours, theirs) = (self.node.spiffe_id.to_string(), to.id.as_str());
+        let own_key = self.tunnel.public_key();
+        let secret = tunnel_psk(
+            &open.exporter,
+            NodeKey {
+                node_id: &ours,
+                tunnel_key: own_key.as_bytes(),
+            },
+            NodeKey {
+                node_id: theirs,
+                tunnel_key: to.key.as_bytes(),
+            },
+        )?;
+        // A prefix has one holder in the device: the key of the peer's former boot goes first.
+        let former = self.tunnel_keys.get(to.peer);
+        if let Some(former) = former.filter(|former| *former != to.key) {
+            self.tunnel.remove(former).await?;
+        }
+        self.tunnel
+            .install(Peer {
+                public_key: to.key,
+                preshared_key: PresharedKey::new(secret),
+                endpoint: to.endpoint,
+                prefixes: to.prefixes,
+            })
+            .await?;
+        self.tunnel_keys.set(to.peer, to.key)?;
+        Ok(())
+    }
+
+    async fn remove_tunnel(&mut self, peer: PeerNumber) -> Result<(), RunError> {
+        match self.tunnel_keys.remove(peer)? {
+            Some(key) => Ok(self.tunnel.remove(key).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// New policies, or new entries of the old ones: into the map, then to the core.
+    pub(super) async fn set_policies(&mut self, set: Arc<PolicySet>) -> Result<(), RunError> {
+        let changes = self.policy.replace_set(Arc::clone(&set));
+        self.gates.write_cidrs(self.policy.cidrs())?;
+        self.write_policy_anew(&changes)?;
+        self.feed(Event::Policy(Policy(Arc::new(Pairings(set))))).await;
+        Ok(())
+    }
+
+    /// Writes changes that concern flows that exist: they are decided anew.
+    pub(super) fn write_policy_anew(&mut self, changes: &[Change]) -> Result<(), RunError> {
+        self.gates.write_policy(changes)?;
+        if !changes.is_empty() {
+            self.gates.bump_policy_revision()?;
+        }
+        Ok(())
+    }
+
+    fn raise(&mut self, alarm: &Alarm) {
+        match alarm {
+            // Refused addresses and ended sessions are everyday matters: the log has them.
+            Alarm::Dropped { .. } | Alarm::SessionEnded { .. } => tracing::info!("{alarm}"),
+            alarm => self.alarm(alarm.to_string()),
+        }
+    }
+
+    /// Remembers what deserves a person's attention.
+    pub(super) fn alarm(&mut self, text: String) {
+        tracing::warn!("{text}");
+        if self.alarms.back() == Some(&text) {
+            return;
+        }
+        if self.alarms.len() == ALARMS {
+            self.alarms.pop_front();
+        }
+        self.alarms.push_back(text);
+    }
+}
+
+/// A tunnel that is wanted.
+struct TunnelTo {
+    peer: PeerNumber,
+    id: String,
+    key: PublicKey,
+    endpoint: std::net::SocketAddr,
+    prefixes: Vec<ipnet::IpNet>,
+}
+
+fn make_grant(conn: ConnId, count: usize) -> Result<Event, RunError> {
+    let mut requests = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut request = [0; 32];
+        aws_lc_rs::rand::fill(&mut request).map_err(|_| RunError::NoRandomness)?;
+        requests.push(request);
+    }
+    Ok(Event::GrantMade { conn, requests })
+}
+
+/// An identity as the policy language sees it.
+pub(super) fn workload(identity: &Identity) -> Result<Workload, RunError> {
+    Ok(Workload {
+        spiffe_id: identity
+            .spiffe_id
+            .parse()
+            .map_err(|_| RunError::BadSpiffeId(identity.spiffe_id.clone()))?,
+        labels: identity.labels.clone(),
+    })
+}
+
+/// Policies as the core asks them.
+struct Pairings(Arc<PolicySet>);
+
+impl PolicyView for Pairings {
+    fn pairing(&self, local: &Identity, remote: &Identity) -> Pairing {
+        let (Ok(local), Ok(remote)) = (workload(local), workload(remote)) else {
+            return Pairing::default();
+        };
+        let pairing = self.0.pairing(&local, &remote);
+        Pairing {
+            wanted: pairing.wanted,
+            max_age: pairing.max_age,
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Workloads that come and go: link, gates, policy, then the core; and the other way round when they go.
+
+use std::net::IpAddr;
+
+use handfast_encrypt::Tunnel;
+
+use super::RunError;
+use super::agent::Agent;
+use crate::core::{self, Event};
+use crate::endpoint::{self, Endpoint, LinkRequest, NamespaceName};
+
+/// The longest name of an endpoint.
+const MAX_NAME: usize = 63;
+
+impl Agent {
+    /// Attaches a namespace. On an error nothing of it is left.
+    pub(super) async fn add_endpoint(
+        &mut self,
+        name: Option<String>,
+        netns: NamespaceName,
+        addresses: Vec<IpAddr>,
+    ) -> Result<Endpoint, RunError> {
+        let name = name.unwrap_or_else(|| netns.to_string());
+        check_name(&name)?;
+        self.check_addresses(&addresses)?;
+        let id = self.endpoints.reserve(&name, &addresses)?;
+        let request = LinkRequest {
+            netns: netns.clone(),
+            id,
+            addresses,
+            mtu: self.tunnel.device().mtu,
+        };
+        let link = endpoint::attach(&self.netlink, &request).await?;
+        let endpoint = Endpoint {
+            id,
+            name,
+            netns,
+            netns_inode: link.netns_inode,
+            addresses: link.addresses,
+            interface: link.interface,
+            ifindex: link.ifindex,
+            mac: link.mac,
+            host_mac: link.host_mac,
+            created: link.created,
+        };
+        match self.gate_endpoint(&endpoint).await {
+            Ok(()) => Ok(endpoint),
+            Err(error) => {
+                self.ungate_endpoint(&endpoint).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn gate_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), RunError> {
+        // A link that was there already may have brought addresses that nobody named before.
+        self.check_addresses(&endpoint.addresses)?;
+        self.endpoints.free(&endpoint.addresses)?;
+        let another = |other: &Endpoint| other.ifindex == endpoint.ifindex;
+        if let Some(other) = self.endpoints.all().iter().find(|other| another(other)) {
+            return Err(RunError::Refused(format!(
+                "interface {} belongs to endpoint {} already; nothing was changed",
+                endpoint.interface, other.name
+            )));
+        }
+        self.gates.attach_endpoint(endpoint)?;
+        self.endpoints.insert(endpoint.clone())?;
+        self.apply_endpoint(endpoint).await?;
+        self.renew()
+    }
+
+    async fn ungate_endpoint(&mut self, endpoint: &Endpoint) {
+        if let Err(error) = self.gates.detach_endpoint(endpoint.id) {
+            tracing::warn!(%error, endpoint = endpoint.name, "gates were not taken away");
+        }
+        if endpoint.created
+            && let Err(error) = endpoint::remove(&self.netlink, &endpoint.interface).await
+        {
+            tracing::warn!(%error, endpoint = endpoint.name, "the link was not taken away");
+        }
+    }
+
+    /// Detaches a workload. The core withdraws its addresses first; until a peer has confirmed that, the kernel
+    /// lets nobody else use them toward it.
+    pub(super) async fn remove_endpoint(&mut self, name: &str) -> Result<Endpoint, RunError> {
+        let endpoint = self.endpoints.remove(name)?;
+        self.forget_endpoint(&endpoint).await?;
+        Ok(endpoint)
+    }
+
+    async fn forget_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), RunError> {
+        self.feed(Event::EndpointRemoved {
+            endpoint: core::EndpointId(endpoint.id),
+        })
+        .await;
+        self.ungate_endpoint(endpoint).await;
+        let changes = self.policy.remove_endpoint(endpoint.id);
+        self.gates.write_policy(&changes)?;
+        self.apply_entries().await
+    }
+
+    /// Takes over the endpoints of an earlier run; those whose workload is gone meanwhile are withdrawn.
+    pub(super) async fn adopt_endpoints(&mut self) -> Result<(), RunError> {
+        let mut gone = Vec::new();
+        for endpoint in self.endpoints.all().to_vec() {
+            if self.is_there(&endpoint).await? {
+                self.gates.attach_endpoint(&endpoint)?;
+                self.apply_endpoint(&endpoint).await?;
+            } else {
+                gone.push(endpoint);
+            }
+        }
+        self.feed(Event::Settled).await;
+        for endpoint in gone {
+            tracing::info!(endpoint = endpoint.name, "its workload is gone");
+            self.endpoints.remove(&endpoint.name)?;
+            self.forget_endpoint(&endpoint).await?;
+        }
+        self.renew()
+    }
+
+    /// Notices workloads that went without a word: a namespace that was deleted took its link along.
+    pub(super) async fn sweep_endpoints(&mut self) -> Result<(), RunError> {
+        for endpoint in self.endpoints.all().to_vec() {
+            if !self.is_there(&endpoint).await? {
+                tracing::info!(endpoint = endpoint.name, "its workload is gone");
+                self.remove_endpoint(&endpoint.name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_there(&self, endpoint: &Endpoint) -> Result<bool, RunError> {
+        let link =
+            endpoint::still_attached(&self.netlink, endpoint.ifindex, endpoint.host_mac).await?;
+        Ok(link && endpoint::namespace_exists(&endpoint.netns, endpoint.netns_inode))
+    }
+
+    fn check_addresses(&self, addresses: &[IpAddr]) -> Result<(), RunError> {
+        for address in addresses {
+            let within = self
+                .node
+                .prefixes
+                .iter()
+                .any(|prefix| prefix.contains(address));
+            if !within {
+                let prefixes: Vec<String> =
+                    self.node.prefixes.iter().map(ToString::to_string).collect();
+                return Err(RunError::Refused(format!(
+                    "address {address} is not within this node's prefixes ({}), which the CA signed; \
+                     peers would refuse it. Nothing was changed",
+                    prefixes.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), RunError> {
+    let plain = !name.is_empty()
+        && name.len() <= MAX_NAME
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if plain {
+        return Ok(());
+    }
+    Err(RunError::Refused(format!(
+        "{:?} cannot be an endpoint's name: 1 to {MAX_NAME} letters, digits, '-', '_' and '.'; give one with --name",
+        name.chars().take(80).collect::<String>()
+    )))
+}

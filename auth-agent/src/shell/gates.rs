@@ -1,0 +1,349 @@
+//! The core's writes in the kernel's maps, and what of them is read back for people.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use handfast_bpf as bpf;
+use handfast_bpf::{Events, Kernel, PolicyValue, Reason, Settings, Tables};
+use ipnet::IpNet;
+
+use super::RunError;
+use super::policy::{Change, Key};
+use crate::config::AgentConfig;
+use crate::core::{
+    AnnouncedState, Effect, IdentityNumber, PairKey, PeerNumber, RemoteEntry, SessionEntry,
+    SessionState,
+};
+use crate::endpoint::{Endpoint, EndpointId};
+
+/// The gates and their maps.
+pub(super) struct Gates {
+    kernel: Kernel,
+    cidrs: BTreeMap<IpNet, u32>,
+    wires: BTreeSet<u32>,
+}
+
+/// A pair as the kernel has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RecordedPair {
+    pub(super) local: IdentityNumber,
+    pub(super) remote: IdentityNumber,
+    pub(super) peer: PeerNumber,
+    pub(super) epoch: u32,
+    pub(super) expires: Duration,
+}
+
+impl Gates {
+    /// Makes the maps, or adopts those of an earlier run.
+    pub(super) fn open(config: &AgentConfig) -> Result<Self, RunError> {
+        let kernel = Kernel::open(bpf::Options::new(config.bpf_dir.clone()))?;
+        // What an earlier run held is lost with it; its counts must not stay.
+        kernel.tables().reset_holds()?;
+        let cidrs = kernel.tables().cidrs()?;
+        Ok(Self {
+            kernel,
+            cidrs: cidrs.into_iter().map(|(net, id)| (net, id.0)).collect(),
+            wires: BTreeSet::new(),
+        })
+    }
+
+    fn tables(&self) -> &Tables {
+        self.kernel.tables()
+    }
+
+    /// What the programs tell; to be taken once.
+    pub(super) fn events(&self) -> Result<Events, RunError> {
+        let events = self.kernel.events()?;
+        events.ok_or_else(|| RunError::Refused("the gates' events are read already".into()))
+    }
+
+    /// One write that the core wants. Other effects are none of the gates' business.
+    pub(super) fn apply(&self, effect: &Effect) -> Result<(), RunError> {
+        let tables = self.tables();
+        match effect {
+            Effect::ClearTables => tables.clear()?,
+            Effect::SetPrefix { prefix, peer } => tables.set_prefix(*prefix, number(*peer))?,
+            Effect::RemovePrefix { prefix } => tables.remove_prefix(*prefix)?,
+            Effect::SetLocal {
+                address,
+                endpoint,
+                identity,
+            } => {
+                let local = bpf::Local {
+                    endpoint: bpf::EndpointId(endpoint.0),
+                    identity: identity_number(*identity),
+                };
+                tables.set_local(*address, local)?;
+            }
+            Effect::RemoveLocal { address } => tables.remove_local(*address)?,
+            Effect::SetSession { peer, session } => {
+                tables.set_session(number(*peer), &to_session(*session))?;
+            }
+            Effect::SetRemote { address, remote } => {
+                tables.set_remote(*address, &to_remote(*remote))?;
+            }
+            Effect::SetNegative {
+                address,
+                peer,
+                until,
+            } => tables.refuse_remote(*address, number(*peer), *until)?,
+            Effect::RemoveRemote { address } => tables.remove_remote(*address)?,
+            Effect::SetAnnounced {
+                address,
+                peer,
+                announced,
+            } => {
+                let announced = bpf::Announced {
+                    endpoint: bpf::EndpointId(announced.endpoint.0),
+                    epoch: bpf::Epoch(announced.epoch),
+                    state: match announced.state {
+                        AnnouncedState::Sent => bpf::AnnouncedState::Sent,
+                        AnnouncedState::Confirmed => bpf::AnnouncedState::Confirmed,
+                        AnnouncedState::Withdrawing => bpf::AnnouncedState::Withdrawing,
+                    },
+                    generation: announced.generation,
+                };
+                tables.set_announced(*address, number(*peer), &announced)?;
+            }
+            Effect::RemoveAnnounced { address, peer } => {
+                tables.remove_announced(*address, number(*peer))?;
+            }
+            Effect::SetIdentity {
+                number,
+                valid_until,
+                revoked,
+            } => {
+                let identity = bpf::Identity {
+                    valid_until: *valid_until,
+                    revoked: *revoked,
+                };
+                tables.set_identity(identity_number(*number), &identity)?;
+            }
+            Effect::SetPair {
+                pair,
+                expires,
+                epoch,
+            } => {
+                let value = bpf::Pair {
+                    expires: *expires,
+                    epoch: bpf::Epoch(*epoch),
+                };
+                tables.set_pair(to_pair_key(*pair), value)?;
+            }
+            Effect::RemovePair { pair } => tables.remove_pair(to_pair_key(*pair))?,
+            Effect::SweepEpoch { peer, below } => {
+                tables.sweep_epoch(number(*peer), bpf::Epoch(*below))?;
+            }
+            other => tracing::error!(?other, "an effect that nobody carries out"),
+        }
+        Ok(())
+    }
+
+    /// Changes of the policy map, in their order.
+    pub(super) fn write_policy(&self, changes: &[Change]) -> Result<(), RunError> {
+        for change in changes {
+            match change {
+                Change::Set(key, value) => {
+                    let entry = (key.packets, *value);
+                    self.tables().add_policy(bpf::EndpointId(key.endpoint), &[entry])?;
+                }
+                Change::Remove(key) => {
+                    let endpoint = bpf::EndpointId(key.endpoint);
+                    self.tables().remove_policy_entry(endpoint, &key.packets)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Flows that are open are decided anew by the next packet.
+    pub(super) fn bump_policy_revision(&self) -> Result<(), RunError> {
+        Ok(self.tables().policy_changed()?)
+    }
+
+    /// What stands in the policy map for these endpoints.
+    pub(super) fn policy_entries(
+        &self,
+        endpoints: &[Endpoint],
+    ) -> Result<Vec<(Key, PolicyValue)>, RunError> {
+        let mut entries = Vec::new();
+        for endpoint in endpoints {
+            let id = endpoint.id;
+            let found = self.tables().policy(bpf::EndpointId(id))?;
+            entries.extend(found.into_iter().map(|(packets, value)| {
+                let key = Key {
+                    endpoint: id,
+                    packets,
+                };
+                (key, value)
+            }));
+        }
+        Ok(entries)
+    }
+
+    /// The prefixes that rules name, exactly these.
+    pub(super) fn write_cidrs(
+        &mut self,
+        wanted: impl Iterator<Item = (IpNet, u32)>,
+    ) -> Result<(), RunError> {
+        let wanted: BTreeMap<IpNet, u32> = wanted.collect();
+        for (prefix, identity) in &wanted {
+            if self.cidrs.get(prefix) != Some(identity) {
+                self.tables().set_cidr(*prefix, bpf::IdentityNumber(*identity))?;
+            }
+        }
+        for prefix in self.cidrs.keys().filter(|p| !wanted.contains_key(*p)) {
+            self.tables().remove_cidr(*prefix)?;
+        }
+        self.cidrs = wanted;
+        Ok(())
+    }
+
+    /// Gates on a workload's link. Again for the same endpoint changes nothing.
+    pub(super) fn attach_endpoint(&self, endpoint: &Endpoint) -> Result<(), RunError> {
+        let id = bpf::EndpointId(endpoint.id);
+        let value = bpf::Endpoint {
+            ifindex: endpoint.ifindex,
+            identity: bpf::IdentityNumber::UNKNOWN,
+            mac: endpoint.mac,
+            host_mac: endpoint.host_mac,
+        };
+        self.tables().set_endpoint(id, &value)?;
+        Ok(self.kernel.attach_endpoint(id, endpoint.ifindex)?)
+    }
+
+    /// Takes a workload's gates and flows away. Its interface may be gone already.
+    pub(super) fn detach_endpoint(&self, endpoint: EndpointId) -> Result<(), RunError> {
+        let id = bpf::EndpointId(endpoint);
+        self.kernel.detach_endpoint(id)?;
+        self.tables().remove_connections(id)?;
+        Ok(self.tables().remove_endpoint(id)?)
+    }
+
+    /// Gates on the tunnel device, which held packets then go back to.
+    pub(super) fn attach_tunnel(&self, ifindex: u32) -> Result<(), RunError> {
+        self.kernel.attach_tunnel(ifindex)?;
+        let settings = self.tables().settings()?;
+        Ok(self.tables().set_settings(&Settings {
+            tunnel: Some(ifindex),
+            ..settings
+        })?)
+    }
+
+    /// Gates on the hold device; from then on what is undecided is held.
+    pub(super) fn attach_hold(&self, ifindex: u32) -> Result<(), RunError> {
+        self.kernel.attach_hold(ifindex)?;
+        let settings = self.tables().settings()?;
+        Ok(self.tables().set_settings(&Settings {
+            hold: Some(ifindex),
+            ..settings
+        })?)
+    }
+
+    /// The tripwire on an underlay interface.
+    pub(super) fn attach_wire(&mut self, ifindex: u32, name: &str) -> Result<(), RunError> {
+        if self.wires.contains(&ifindex) {
+            return Ok(());
+        }
+        self.kernel.attach_wire(ifindex)?;
+        self.wires.insert(ifindex);
+        tracing::info!(interface = name, "the tripwire watches");
+        Ok(())
+    }
+
+    /// How many interfaces the tripwire watches.
+    pub(super) fn wires(&self) -> usize {
+        self.wires.len()
+    }
+
+    /// Packets that the tripwire has stopped.
+    pub(super) fn cleartext_drops(&self) -> Result<u64, RunError> {
+        let reasons = [
+            Reason::WireOut,
+            Reason::WireIn,
+            Reason::WireOutInside,
+            Reason::WireInInside,
+        ];
+        let mut sum = 0;
+        for reason in reasons {
+            sum += self.tables().counter(reason)?;
+        }
+        Ok(sum)
+    }
+
+    /// Packets by reason, those that there were.
+    pub(super) fn counters(&self) -> Result<BTreeMap<String, u64>, RunError> {
+        let counters = self.tables().counters()?;
+        Ok(counters
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| (reason.name().to_owned(), count))
+            .collect())
+    }
+
+    /// The pairs that the gates let pass.
+    pub(super) fn pairs(&self) -> Result<Vec<RecordedPair>, RunError> {
+        let pairs = self.tables().pairs()?;
+        Ok(pairs
+            .into_iter()
+            .map(|(key, pair)| RecordedPair {
+                local: IdentityNumber(key.local.0),
+                remote: IdentityNumber(key.remote.0),
+                peer: PeerNumber(key.peer.0),
+                epoch: pair.epoch.0,
+                expires: pair.expires,
+            })
+            .collect())
+    }
+
+    /// Forgets flows whose time is over and counts of what is no longer held.
+    pub(super) fn collect(&self, now: Duration) -> Result<(), RunError> {
+        self.tables().collect(now)?;
+        Ok(self.tables().tidy_holds()?)
+    }
+
+    /// Takes every program and map away. The gates are of no use afterwards.
+    pub(super) fn detach_all(&mut self) -> Result<(), RunError> {
+        self.wires.clear();
+        Ok(self.kernel.detach_all()?)
+    }
+}
+
+fn number(peer: PeerNumber) -> bpf::PeerNumber {
+    bpf::PeerNumber(peer.0)
+}
+
+fn identity_number(number: IdentityNumber) -> bpf::IdentityNumber {
+    bpf::IdentityNumber(number.0)
+}
+
+fn to_pair_key(pair: PairKey) -> bpf::PairKey {
+    bpf::PairKey {
+        local: identity_number(pair.local),
+        remote: identity_number(pair.remote),
+        peer: number(pair.peer),
+    }
+}
+
+fn to_session(session: SessionEntry) -> bpf::Session {
+    bpf::Session {
+        oldest: bpf::Epoch(session.oldest),
+        current: bpf::Epoch(session.current),
+        expires: session.expires,
+        state: match session.state {
+            SessionState::Pending => bpf::SessionState::Pending,
+            SessionState::Ready => bpf::SessionState::Ready,
+            SessionState::Cut => bpf::SessionState::Cut,
+        },
+    }
+}
+
+fn to_remote(remote: RemoteEntry) -> bpf::Remote {
+    bpf::Remote {
+        identity: identity_number(remote.identity),
+        peer: number(remote.peer),
+        epoch: bpf::Epoch(remote.epoch),
+        generation: remote.generation,
+        refused_until: None,
+    }
+}

@@ -1,0 +1,208 @@
+//! Sessions' connections: dialled, accepted, read; each known to the core by a number.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use spiffe::SpiffeId;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::mpsc;
+
+use crate::core::{CloseReason, ConnId, PeerNumber};
+use crate::proof::ProofContext;
+use crate::tls::{Connection, Exporter, FrameReader, FrameWriter, SessionTls, TlsError};
+use crate::wire::{Frame, Reason};
+
+/// Events that wait for the agent's loop; a full queue makes readers wait, and with them their peers.
+const QUEUE: usize = 1024;
+
+/// What happens on the network.
+#[derive(Debug)]
+pub(super) enum FromNet {
+    Connected(Box<Connection>, Dialled),
+    DialFailed(PeerNumber, String),
+    Frame(ConnId, Frame),
+    Ended(ConnId, TlsError),
+}
+
+/// Which side opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialled {
+    ByUs(PeerNumber),
+    ByPeer,
+}
+
+/// All connections of this node.
+pub(super) struct Net {
+    tls: Arc<SessionTls>,
+    events: mpsc::Sender<FromNet>,
+    open: HashMap<ConnId, Open>,
+    next: u64,
+}
+
+/// What is kept of a connection beside its reader, which has a task of its own.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) writer: FrameWriter,
+    pub(super) proofs: Arc<ProofContext>,
+    pub(super) exporter: Exporter,
+    reader: tokio::task::AbortHandle,
+}
+
+impl Net {
+    pub(super) fn new(tls: Arc<SessionTls>) -> (Self, mpsc::Receiver<FromNet>) {
+        let (events, receiver) = mpsc::channel(QUEUE);
+        let net = Self {
+            tls,
+            events,
+            open: HashMap::new(),
+            next: 1,
+        };
+        (net, receiver)
+    }
+
+    /// Listens for peers on every address of this node, IPv6 and IPv4.
+    pub(super) fn listen(&self, port: u16) -> std::io::Result<()> {
+        let listener = bind(port)?;
+        let (tls, events) = (Arc::clone(&self.tls), self.events.clone());
+        tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((socket, from)) => {
+                        let (tls, events) = (Arc::clone(&tls), events.clone());
+                        tokio::spawn(async move {
+                            match tls.accept(socket).await {
+                                Ok(connection) => {
+                                    let event =
+                                        FromNet::Connected(Box::new(connection), Dialled::ByPeer);
+                                    let _ = events.send(event).await;
+                                }
+                                Err(error) => tracing::info!(%from, %error, "no session"),
+                            }
+                        });
+                    }
+                    Err(error) => {
+                        // Out of descriptors: wait for some to come free.
+                        tracing::warn!(%error, "cannot accept sessions");
+                        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Tries a peer's addresses in turn; the outcome comes as an event.
+    pub(super) fn dial(&self, peer: PeerNumber, id: &str, addresses: Vec<SocketAddr>) {
+        let (tls, events) = (Arc::clone(&self.tls), self.events.clone());
+        let expected = SpiffeId::new(id);
+        tokio::spawn(async move {
+            let event = match expected {
+                Ok(expected) => match try_all(&tls, &expected, addresses).await {
+                    Ok(connection) => {
+                        FromNet::Connected(Box::new(connection), Dialled::ByUs(peer))
+                    }
+                    Err(reason) => FromNet::DialFailed(peer, reason),
+                },
+                Err(error) => FromNet::DialFailed(peer, error.to_string()),
+            };
+            let _ = events.send(event).await;
+        });
+    }
+
+    /// Gives a connection its number and begins to read it.
+    pub(super) fn register(
+        &mut self,
+        reader: FrameReader,
+        writer: FrameWriter,
+        proofs: Arc<ProofContext>,
+        exporter: Exporter,
+    ) -> ConnId {
+        let conn = ConnId(self.next);
+        self.next += 1;
+        let task = tokio::spawn(read(conn, reader, self.events.clone()));
+        let open = Open {
+            writer,
+            proofs,
+            exporter,
+            reader: task.abort_handle(),
+        };
+        self.open.insert(conn, open);
+        conn
+    }
+
+    pub(super) fn get(&self, conn: ConnId) -> Option<&Open> {
+        self.open.get(&conn)
+    }
+
+    /// Queues a frame. A connection that cannot take it ends, which its reader reports.
+    pub(super) fn send(&self, conn: ConnId, frame: &Frame) {
+        if let Some(open) = self.open.get(&conn)
+            && let Err(error) = open.writer.send(frame)
+        {
+            tracing::debug!(?conn, %error, "a frame was not sent");
+        }
+    }
+
+    /// Says goodbye and forgets the connection.
+    pub(super) fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        if let Some(open) = self.open.remove(&conn) {
+            open.reader.abort();
+            open.writer.close(Reason::new(&reason.to_string()));
+        }
+    }
+
+    /// Forgets a connection that has ended.
+    pub(super) fn forget(&mut self, conn: ConnId) {
+        self.open.remove(&conn);
+    }
+}
+
+async fn read(conn: ConnId, mut reader: FrameReader, events: mpsc::Sender<FromNet>) {
+    loop {
+        let event = match reader.next().await {
+            Ok(frame) => FromNet::Frame(conn, frame),
+            Err(error) => FromNet::Ended(conn, error),
+        };
+        let ended = matches!(event, FromNet::Ended(..));
+        if events.send(event).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+async fn try_all(
+    tls: &SessionTls,
+    expected: &SpiffeId,
+    addresses: Vec<SocketAddr>,
+) -> Result<Connection, String> {
+    let mut reasons = Vec::new();
+    for address in addresses {
+        match tls.dial(address, expected).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => reasons.push(format!("{address}: {error}")),
+        }
+    }
+    if reasons.is_empty() {
+        reasons.push("the CA lists no underlay address for it".into());
+    }
+    Err(reasons.join("; "))
+}
+
+/// One socket for both families; IPv4 alone where the kernel has no IPv6.
+fn bind(port: u16) -> std::io::Result<TcpListener> {
+    let socket = match TcpSocket::new_v6() {
+        Ok(socket) => {
+            socket.set_reuseaddr(true)?;
+            socket.bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))?;
+            socket
+        }
+        Err(_) => {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))?;
+            socket
+        }
+    };
+    socket.listen(256)
+}

@@ -1,0 +1,184 @@
+//! How the node stands, for people and programs.
+
+use std::time::{Duration, SystemTime};
+
+use handfast_encrypt::Tunnel;
+
+use super::RunError;
+use super::agent::Agent;
+use crate::admin::{EndpointInfo, PairInfo, PeerInfo, PolicyInfo, Status, SvidInfo};
+use crate::core::{ConnectionView, IdentityNumber, PeerNumber, View};
+use crate::endpoint::Endpoint;
+
+impl Agent {
+    pub(super) fn view(&self) -> View {
+        self.core.view()
+    }
+
+    pub(super) fn status(&self) -> Result<Status, RunError> {
+        let view = self.view();
+        let mut counters = self.gates.counters()?;
+        for (name, count) in &view.counters {
+            counters.insert(format!("protocol {name}"), *count);
+        }
+        for (reason, count) in self.tls.failures() {
+            counters.insert(format!("session not opened: {reason}"), count);
+        }
+        Ok(Status {
+            node: self.node.spiffe_id.to_string(),
+            name: self.node.name.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            uptime_s: self.started.elapsed().as_secs(),
+            node_svid_expires: self.node.not_after,
+            ca_connected: self.ca_connected,
+            ca_sequence: self.knowledge.sequence,
+            ca_address: self.ca_address.clone(),
+            tunnel: self.tunnel.device().backend.to_string(),
+            key_exchange: "X25519MLKEM768".into(),
+            endpoints: self.endpoints.all().len(),
+            sessions: view
+                .peers
+                .iter()
+                .filter(|peer| peer.connection == ConnectionView::Live)
+                .count(),
+            pairs: view.pairs.len(),
+            policy_version: self.policy_version,
+            policy_error: self.policy_error.clone(),
+            deny_number: view.deny_number,
+            counters,
+            alarms: self.alarms.iter().cloned().collect(),
+        })
+    }
+
+    pub(super) fn endpoint_info(&self, endpoint: &Endpoint) -> EndpointInfo {
+        let identity = self.identity_of(endpoint);
+        let announced = |peer: &crate::core::PeerView| {
+            peer.announced.iter().any(|(_, id, state)| {
+                id.0 == endpoint.id && *state == crate::core::AnnouncedState::Confirmed
+            })
+        };
+        EndpointInfo {
+            id: endpoint.id,
+            name: endpoint.name.clone(),
+            netns: endpoint.netns.to_string(),
+            addresses: endpoint.addresses.clone(),
+            interface: endpoint.interface.clone(),
+            spiffe_id: identity.as_ref().map(|identity| identity.spiffe_id.clone()),
+            labels: identity.map(|identity| identity.labels).unwrap_or_default(),
+            announced_to: self
+                .view()
+                .peers
+                .iter()
+                .filter(|peer| announced(peer))
+                .map(|peer| peer.name.clone())
+                .collect(),
+        }
+    }
+
+    /// What the kernel enforces, not what the agent remembers: an agent that has just started has proven nothing
+    /// yet, and the pairs go on counting.
+    pub(super) fn pairs(&self) -> Result<Vec<PairInfo>, RunError> {
+        let view = self.view();
+        let now = self.clock.now();
+        let pairs = self.gates.pairs()?.into_iter().filter_map(|pair| {
+            let left = pair.expires.checked_sub(now.boot)?;
+            let counts = pair.peer == PeerNumber::LOCAL
+                || view
+                    .peers
+                    .iter()
+                    .find(|peer| peer.number == pair.peer)?
+                    .session
+                    .is_some_and(|session| (session.oldest..=session.current).contains(&pair.epoch));
+            counts.then(|| PairInfo {
+                local: name(&view, pair.local),
+                remote: name(&view, pair.remote),
+                peer: peer_name(&view, pair.peer),
+                epoch: pair.epoch,
+                expires_in_s: left.as_secs(),
+            })
+        });
+        let mut pairs: Vec<PairInfo> = pairs.collect();
+        pairs.sort_by(|a, b| (&a.peer, &a.local, &a.remote).cmp(&(&b.peer, &b.local, &b.remote)));
+        Ok(pairs)
+    }
+
+    pub(super) fn svid_list(&self) -> Vec<SvidInfo> {
+        let mut svids = vec![SvidInfo {
+            spiffe_id: self.node.spiffe_id.to_string(),
+            kind: "node".into(),
+            serial: self.node.serial.to_string(),
+            not_after: self.node.not_after,
+        }];
+        svids.extend(self.svids.proofs().values().map(|svid| SvidInfo {
+            spiffe_id: svid.identity.spiffe_id.clone(),
+            kind: "proof".into(),
+            serial: data_encoding::HEXLOWER.encode(&svid.serial),
+            not_after: svid.not_after,
+        }));
+        svids
+    }
+
+    pub(super) async fn peers(&self) -> Result<Vec<PeerInfo>, RunError> {
+        let tunnel = self.tunnel.status().await?;
+        let now = self.clock.now();
+        let view = self.view();
+        Ok(view
+            .peers
+            .iter()
+            .map(|peer| {
+                let key = self.tunnel_keys.get(peer.number);
+                let wire = key.and_then(|key| tunnel.peers.iter().find(|p| p.public_key == key));
+                PeerInfo {
+                    name: peer.name.clone(),
+                    spiffe_id: peer.id.clone(),
+                    state: peer.connection.word().into(),
+                    epoch: peer.session.map_or(0, |session| session.current),
+                    prefixes: peer.prefixes.iter().map(ToString::to_string).collect(),
+                    expires_in_s: peer
+                        .session
+                        .and_then(|session| session.expires.checked_sub(now.boot))
+                        .map(|left| left.as_secs()),
+                    tunnel_endpoint: wire.and_then(|w| w.endpoint).map(|e| e.to_string()),
+                    last_handshake_s: wire
+                        .and_then(|w| w.last_handshake)
+                        .and_then(|at| SystemTime::now().duration_since(at).ok())
+                        .map(|since: Duration| since.as_secs()),
+                    received_bytes: wire.map_or(0, |w| w.received_bytes),
+                    sent_bytes: wire.map_or(0, |w| w.sent_bytes),
+                }
+            })
+            .collect())
+    }
+
+    pub(super) fn policies(&self) -> PolicyInfo {
+        PolicyInfo {
+            version: self.policy_version,
+            documents: self
+                .policy
+                .set()
+                .policies()
+                .iter()
+                .map(|policy| format!("{} {}", policy.kind, policy.name))
+                .collect(),
+            error: self.policy_error.clone(),
+        }
+    }
+}
+
+/// An identity's SPIFFE ID, or its number where nothing is known of it.
+pub(super) fn name(view: &View, number: IdentityNumber) -> String {
+    view.identities
+        .get(&number)
+        .map_or_else(|| format!("identity {}", number.0), |i| i.identity.spiffe_id.clone())
+}
+
+/// A peer's name, or `local`.
+pub(super) fn peer_name(view: &View, number: PeerNumber) -> String {
+    if number == PeerNumber::LOCAL {
+        return "local".into();
+    }
+    view.peers
+        .iter()
+        .find(|peer| peer.number == number)
+        .map_or_else(|| format!("peer {number}"), |peer| peer.name.clone())
+}

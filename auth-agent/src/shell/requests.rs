@@ -1,0 +1,96 @@
+//! What administrators ask, answered.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::RunError;
+use super::agent::Agent;
+use crate::admin::{Answer, Asked, Request};
+use crate::core::Event;
+
+/// What the loop does after a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    GoOn,
+    /// Everything is taken away: end.
+    Detached,
+}
+
+impl Agent {
+    /// Answers one request.
+    pub(super) async fn answer(&mut self, asked: Asked) -> Next {
+        let mut next = Next::GoOn;
+        let answer = match asked.request {
+            Request::Observe(filter) => Answer::Stream(self.history.watch(filter)),
+            Request::Detach => {
+                let outcome = self.detach_all().await;
+                if outcome.is_ok() {
+                    next = Next::Detached;
+                }
+                value(outcome)
+            }
+            request => match self.reply(request).await {
+                Ok(value) => Answer::Value(value),
+                Err(error) => Answer::Error(error.to_string()),
+            },
+        };
+        // The asker has left: nothing to tell.
+        let _ = asked.answer.send(answer);
+        next
+    }
+
+    async fn reply(&mut self, request: Request) -> Result<Value, RunError> {
+        match request {
+            Request::Status => to_value(self.status()?),
+            Request::EndpointAdd {
+                name,
+                netns,
+                addresses,
+            } => {
+                let endpoint = self.add_endpoint(name, netns, addresses).await?;
+                to_value(self.endpoint_info(&endpoint))
+            }
+            Request::EndpointRemove { name } => {
+                let endpoint = self.remove_endpoint(&name).await?;
+                to_value(self.endpoint_info(&endpoint))
+            }
+            Request::EndpointList => {
+                let all: Vec<_> = self
+                    .endpoints
+                    .all()
+                    .iter()
+                    .map(|endpoint| self.endpoint_info(endpoint))
+                    .collect();
+                to_value(all)
+            }
+            Request::PairList => to_value(self.pairs()?),
+            Request::PairFlush => {
+                let count = self.pairs()?.len();
+                self.feed(Event::FlushPairs).await;
+                to_value(count)
+            }
+            Request::SvidList => to_value(self.svid_list()),
+            Request::TunnelStatus => to_value(self.peers().await?),
+            Request::Policies => to_value(self.policies()),
+            Request::Verify {
+                from,
+                to,
+                port,
+                protocol,
+            } => to_value(self.verify(&from, &to, port, &protocol).await?),
+            // Answered above; here they would have no answer of their own.
+            Request::Observe(_) | Request::Detach => Ok(Value::Null),
+        }
+    }
+}
+
+fn to_value<T: Serialize>(value: T) -> Result<Value, RunError> {
+    serde_json::to_value(value).map_err(|error| RunError::Refused(error.to_string()))
+}
+
+fn value<T: Serialize>(outcome: Result<T, RunError>) -> Answer {
+    match outcome.and_then(to_value) {
+        Ok(value) => Answer::Value(value),
+        Err(error) => Answer::Error(error.to_string()),
+    }
+}

@@ -1,0 +1,251 @@
+//! How a node starts, so that nothing ever passes ungated: identity, kernel, tunnel (down), gates, tunnel up,
+//! routes; then what an earlier run left; only then the network.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use handfast_bpf::Events;
+use handfast_ca::verify::Verifier;
+use handfast_encrypt::{Options, RouteOptions, Routes, Tunnel, WireGuard, nat};
+use nix::fcntl::{Flock, FlockArg};
+use rustls_pki_types::UnixTime;
+use tokio::sync::mpsc;
+
+use super::agent::Agent;
+use super::ca::{CaLink, Credentials, FromCa};
+use super::clock::Clock;
+use super::gates::Gates;
+use super::net::{FromNet, Net};
+use super::observe::History;
+use super::park::Park;
+use super::policy::PolicyTable;
+use super::tunnels::TunnelKeys;
+use super::updates::{deny_event, private_key};
+use super::{RunError, forwarding, forwarding_path, snapshot_path};
+use crate::admin::{self, Asked};
+use crate::config::AgentConfig;
+use crate::core::{Config, Core, Local, Snapshot};
+use crate::endpoint::EndpointRecords;
+use crate::files;
+use crate::identity::{NodeStore, Svids};
+use crate::tls::SessionTls;
+use crate::wire::BootId;
+
+/// Messages that wait for the loop, from each neighbour.
+const QUEUE: usize = 256;
+
+/// A node that is ready, and where its inputs come from.
+pub(super) struct Started {
+    pub(super) agent: Agent,
+    pub(super) net: mpsc::Receiver<FromNet>,
+    pub(super) ca: mpsc::Receiver<FromCa>,
+    pub(super) admin: mpsc::Receiver<Asked>,
+    pub(super) kernel: Events,
+    pub(super) lock: Flock<File>,
+}
+
+/// Brings a node up to the point where it takes inputs.
+pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
+    require_root()?;
+    let store = NodeStore::open(&config.data_dir)?;
+    let identity = Arc::new(store.identity()?);
+    let bundle = store.bundle()?;
+    let deny = store.deny_list(&bundle)?;
+    let verifier = Verifier::new(bundle, deny);
+    let node = verifier
+        .node(&identity.chain, UnixTime::now())
+        .map_err(RunError::OwnSvid)?;
+    let knowledge = store.knowledge()?;
+    let ca_address = store.ca_address()?;
+    files::private_dir(&config.run_dir)?;
+    let lock = lock(&config.run_dir)?;
+    let endpoints = EndpointRecords::open(&config.run_dir)?;
+
+    let tls = Arc::new(SessionTls::new(Arc::new(
+        rustls::time_provider::DefaultTimeProvider,
+    )));
+    tls.set_verifier(verifier.clone());
+    tls.set_credentials(identity.chain.clone(), private_key(&identity))?;
+    let (net, net_events) = Net::new(Arc::clone(&tls));
+    // The port is taken before the kernel is touched, so that a second agent fails without a trace; accepted
+    // connections wait for the loop.
+    net.listen(config.session_port)
+        .map_err(|source| RunError::Listen {
+            what: format!("TCP port {} (sessions; see --session-port)", config.session_port),
+            source,
+        })?;
+
+    let gates = Gates::open(&config)?;
+    let kernel_events = gates.events()?;
+    let underlay: Vec<_> = knowledge
+        .nodes
+        .iter()
+        .filter(|known| known.spiffe_id != node.spiffe_id.to_string())
+        .flat_map(|known| known.underlay.iter().map(std::net::SocketAddr::ip))
+        .collect();
+    let tunnel = Arc::new(WireGuard::open(tunnel_options(&config, underlay)?).await?);
+    let park = Park::open(&config.hold_device)?;
+    gates.attach_hold(park.ifindex())?;
+    gates.attach_tunnel(tunnel.device().index)?;
+    tunnel.up().await?;
+    let turned = forwarding::enable().map_err(RunError::io("turn forwarding on"))?;
+    if !turned.is_empty() {
+        files::write_json(&forwarding_path(&config), &turned)?;
+    }
+    nat::install(&[config.wireguard_device.parse()?]).await?;
+    let routes = Routes::open(route_options(&config)).await?;
+
+    let (admin_sender, admin_requests) = mpsc::channel(QUEUE);
+    let socket = config.admin_socket();
+    admin::serve(&socket, admin_sender)
+        .await
+        .map_err(|source| RunError::Listen {
+            what: socket.display().to_string(),
+            source,
+        })?;
+    let (ca_sender, ca_events) = mpsc::channel(QUEUE);
+    let credentials = Credentials {
+        verifier: verifier.clone(),
+        identity: Arc::clone(&identity),
+    };
+    let ca = CaLink::start(ca_address.clone(), credentials, ca_sender);
+    let (connection, netlink, _) =
+        rtnetlink::new_connection().map_err(RunError::io("open a netlink socket"))?;
+    tokio::spawn(connection);
+
+    let local = Local {
+        id: node.spiffe_id.to_string(),
+        name: node.name.to_string(),
+        boot_id: boot_id()?,
+        prefixes: node.prefixes.clone(),
+        tunnel_key: *tunnel.public_key().as_bytes(),
+        tunnel_port: tunnel.port(),
+    };
+    let snapshot: Option<Snapshot> = files::read_json(&snapshot_path(&config))?;
+    let clock = Clock::new();
+    let mut agent = Agent {
+        started: Instant::now(),
+        core: Core::new(Config::new(seed()?), local, snapshot),
+        svids: Svids::new(node.not_after, clock.now().wall),
+        policy: PolicyTable::new(config.default_authentication),
+        tunnel_keys: TunnelKeys::open(&config.run_dir)?,
+        history: History::new(),
+        alarms: std::collections::VecDeque::new(),
+        policy_version: 0,
+        policy_error: None,
+        ca_connected: false,
+        config,
+        clock,
+        store,
+        node,
+        identity,
+        verifier,
+        knowledge,
+        ca,
+        ca_address,
+        tls,
+        net,
+        gates,
+        park,
+        tunnel,
+        routes,
+        endpoints,
+        netlink,
+    };
+    resume(&mut agent).await?;
+    Ok(Started {
+        agent,
+        net: net_events,
+        ca: ca_events,
+        admin: admin_requests,
+        kernel: kernel_events,
+        lock,
+    })
+}
+
+/// Takes up what the CA said last and what an earlier run left in the kernel.
+async fn resume(agent: &mut Agent) -> Result<(), RunError> {
+    let installed = agent.gates.policy_entries(agent.endpoints.all())?;
+    agent.policy.adopt(installed);
+    let deny = agent.verifier.deny_list().clone();
+    if deny.number() > 0 {
+        let event = deny_event(&deny, &agent.verifier);
+        agent.feed(event).await;
+    }
+    agent.apply_nodes().await?;
+    agent.adopt_endpoints().await?;
+    // A node that has never heard the CA has no policies to go by yet; an empty set would be a guess.
+    if (agent.knowledge.sequence > 0 || !agent.config.policy_paths.is_empty())
+        && let Err(error) = agent.apply_policies().await
+    {
+        agent.alarm(error.to_string());
+    }
+    Ok(())
+}
+
+/// The agent attaches programs and makes devices: root, or nothing.
+pub(super) fn require_root() -> Result<(), RunError> {
+    if nix::unistd::geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(RunError::NotRoot)
+    }
+}
+
+/// One agent for one run directory.
+pub(super) fn lock(run_dir: &Path) -> Result<Flock<File>, RunError> {
+    let file = File::create(run_dir.join("agent.lock")).map_err(RunError::io("make the lock file"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| RunError::AlreadyRunning(run_dir.to_owned()))
+}
+
+/// Takes the tunnel device and its routes away without a running agent.
+pub(super) async fn take_tunnel_away(config: &AgentConfig) -> Result<Vec<String>, RunError> {
+    let mut removed = Vec::new();
+    if WireGuard::remove_left_over(&tunnel_options(config, Vec::new())?).await? {
+        removed.push(format!("device {}", config.wireguard_device));
+    }
+    Routes::open(route_options(config)).await?.detach().await?;
+    removed.push(format!("routing table {} and its rules", config.routing_table));
+    Ok(removed)
+}
+
+fn tunnel_options(
+    config: &AgentConfig,
+    underlay: Vec<std::net::IpAddr>,
+) -> Result<Options, RunError> {
+    let mut options = Options::new(config.run_dir.clone());
+    options.name = config.wireguard_device.parse()?;
+    options.port = config.wireguard_port;
+    options.underlay = underlay;
+    Ok(options)
+}
+
+fn route_options(config: &AgentConfig) -> RouteOptions {
+    RouteOptions {
+        table: config.routing_table,
+        ..RouteOptions::default()
+    }
+}
+
+/// Random for each boot of this kernel.
+fn boot_id() -> Result<BootId, RunError> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_err(RunError::io("read the kernel's boot ID"))?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    data_encoding::HEXLOWER_PERMISSIVE
+        .decode(digits.as_bytes())
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(BootId)
+        .ok_or_else(|| RunError::Refused(format!("{text:?} is not a boot ID")))
+}
+
+fn seed() -> Result<u64, RunError> {
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|_| RunError::NoRandomness)?;
+    Ok(u64::from_ne_bytes(seed))
+}
+

@@ -1,0 +1,228 @@
+//! A plain model of one node's kernel maps and of the two gates at the tunnel.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use handfast_agent::core::{
+    AnnouncedEntry, AnnouncedState, Effect, EndpointId, Identity, IdentityNumber, PairKey,
+    PeerNumber, RemoteEntry, SessionEntry, SessionState,
+};
+use ipnet::IpNet;
+
+/// What outlives the agent.
+#[derive(Clone, Debug, Default)]
+pub struct Kernel {
+    pub prefixes: BTreeMap<IpNet, PeerNumber>,
+    pub locals: BTreeMap<IpAddr, (EndpointId, IdentityNumber)>,
+    pub sessions: BTreeMap<PeerNumber, SessionEntry>,
+    pub remotes: BTreeMap<IpAddr, RemoteEntry>,
+    pub negative: BTreeMap<IpAddr, Duration>,
+    pub announced: BTreeMap<(IpAddr, PeerNumber), AnnouncedEntry>,
+    pub identities: BTreeMap<IdentityNumber, (Duration, bool)>,
+    pub names: BTreeMap<IdentityNumber, Arc<Identity>>,
+    pub pairs: BTreeMap<PairKey, (Duration, u32)>,
+    pub tunnels: BTreeMap<PeerNumber, String>,
+}
+
+/// What a gate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    Hold(&'static str),
+    Drop(&'static str),
+}
+
+use Verdict::{Drop, Hold, Pass};
+
+impl Kernel {
+    /// Carries out what concerns the maps; true if the effect did.
+    pub fn apply(&mut self, effect: &Effect) -> bool {
+        match effect.clone() {
+            Effect::ClearTables => *self = Self::default(),
+            Effect::SetPrefix { prefix, peer } => {
+                self.prefixes.insert(prefix, peer);
+            }
+            Effect::RemovePrefix { prefix } => {
+                self.prefixes.remove(&prefix);
+            }
+            Effect::SetLocal {
+                address,
+                endpoint,
+                identity,
+            } => {
+                self.locals.insert(address, (endpoint, identity));
+            }
+            Effect::RemoveLocal { address } => {
+                self.locals.remove(&address);
+            }
+            Effect::SetSession { peer, session } => {
+                self.sessions.insert(peer, session);
+            }
+            Effect::SetRemote { address, remote } => {
+                self.negative.remove(&address);
+                self.remotes.insert(address, remote);
+            }
+            Effect::SetNegative { address, until, .. } => {
+                self.remotes.remove(&address);
+                self.negative.insert(address, until);
+            }
+            Effect::RemoveRemote { address } => {
+                self.remotes.remove(&address);
+            }
+            Effect::SetAnnounced {
+                address,
+                peer,
+                announced,
+            } => {
+                self.announced.insert((address, peer), announced);
+            }
+            Effect::RemoveAnnounced { address, peer } => {
+                self.announced.remove(&(address, peer));
+            }
+            Effect::SetIdentity {
+                number,
+                valid_until,
+                revoked,
+            } => {
+                self.identities.insert(number, (valid_until, revoked));
+            }
+            Effect::Identity { number, identity } => {
+                self.names.insert(number, identity);
+            }
+            Effect::SetPair {
+                pair,
+                expires,
+                epoch,
+            } => {
+                self.pairs.insert(pair, (expires, epoch));
+            }
+            Effect::RemovePair { pair } => {
+                self.pairs.remove(&pair);
+            }
+            Effect::SweepEpoch { peer, below } => {
+                self.remotes
+                    .retain(|_, remote| remote.peer != peer || remote.epoch >= below);
+                self.announced
+                    .retain(|(_, to), entry| *to != peer || entry.epoch >= below);
+                self.pairs
+                    .retain(|key, (_, epoch)| key.peer != peer || *epoch >= below);
+            }
+            Effect::InstallTunnel { peer, id, .. } => {
+                self.tunnels.insert(peer, id);
+            }
+            Effect::RemoveTunnel { peer } => {
+                self.tunnels.remove(&peer);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    pub fn peer_of(&self, address: IpAddr) -> Option<PeerNumber> {
+        self.prefixes
+            .iter()
+            .filter(|(prefix, _)| prefix.contains(&address))
+            .max_by_key(|(prefix, _)| prefix.prefix_len())
+            .map(|(_, peer)| *peer)
+    }
+
+    pub fn epoch_valid(&self, peer: PeerNumber, epoch: u32) -> bool {
+        self.sessions
+            .get(&peer)
+            .is_some_and(|session| (session.oldest..=session.current).contains(&epoch))
+    }
+
+    pub fn session_ready(&self, peer: PeerNumber, now: Duration) -> bool {
+        self.sessions
+            .get(&peer)
+            .is_some_and(|s| s.state == SessionState::Ready && s.expires > now)
+    }
+
+    /// Who this kernel takes a remote address of a peer for.
+    pub fn believes(&self, peer: PeerNumber, address: IpAddr) -> Option<IdentityNumber> {
+        self.remotes
+            .get(&address)
+            .filter(|remote| remote.peer == peer && self.epoch_valid(peer, remote.epoch))
+            .map(|remote| remote.identity)
+    }
+
+    /// Which endpoint may use a local address toward a peer.
+    pub fn user_of(&self, peer: PeerNumber, address: IpAddr) -> Option<EndpointId> {
+        let entry = self.announced.get(&(address, peer))?;
+        let open = entry.state == AnnouncedState::Confirmed && self.epoch_valid(peer, entry.epoch);
+        let (endpoint, _) = self.locals.get(&address)?;
+        (open && *endpoint == entry.endpoint).then_some(*endpoint)
+    }
+
+    pub fn counts(&self, identity: IdentityNumber, now: Duration) -> bool {
+        self.identities
+            .get(&identity)
+            .is_some_and(|(until, revoked)| !revoked && *until > now)
+    }
+
+    pub fn paired(&self, key: PairKey, now: Duration) -> bool {
+        self.pairs
+            .get(&key)
+            .is_some_and(|(expires, epoch)| *expires > now && self.epoch_valid(key.peer, *epoch))
+            && self.counts(key.local, now)
+            && self.counts(key.remote, now)
+    }
+
+    /// Egress of the tunnel.
+    pub fn to_tunnel(&self, source: IpAddr, destination: IpAddr, now: Duration) -> Verdict {
+        let Some((_, local)) = self.locals.get(&source).copied() else {
+            return Drop("source");
+        };
+        let Some(peer) = self.peer_of(destination) else {
+            return Drop("unmanaged");
+        };
+        if !self.session_ready(peer, now) {
+            return Hold("session");
+        }
+        if self.negative.get(&destination).is_some_and(|until| *until > now) {
+            return Drop("negative");
+        }
+        let Some(remote) = self.believes(peer, destination) else {
+            return Hold("remote");
+        };
+        if self.user_of(peer, source).is_none() {
+            return Hold("announced");
+        }
+        let key = PairKey {
+            local,
+            remote,
+            peer,
+        };
+        if self.paired(key, now) { Pass } else { Hold("pair") }
+    }
+
+    /// Ingress of the tunnel, from a peer.
+    pub fn from_tunnel(
+        &self,
+        peer: PeerNumber,
+        source: IpAddr,
+        destination: IpAddr,
+        now: Duration,
+    ) -> Verdict {
+        if !self.session_ready(peer, now) {
+            return Drop("session");
+        }
+        let Some(remote) = self.believes(peer, source) else {
+            return Drop("unknown source");
+        };
+        let Some((_, local)) = self.locals.get(&destination).copied() else {
+            return Drop("destination");
+        };
+        if self.user_of(peer, destination).is_none() {
+            return Drop("not announced");
+        }
+        let key = PairKey {
+            local,
+            remote,
+            peer,
+        };
+        if self.paired(key, now) { Pass } else { Hold("pair") }
+    }
+}

@@ -1,0 +1,132 @@
+//! `handfast agent`: this machine as a node of the mesh.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use handfast_agent::admin::Request;
+use handfast_agent::config::{AgentConfig, DefaultAuthentication};
+
+/// This machine as a node: join the mesh, run the agent, leave without a trace
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Join the mesh with a token file from `handfast token create`
+    ///
+    /// Makes the node's key on this machine, gets its SVID from the CA, and keeps both in the data directory. The
+    /// token works once; afterwards the file can be deleted.
+    Join {
+        /// The token file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Where key and SVID are kept (made with mode 0700)
+        #[arg(long, default_value = "/var/lib/handfast/agent", value_name = "DIR")]
+        data_dir: PathBuf,
+    },
+    /// Run the agent in the foreground, until SIGTERM or Ctrl-C
+    ///
+    /// Stopping or killing it cuts nothing: the kernel goes on enforcing and encrypting, and the next run takes
+    /// over what it finds. To take everything away: handfast agent detach
+    Run(RunArgs),
+    /// Take every program, rule and device of handfast away; traffic goes on without it
+    Detach(RunArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where key and SVID are kept
+    #[arg(long, default_value = "/var/lib/handfast/agent", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Sockets and what must not outlive a boot
+    #[arg(long, default_value = "/run/handfast", value_name = "DIR")]
+    run_dir: PathBuf,
+    /// Where eBPF programs and maps are pinned, on a bpffs
+    #[arg(long, default_value = "/sys/fs/bpf/handfast", value_name = "DIR")]
+    bpf_dir: PathBuf,
+    /// TCP port of sessions with other nodes
+    #[arg(long, default_value_t = 7250, value_name = "PORT")]
+    session_port: u16,
+    /// UDP port of the WireGuard device
+    #[arg(long, default_value_t = 51872, value_name = "PORT")]
+    wireguard_port: u16,
+    /// Name of the WireGuard device
+    #[arg(long, default_value = "hf-wg0", value_name = "NAME")]
+    wireguard_device: String,
+    /// Name of the device that held packets wait in
+    #[arg(long, default_value = "hf-hold0", value_name = "NAME")]
+    hold_device: String,
+    /// Routing table for the prefixes of other nodes
+    #[arg(long, default_value_t = 7250, value_name = "TABLE")]
+    routing_table: u32,
+    /// What a flow between managed addresses needs that no policy speaks of
+    #[arg(long, value_enum, default_value_t)]
+    default_authentication: Default,
+    /// A policy file or folder beside the policies from the CA; repeat for more
+    #[arg(long = "policy", value_name = "PATH")]
+    policies: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum, std::default::Default)]
+enum Default {
+    /// It passes, encrypted, and the identities are proven in the background
+    #[default]
+    Background,
+    /// It passes only between proven identities
+    Required,
+}
+
+/// Runs the command.
+pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    match args.command {
+        Command::Join { file, data_dir } => {
+            let joined = handfast_agent::identity::join(&file, &data_dir).await?;
+            println!(
+                "joined as {} (SVID until {}); start the agent with: handfast agent run",
+                joined.spiffe_id,
+                crate::output::timestamp(joined.not_after)
+            );
+            Ok(())
+        }
+        Command::Run(args) => Ok(handfast_agent::shell::run(args.into()).await?),
+        Command::Detach(args) => {
+            let config = AgentConfig::from(args);
+            let socket = config.admin_socket();
+            let removed: Vec<String> = match handfast_agent::admin::Client::connect(&socket).await {
+                Ok(mut client) => client.ask(&Request::Detach).await?,
+                // No agent runs: what it left in the kernel is taken away from here.
+                Err(_) => handfast_agent::shell::detach(&config).await?,
+            };
+            for what in &removed {
+                println!("removed {what}");
+            }
+            if removed.is_empty() {
+                println!("nothing of handfast was attached");
+            }
+            Ok(())
+        }
+    }
+}
+
+impl From<RunArgs> for AgentConfig {
+    fn from(args: RunArgs) -> Self {
+        Self {
+            data_dir: args.data_dir,
+            run_dir: args.run_dir,
+            bpf_dir: args.bpf_dir,
+            session_port: args.session_port,
+            wireguard_port: args.wireguard_port,
+            wireguard_device: args.wireguard_device,
+            hold_device: args.hold_device,
+            routing_table: args.routing_table,
+            default_authentication: match args.default_authentication {
+                Default::Background => DefaultAuthentication::Background,
+                Default::Required => DefaultAuthentication::Required,
+            },
+            policy_paths: args.policies,
+        }
+    }
+}
