@@ -26,14 +26,46 @@ pub(crate) struct Gate {
     ingress: bool,
 }
 
-pub(crate) static ENDPOINT: [Gate; 2] =
-    [Gate { program: "to_endpoint", ingress: false }, Gate { program: "from_endpoint", ingress: true }];
-pub(crate) static TUNNEL: [Gate; 2] =
-    [Gate { program: "to_tunnel", ingress: false }, Gate { program: "from_tunnel", ingress: true }];
-pub(crate) static HOLD: [Gate; 2] =
-    [Gate { program: "hold_egress", ingress: false }, Gate { program: "hold_ingress", ingress: true }];
-pub(crate) static WIRE: [Gate; 2] =
-    [Gate { program: "wire_egress", ingress: false }, Gate { program: "wire_ingress", ingress: true }];
+pub(crate) static ENDPOINT: [Gate; 2] = [
+    Gate {
+        program: "to_endpoint",
+        ingress: false,
+    },
+    Gate {
+        program: "from_endpoint",
+        ingress: true,
+    },
+];
+pub(crate) static TUNNEL: [Gate; 2] = [
+    Gate {
+        program: "to_tunnel",
+        ingress: false,
+    },
+    Gate {
+        program: "from_tunnel",
+        ingress: true,
+    },
+];
+pub(crate) static HOLD: [Gate; 2] = [
+    Gate {
+        program: "hold_egress",
+        ingress: false,
+    },
+    Gate {
+        program: "hold_ingress",
+        ingress: true,
+    },
+];
+pub(crate) static WIRE: [Gate; 2] = [
+    Gate {
+        program: "wire_egress",
+        ingress: false,
+    },
+    Gate {
+        program: "wire_ingress",
+        ingress: true,
+    },
+];
 
 /// Our place among clsact filters.
 const PRIORITY: u16 = 1;
@@ -56,7 +88,11 @@ pub struct Attachment {
 
 impl Attachment {
     fn file(&self) -> String {
-        let suffix = if self.clsact { format!("-{CLSACT}") } else { String::new() };
+        let suffix = if self.clsact {
+            format!("-{CLSACT}")
+        } else {
+            String::new()
+        };
         format!("{}-{}-{}{suffix}", self.program, self.key, self.ifindex)
     }
 
@@ -81,6 +117,29 @@ impl Attachment {
     }
 }
 
+/// Loads every program, for the verifier's word.
+pub(crate) fn load(object: &mut Ebpf) -> Result<(), Error> {
+    for gate in [&ENDPOINT, &TUNNEL, &HOLD, &WIRE].into_iter().flatten() {
+        find(object, gate.program)?
+            .load()
+            .map_err(|source| Error::Program {
+                program: gate.program,
+                source: source.into(),
+            })?;
+    }
+    Ok(())
+}
+
+fn find<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+    object
+        .program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(Error::Missing {
+            what: "program",
+            name,
+        })
+}
+
 /// Attaches both programs of an interface, or replaces them.
 pub(crate) fn attach(
     object: &mut Ebpf,
@@ -94,10 +153,7 @@ pub(crate) fn attach(
     let clsact = clsact || !has_tcx;
     for gate in gates {
         let name = gate.program;
-        let program: &mut SchedClassifier = object
-            .program_mut(name)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(Error::Missing { what: "program", name })?;
+        let program = find(object, name)?;
         let attachment = Attachment {
             program: name.to_owned(),
             key,
@@ -105,7 +161,11 @@ pub(crate) fn attach(
             clsact,
         };
         let pin = links.join(attachment.file());
-        let direction = if gate.ingress { TcAttachType::Ingress } else { TcAttachType::Egress };
+        let direction = if gate.ingress {
+            TcAttachType::Ingress
+        } else {
+            TcAttachType::Egress
+        };
         let done = program.load().map_err(AttachError::from).and_then(|()| {
             if clsact {
                 attach_clsact(program, interface, direction, &pin)
@@ -113,7 +173,10 @@ pub(crate) fn attach(
                 attach_tcx(program, interface, direction, &pin)
             }
         });
-        done.map_err(|source| Error::Program { program: name, source })?;
+        done.map_err(|source| Error::Program {
+            program: name,
+            source,
+        })?;
     }
     // An endpoint has one interface: what is left of another one is in nobody's way, but untidy.
     if key != 0 {
@@ -174,7 +237,11 @@ fn attach_clsact(
 ) -> Result<(), AttachError> {
     // It fails where the qdisc is there already; if it is not, the next step says why.
     let _ = qdisc_add_clsact(&interface.name);
-    let options = || NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+    let options = || NlOptions {
+        priority: PRIORITY,
+        handle: HANDLE,
+        classid: None,
+    };
     let id = match program.attach_with_options(
         &interface.name,
         direction,
@@ -210,14 +277,23 @@ pub(crate) fn list(links: &Path) -> Result<Vec<Attachment>, Error> {
 }
 
 /// Detaches what matches.
-pub(crate) fn detach(links: &Path, matches: impl Fn(&Attachment) -> bool) -> Result<(), Error> {
-    for attachment in list(links)?.iter().filter(|attachment| matches(attachment)) {
+pub(crate) fn detach(
+    links: &Path,
+    matches: impl Fn(&Attachment) -> bool,
+) -> Result<Vec<Attachment>, Error> {
+    let mut gone = list(links)?;
+    gone.retain(matches);
+    for attachment in &gone {
         if attachment.clsact {
             let ingress = [&ENDPOINT, &TUNNEL, &HOLD, &WIRE]
                 .iter()
                 .flat_map(|gates| gates.iter())
                 .any(|gate| gate.program == attachment.program && gate.ingress);
-            let direction = if ingress { TcAttachType::Ingress } else { TcAttachType::Egress };
+            let direction = if ingress {
+                TcAttachType::Ingress
+            } else {
+                TcAttachType::Egress
+            };
             // With the interface the filter is gone too.
             if let Ok(interface) = Interface::find(attachment.ifindex)
                 && let Ok(link) = filter(&interface.name, direction)
@@ -229,7 +305,7 @@ pub(crate) fn detach(links: &Path, matches: impl Fn(&Attachment) -> bool) -> Res
         fs::remove_file(&pin)
             .map_err(|source| Error::io(format!("removing {}", pin.display()), source))?;
     }
-    Ok(())
+    Ok(gone)
 }
 
 #[cfg(test)]
@@ -239,8 +315,12 @@ mod tests {
     #[test]
     fn a_pins_name_says_what_it_is() {
         for clsact in [false, true] {
-            let attachment =
-                Attachment { program: "to_endpoint".into(), key: 7, ifindex: 12, clsact };
+            let attachment = Attachment {
+                program: "to_endpoint".into(),
+                key: 7,
+                ifindex: 12,
+                clsact,
+            };
             assert_eq!(Attachment::parse(&attachment.file()), Some(attachment));
         }
         assert_eq!(Attachment::parse("to_endpoint-7"), None);

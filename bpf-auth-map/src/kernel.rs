@@ -13,10 +13,13 @@ use aya::{
 use handfast_layout::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::{EndpointId, Error, Events, Settings, Tables, attach, attach::Attachment};
+use crate::{
+    EndpointId, Error, Events, Settings, Tables, attach, attach::Attachment, link::Interface,
+};
 
 /// The compiled programs, built from `ebpf/` and committed.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/handfast.bpf.o"));
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/handfast.bpf.o"));
 
 /// Directory of pinned links below the maps' directory.
 const LINKS: &str = "links";
@@ -35,7 +38,11 @@ pub struct Options {
 impl Options {
     /// In this directory, with the usual sizes.
     pub fn new(bpf_dir: impl Into<PathBuf>) -> Self {
-        Self { bpf_dir: bpf_dir.into(), sizes: Sizes::default(), clsact: false }
+        Self {
+            bpf_dir: bpf_dir.into(),
+            sizes: Sizes::default(),
+            clsact: false,
+        }
     }
 }
 
@@ -50,7 +57,10 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { connections: 131_072, events: 1 << 20 }
+        Self {
+            connections: 131_072,
+            events: 1 << 20,
+        }
     }
 }
 
@@ -64,7 +74,9 @@ pub struct Kernel {
 
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kernel").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Kernel")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,10 +85,10 @@ impl Kernel {
     ///
     /// # Errors
     /// No bpffs, maps of another layout, or the kernel refused; then nothing was changed.
-    pub fn open(options: Options) -> Result<Self, Error> {
+    pub fn open(options: &Options) -> Result<Self, Error> {
         make_directory(&options.bpf_dir)?;
         let adopted = adoptable(&options.bpf_dir)?;
-        let mut object = load(&options, EndpointId(0), 0)?;
+        let mut object = load(options, EndpointId(0), 0)?;
         let tables = Tables::take(&mut object)?;
         if !adopted {
             tables.set_settings(&Settings::default())?;
@@ -85,11 +97,22 @@ impl Kernel {
         }
         let events = object
             .take_map("events")
-            .ok_or(Error::Missing { what: "map", name: "events" })
+            .ok_or(Error::Missing {
+                what: "map",
+                name: "events",
+            })
             .and_then(|map| {
-                RingBuf::try_from(map).map_err(|source| Error::Map { map: "events", source })
+                RingBuf::try_from(map).map_err(|source| Error::Map {
+                    map: "events",
+                    source,
+                })
             })?;
-        Ok(Self { options, tables, events: Mutex::new(Some(events)), adopted })
+        Ok(Self {
+            options: options.clone(),
+            tables,
+            events: Mutex::new(Some(events)),
+            adopted,
+        })
     }
 
     /// Whether an earlier agent's maps were found and adopted.
@@ -107,7 +130,11 @@ impl Kernel {
     /// # Errors
     /// Not in a tokio runtime with I/O.
     pub fn events(&self) -> Result<Option<Events>, Error> {
-        let ring = self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ring = self
+            .events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         ring.map(Events::new).transpose()
     }
 
@@ -125,31 +152,55 @@ impl Kernel {
     /// # Errors
     /// A pin could not be removed.
     pub fn detach_endpoint(&self, id: EndpointId) -> Result<(), Error> {
-        attach::detach(&self.links(), |name| name.key == id.0 && name.of(&attach::ENDPOINT))
+        attach::detach(&self.links(), |name| {
+            name.key == id.0 && name.of(&attach::ENDPOINT)
+        })
+        .map(drop)
     }
 
-    /// Guards a tunnel device. Its index has to be in the settings too.
+    /// Guards a tunnel device, and enters it in the settings: as the second one if another that
+    /// still exists is the first.
     ///
     /// # Errors
     /// As [`Kernel::attach_endpoint`].
     pub fn attach_tunnel(&self, ifindex: u32) -> Result<(), Error> {
-        self.attach(&attach::TUNNEL, EndpointId(0), ifindex)
+        self.attach(&attach::TUNNEL, EndpointId(0), ifindex)?;
+        let mut settings = self.tables.settings()?;
+        match settings.tunnel {
+            Some(first) if first != ifindex && Interface::find(first).is_ok() => {
+                settings.tunnel2 = Some(ifindex);
+            }
+            _ => settings.tunnel = Some(ifindex),
+        }
+        self.tables.set_settings(&settings)
     }
 
-    /// Takes a tunnel device's gates away.
+    /// Takes a tunnel device's gates away. What is still held for it is lost.
     ///
     /// # Errors
     /// A pin could not be removed.
     pub fn detach_tunnel(&self, ifindex: u32) -> Result<(), Error> {
-        attach::detach(&self.links(), |name| name.ifindex == ifindex && name.of(&attach::TUNNEL))
+        let mut settings = self.tables.settings()?;
+        settings.tunnel = settings.tunnel.filter(|index| *index != ifindex);
+        settings.tunnel2 = settings.tunnel2.filter(|index| *index != ifindex);
+        self.tables.set_settings(&settings)?;
+        attach::detach(&self.links(), |name| {
+            name.ifindex == ifindex && name.of(&attach::TUNNEL)
+        })
+        .map(drop)
     }
 
-    /// Makes a device the hold device. Its index has to be in the settings too.
+    /// Makes a device the hold device: from then on the gates hold what is undecided.
     ///
     /// # Errors
     /// As [`Kernel::attach_endpoint`].
     pub fn attach_hold(&self, ifindex: u32) -> Result<(), Error> {
-        self.attach(&attach::HOLD, EndpointId(0), ifindex)
+        self.attach(&attach::HOLD, EndpointId(0), ifindex)?;
+        let settings = Settings {
+            hold: Some(ifindex),
+            ..self.tables.settings()?
+        };
+        self.tables.set_settings(&settings)
     }
 
     /// Puts the tripwire on an underlay or overlay interface.
@@ -165,7 +216,10 @@ impl Kernel {
     /// # Errors
     /// A pin could not be removed.
     pub fn detach_wire(&self, ifindex: u32) -> Result<(), Error> {
-        attach::detach(&self.links(), |name| name.ifindex == ifindex && name.of(&attach::WIRE))
+        attach::detach(&self.links(), |name| {
+            name.ifindex == ifindex && name.of(&attach::WIRE)
+        })
+        .map(drop)
     }
 
     /// What is attached.
@@ -176,13 +230,32 @@ impl Kernel {
         attach::list(&self.links())
     }
 
-    /// Takes every program and map away. Traffic goes on, unguarded.
+    /// Takes every program and map away, and says what. Traffic goes on, unguarded.
     ///
     /// # Errors
     /// A pin could not be removed; those before it are.
-    pub fn detach_all(self) -> Result<(), Error> {
-        attach::detach(&self.links(), |_| true)?;
-        remove_pins(&self.options.bpf_dir)
+    pub fn detach_all(&self) -> Result<Vec<String>, Error> {
+        Self::detach_dir(&self.options.bpf_dir)
+    }
+
+    /// The same for what any agent left in a directory, of whatever layout.
+    ///
+    /// # Errors
+    /// A pin could not be removed; those before it are.
+    pub fn detach_dir(bpf_dir: &Path) -> Result<Vec<String>, Error> {
+        if !bpf_dir.join(LINKS).is_dir() {
+            return Ok(Vec::new());
+        }
+        let mut removed: Vec<String> = attach::detach(&bpf_dir.join(LINKS), |_| true)?
+            .iter()
+            .map(|gone| format!("program {} of interface {}", gone.program, gone.ifindex))
+            .collect();
+        removed.push(format!(
+            "{} maps in {}",
+            remove_pins(bpf_dir)?,
+            bpf_dir.display()
+        ));
+        Ok(removed)
     }
 
     fn links(&self) -> PathBuf {
@@ -195,10 +268,32 @@ impl Kernel {
         id: EndpointId,
         ifindex: u32,
     ) -> Result<(), Error> {
-        let interface = crate::link::Interface::find(ifindex)?;
+        let interface = Interface::find(ifindex)?;
         let mut object = load(&self.options, id, interface.header_len)?;
-        attach::attach(&mut object, &self.links(), gates, id.0, &interface, self.options.clsact)
+        attach::attach(
+            &mut object,
+            &self.links(),
+            gates,
+            id.0,
+            &interface,
+            self.options.clsact,
+        )
     }
+}
+
+/// Whether this kernel takes our maps and every program. Nothing is left behind.
+///
+/// # Errors
+/// What it refused, and why.
+pub fn probe() -> Result<(), Error> {
+    let mut options = Options::new(format!("/sys/fs/bpf/handfast-probe-{}", std::process::id()));
+    options.sizes = Sizes {
+        connections: 64,
+        events: 4096,
+    };
+    make_directory(&options.bpf_dir)?;
+    let loaded = load(&options, EndpointId(0), 0).and_then(|mut object| attach::load(&mut object));
+    remove_pins(&options.bpf_dir).and(loaded)
 }
 
 /// Loads the object, with the pinned maps of the directory.
@@ -215,8 +310,13 @@ fn load(options: &Options, id: EndpointId, header_len: u32) -> Result<Ebpf, Erro
 
 /// Makes the directory, if what is above it is a bpffs.
 fn make_directory(path: &Path) -> Result<(), Error> {
-    let not_bpffs = || Error::NotBpffs { path: path.to_owned() };
-    let above = path.ancestors().find(|above| above.exists()).ok_or_else(not_bpffs)?;
+    let not_bpffs = || Error::NotBpffs {
+        path: path.to_owned(),
+    };
+    let above = path
+        .ancestors()
+        .find(|above| above.exists())
+        .ok_or_else(not_bpffs)?;
     match statfs(above) {
         Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => {}
         _ => return Err(not_bpffs()),
@@ -232,36 +332,60 @@ fn adoptable(path: &Path) -> Result<bool, Error> {
     if !pin.exists() {
         return Ok(false);
     }
-    let error = |source| Error::Map { map: "layout", source };
+    let error = |source| Error::Map {
+        map: "layout",
+        source,
+    };
     let map = MapData::from_pin(&pin).map_err(error)?;
     let map = Array::<_, u32>::try_from(Map::Array(map)).map_err(error)?;
     match map.get(&0, 0).map_err(error)? {
         LAYOUT_VERSION => Ok(true),
-        0 => remove_pins(path).and_then(|()| make_directory(path)).map(|()| false),
-        found => Err(Error::Layout { path: path.to_owned(), found, wanted: LAYOUT_VERSION }),
+        0 => remove_pins(path)
+            .and_then(|_| make_directory(path))
+            .map(|()| false),
+        found => Err(Error::Layout {
+            path: path.to_owned(),
+            found,
+            wanted: LAYOUT_VERSION,
+        }),
     }
 }
 
 fn record_version(object: &mut Ebpf) -> Result<(), Error> {
-    let error = |source: MapError| Error::Map { map: "layout", source };
-    let map = object.map_mut("layout").ok_or(Error::Missing { what: "map", name: "layout" })?;
+    let error = |source: MapError| Error::Map {
+        map: "layout",
+        source,
+    };
+    let map = object.map_mut("layout").ok_or(Error::Missing {
+        what: "map",
+        name: "layout",
+    })?;
     let mut map = Array::<_, u32>::try_from(map).map_err(error)?;
     map.set(0, LAYOUT_VERSION, 0).map_err(error)
 }
 
-/// Removes pinned maps and the directories.
-fn remove_pins(path: &Path) -> Result<(), Error> {
+/// Removes pinned maps and the directories. How many maps.
+fn remove_pins(path: &Path) -> Result<usize, Error> {
     let error = |source| Error::io(format!("removing {}", path.display()), source);
+    let mut removed = 0;
     for entry in fs::read_dir(path).map_err(error)? {
         let entry = entry.map_err(error)?;
         if entry.file_type().map_err(error)?.is_file() {
             fs::remove_file(entry.path()).map_err(error)?;
+            removed += 1;
         }
     }
-    fs::remove_dir(path.join(LINKS)).or_else(absent).map_err(error)?;
-    fs::remove_dir(path).map_err(error)
+    fs::remove_dir(path.join(LINKS))
+        .or_else(absent)
+        .map_err(error)?;
+    fs::remove_dir(path).map_err(error)?;
+    Ok(removed)
 }
 
 fn absent(error: std::io::Error) -> std::io::Result<()> {
-    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+    if error.kind() == std::io::ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }

@@ -6,7 +6,12 @@
 //! [`Events`] what the programs tell; [`HoldDevice`] where held packets wait.
 #![cfg_attr(
     test,
-    allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
 )]
 
 mod attach;
@@ -23,8 +28,8 @@ pub use attach::{AttachError, Attachment};
 pub use clock::boot_time;
 pub use error::Error;
 pub use events::{Event, Events};
-pub use hold::{Frame, FrameError, HoldDevice, Held};
-pub use kernel::{Kernel, Options, Sizes};
+pub use hold::{Frame, FrameError, Held, HoldDevice};
+pub use kernel::{Kernel, Options, Sizes, probe};
 pub use tables::Tables;
 pub use types::*;
 

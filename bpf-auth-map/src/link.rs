@@ -34,7 +34,11 @@ impl Interface {
             libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => ETHERNET,
             _ => 0,
         };
-        Ok(Self { index, name, header_len })
+        Ok(Self {
+            index,
+            name,
+            header_len,
+        })
     }
 }
 
@@ -53,8 +57,12 @@ pub(crate) fn request(name: &str) -> Result<libc::ifreq, Error> {
 
 /// Asks or tells the kernel something about an interface of this namespace.
 pub(crate) fn control(what: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
-    let socket =
-        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     // SAFETY: every request used here reads and writes one `ifreq`.
     match unsafe { libc::ioctl(socket.as_raw_fd(), what as _, request) } {
         0 => Ok(()),

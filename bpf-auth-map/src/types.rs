@@ -85,7 +85,11 @@ impl Direction {
     }
 
     pub(crate) fn from_number(number: u8) -> Self {
-        if number == layout::EGRESS { Self::Egress } else { Self::Ingress }
+        if number == layout::EGRESS {
+            Self::Egress
+        } else {
+            Self::Ingress
+        }
     }
 }
 

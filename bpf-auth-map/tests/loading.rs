@@ -18,16 +18,22 @@ const PROGRAMS: [&str; 8] = [
 
 #[test]
 fn every_program_passes_the_verifier() {
-    let Some(pins) = Pins::new("verifier") else { return };
-    let mut object =
-        aya::EbpfLoader::new().default_map_pin_directory(pins.path()).load(OBJECT).unwrap();
+    let Some(pins) = Pins::new("verifier") else {
+        return;
+    };
+    let mut object = aya::EbpfLoader::new()
+        .default_map_pin_directory(pins.path())
+        .load(OBJECT)
+        .unwrap();
     for name in PROGRAMS {
-        let program: &mut SchedClassifier =
-            object.program_mut(name).unwrap().try_into().unwrap();
+        let program: &mut SchedClassifier = object.program_mut(name).unwrap().try_into().unwrap();
         if let Err(error) = program.load() {
             panic!("{name}: {error}");
         }
         let info = program.info().unwrap();
-        println!("{name}: {} instructions verified", info.verified_instruction_count().unwrap());
+        println!(
+            "{name}: {} instructions verified",
+            info.verified_instruction_count().unwrap()
+        );
     }
 }

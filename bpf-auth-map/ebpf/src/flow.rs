@@ -33,7 +33,10 @@ pub fn fragments(work: &mut Work) -> Result<(), Reason> {
         proto: u32::from(packet.proto),
     };
     if packet.kind == Kind::FirstFragment {
-        let ports = Ports { src: packet.src_port, dst: packet.dst_port };
+        let ports = Ports {
+            src: packet.src_port,
+            dst: packet.dst_port,
+        };
         return match FRAGMENTS.insert(&work.fragment, &ports, u64::from(BPF_ANY)) {
             Ok(()) => Ok(()),
             Err(_) => Err(Reason::Internal),
@@ -100,12 +103,7 @@ pub fn touch(work: &Work, connection: &mut Connection) {
 
 /// Opens a flow in the direction of this packet.
 #[inline(always)]
-pub fn open(
-    skb: &Skb,
-    work: &mut Work,
-    config: &Config,
-    allowed: Allowed,
-) -> Result<(), Reason> {
+pub fn open(skb: &Skb, work: &mut Work, config: &Config, allowed: Allowed) -> Result<(), Reason> {
     let usage = report::usage(work.endpoint);
     // SAFETY: a map value.
     if let Some(usage) = usage
@@ -127,7 +125,10 @@ pub fn open(
         flags: 0,
         reserved: 0,
     };
-    if CONNECTIONS.insert(&work.key, &work.connection, u64::from(BPF_ANY)).is_err() {
+    if CONNECTIONS
+        .insert(&work.key, &work.connection, u64::from(BPF_ANY))
+        .is_err()
+    {
         return Err(Reason::ConnectionsFull);
     }
     if let Some(usage) = usage {

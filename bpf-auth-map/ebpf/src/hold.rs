@@ -46,8 +46,11 @@ fn set_key(work: &mut Work, remote: Addr) {
 /// Holds the packet, or drops it if it may not be held. `why` is what is undecided.
 #[inline(never)]
 pub fn hold(skb: &Skb, work: &mut Work, config: &Config, why: Reason) -> i32 {
-    let remote =
-        if work.direction == handfast_layout::EGRESS { work.packet.dst } else { work.packet.src };
+    let remote = if work.direction == handfast_layout::EGRESS {
+        work.packet.dst
+    } else {
+        work.packet.src
+    };
     set_key(work, remote);
     match park(skb, work, config, why) {
         Ok(action) => action,
@@ -104,8 +107,17 @@ fn send(skb: &Skb, work: &mut Work, config: &Config) -> Result<i32, Reason> {
         3 => Hook::FromTunnel,
         _ => Hook::ToEndpoint,
     };
-    let meta = HoldMeta { hook, discard: false, endpoint: work.endpoint, ticket }.to_bytes();
-    if PARKED.insert(&ticket, &work.parked, u64::from(BPF_NOEXIST)).is_err() {
+    let meta = HoldMeta {
+        hook,
+        discard: false,
+        endpoint: work.endpoint,
+        ticket,
+    }
+    .to_bytes();
+    if PARKED
+        .insert(&ticket, &work.parked, u64::from(BPF_NOEXIST))
+        .is_err()
+    {
         return Err(Reason::HoldTotalFull);
     }
     let written = if work.link_len == 0 {
@@ -199,7 +211,10 @@ fn peer_key<'a>(key: &'a mut HoldKey, parked: &Parked) -> &'a HoldKey {
 #[inline(always)]
 fn take_from(key: &HoldKey, parked: &Parked, limit: (u32, u32)) -> Option<u64> {
     if HOLDS.get_ptr_mut(key).is_none() {
-        let nothing = HoldValue { packets: 0, bytes: 0 };
+        let nothing = HoldValue {
+            packets: 0,
+            bytes: 0,
+        };
         // Another CPU may be first: then its entry is as good.
         let _ = HOLDS.insert(key, &nothing, u64::from(BPF_NOEXIST));
     }
@@ -237,8 +252,14 @@ fn give_back(key: &HoldKey, parked: &Parked) {
 fn give(value: *mut HoldValue, parked: &Parked) {
     // SAFETY: a map value, changed atomically only.
     unsafe {
-        atomic::add(&raw mut (*value).packets, u64::from(parked.packets).wrapping_neg());
-        atomic::add(&raw mut (*value).bytes, u64::from(parked.bytes).wrapping_neg());
+        atomic::add(
+            &raw mut (*value).packets,
+            u64::from(parked.packets).wrapping_neg(),
+        );
+        atomic::add(
+            &raw mut (*value).bytes,
+            u64::from(parked.bytes).wrapping_neg(),
+        );
     }
 }
 
@@ -263,4 +284,3 @@ pub fn redeem(work: &mut Work, ticket: u32) -> bool {
 pub fn is_out(ticket: u32) -> bool {
     PARKED.get_ptr(&ticket).is_some()
 }
-

@@ -49,13 +49,23 @@ pub fn ask(
 ) -> Result<Allowed, Reason> {
     let port = match work.key.proto {
         packet::TCP | packet::UDP | packet::UDPLITE | packet::SCTP | packet::DCCP => {
-            if opened == EGRESS { work.key.remote_port } else { work.key.local_port }
+            if opened == EGRESS {
+                work.key.remote_port
+            } else {
+                work.key.local_port
+            }
         }
         _ => 0,
     };
     work.policy = LpmKey {
         prefix_len: POLICY_BITS_PORT,
-        data: PolicyKey { endpoint, identity, direction, proto: work.key.proto, port },
+        data: PolicyKey {
+            endpoint,
+            identity,
+            direction,
+            proto: work.key.proto,
+            port,
+        },
     };
     let exact = maps::policy(&work.policy);
     work.policy.data.identity = IDENTITY_ANY;
@@ -67,7 +77,11 @@ pub fn ask(
     match exact.or(any) {
         Some(value) if value.verdict == VERDICT_ALLOW => {
             work.rule = value.rule;
-            Ok(Allowed { rule: value.rule, auth: value.auth, encryption: value.encryption })
+            Ok(Allowed {
+                rule: value.rule,
+                auth: value.auth,
+                encryption: value.encryption,
+            })
         }
         _ => Err(Reason::NoRule),
     }

@@ -49,8 +49,16 @@ pub fn event(skb: &Skb, work: &Work, config: &Config, kind: EventKind, reason: R
         event.hook = work.hook;
         event.direction = work.direction;
         event.proto = packet.proto;
-        event.local_port = if outward { packet.src_port } else { packet.dst_port };
-        event.remote_port = if outward { packet.dst_port } else { packet.src_port };
+        event.local_port = if outward {
+            packet.src_port
+        } else {
+            packet.dst_port
+        };
+        event.remote_port = if outward {
+            packet.dst_port
+        } else {
+            packet.src_port
+        };
         event.reserved = 0;
         event.endpoint = work.endpoint;
         event.local_identity = work.local_identity;
@@ -88,7 +96,11 @@ pub fn usage(endpoint: u32) -> Option<*mut Usage> {
     if let Some(usage) = USAGE.get_ptr_mut(&endpoint) {
         return Some(usage);
     }
-    let fresh = Usage { second: 0, events: 0, connections: 0 };
+    let fresh = Usage {
+        second: 0,
+        events: 0,
+        connections: 0,
+    };
     let _ = USAGE.insert(&endpoint, &fresh, u64::from(BPF_NOEXIST));
     USAGE.get_ptr_mut(&endpoint)
 }

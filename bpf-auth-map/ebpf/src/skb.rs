@@ -121,12 +121,8 @@ impl Source for Skb {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the helper fills all N bytes or fails.
         unsafe {
-            let failed = bpf_skb_load_bytes(
-                self.0.cast(),
-                offset,
-                bytes.as_mut_ptr().cast(),
-                N as u32,
-            );
+            let failed =
+                bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32);
             (failed == 0).then(|| bytes.assume_init())
         }
     }

@@ -103,14 +103,20 @@ impl Work {
     /// The node whose prefix contains the address.
     #[inline(always)]
     pub fn prefix(&mut self, addr: Addr) -> Option<u32> {
-        self.lpm = LpmKey { prefix_len: 128, data: addr };
+        self.lpm = LpmKey {
+            prefix_len: 128,
+            data: addr,
+        };
         maps::prefix(&self.lpm).map(|prefix| prefix.peer)
     }
 
     /// The identity of an address outside the mesh.
     #[inline(always)]
     pub fn outside(&mut self, addr: Addr) -> u32 {
-        self.lpm = LpmKey { prefix_len: 128, data: addr };
+        self.lpm = LpmKey {
+            prefix_len: 128,
+            data: addr,
+        };
         maps::cidr(&self.lpm).unwrap_or(handfast_layout::IDENTITY_WORLD)
     }
 }

@@ -16,13 +16,37 @@ impl Addr {
     /// From the bytes of an IPv4 header.
     #[inline(always)]
     pub const fn v4(bytes: [u8; 4]) -> Self {
-        Self { words: [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), u32::from_ne_bytes(bytes)] }
+        Self {
+            words: [
+                0,
+                0,
+                u32::from_ne_bytes([0, 0, 0xff, 0xff]),
+                u32::from_ne_bytes(bytes),
+            ],
+        }
     }
 
     /// From the bytes of an IPv6 header.
     #[inline(always)]
     pub const fn v6(b: [u8; 16]) -> Self {
-        let [b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11, b12, b13, b14, b15] = b;
+        let [
+            b0,
+            b1,
+            b2,
+            b3,
+            b4,
+            b5,
+            b6,
+            b7,
+            b8,
+            b9,
+            b10,
+            b11,
+            b12,
+            b13,
+            b14,
+            b15,
+        ] = b;
         Self {
             words: [
                 u32::from_ne_bytes([b0, b1, b2, b3]),
@@ -40,7 +64,9 @@ impl Addr {
         let [b0, b1, b2, b3] = b.to_ne_bytes();
         let [c0, c1, c2, c3] = c.to_ne_bytes();
         let [d0, d1, d2, d3] = d.to_ne_bytes();
-        [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3]
+        [
+            a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3, d0, d1, d2, d3,
+        ]
     }
 
     /// Whether this is an IPv4 address.

@@ -130,7 +130,12 @@ mod tests {
     fn meta_comes_back_as_it_was() {
         for hook in [Hook::ToTunnel, Hook::FromTunnel, Hook::ToEndpoint] {
             for discard in [false, true] {
-                let meta = HoldMeta { hook, discard, endpoint: 7, ticket: 0xdead_beef };
+                let meta = HoldMeta {
+                    hook,
+                    discard,
+                    endpoint: 7,
+                    ticket: 0xdead_beef,
+                };
                 assert_eq!(HoldMeta::from_bytes(meta.to_bytes()), Some(meta));
             }
         }
@@ -140,6 +145,9 @@ mod tests {
     fn an_ordinary_frame_has_no_meta() {
         assert_eq!(HoldMeta::from_bytes([0xff; 12]), None);
         assert_eq!(HoldMeta::from_bytes([0; 12]), None);
-        assert_eq!(HoldMeta::from_bytes([0x33, 0x33, 0, 0, 0, 22, 2, 0, 0, 0, 0, 1]), None);
+        assert_eq!(
+            HoldMeta::from_bytes([0x33, 0x33, 0, 0, 0, 22, 2, 0, 0, 0, 0, 1]),
+            None
+        );
     }
 }

@@ -356,9 +356,17 @@ impl AuthKey {
     /// The key of a pair. On one node both sides are local, so there the smaller number goes first.
     #[inline(always)]
     pub const fn new(local: u32, remote: u32, peer: u32) -> Self {
-        let (local, remote) =
-            if peer == PEER_SELF && remote < local { (remote, local) } else { (local, remote) };
-        Self { local, remote, peer, auth_type: AUTH_TYPE_SPIFFE }
+        let (local, remote) = if peer == PEER_SELF && remote < local {
+            (remote, local)
+        } else {
+            (local, remote)
+        };
+        Self {
+            local,
+            remote,
+            peer,
+            auth_type: AUTH_TYPE_SPIFFE,
+        }
     }
 }
 
@@ -415,8 +423,28 @@ mod pod {
         };
     }
     pod!(
-        Addr, Config, Endpoint, Usage, Local, Remote, Prefix, Session, AnnouncedKey, Announced,
-        Identity, PolicyKey, PolicyValue, AuthKey, Auth, ConnectionKey, Connection, FragmentKey,
-        Ports, HoldKey, HoldValue, Parked, Event,
+        Addr,
+        Config,
+        Endpoint,
+        Usage,
+        Local,
+        Remote,
+        Prefix,
+        Session,
+        AnnouncedKey,
+        Announced,
+        Identity,
+        PolicyKey,
+        PolicyValue,
+        AuthKey,
+        Auth,
+        ConnectionKey,
+        Connection,
+        FragmentKey,
+        Ports,
+        HoldKey,
+        HoldValue,
+        Parked,
+        Event,
     );
 }

@@ -112,7 +112,13 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(Reason::from_number(*reason as u16), Some(*reason));
             assert!((*reason as u32) < REASONS);
-            assert_eq!(Reason::ALL.iter().filter(|r| r.name() == reason.name()).count(), 1);
+            assert_eq!(
+                Reason::ALL
+                    .iter()
+                    .filter(|r| r.name() == reason.name())
+                    .count(),
+                1
+            );
         }
     }
 }

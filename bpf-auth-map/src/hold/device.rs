@@ -65,11 +65,9 @@ impl HoldDevice {
         request.ifr_ifru.ifru_flags = flags as libc::c_short;
         let fd = file.as_raw_fd();
         // SAFETY: the descriptor is open, and the request is a whole `ifreq`.
-        unsafe { set_iff(fd, &request) }
-            .map_err(|errno| error("making it")(errno.into()))?;
+        unsafe { set_iff(fd, &request) }.map_err(|errno| error("making it")(errno.into()))?;
         // SAFETY: as above; these calls take an integer.
-        unsafe { set_persist(fd, 1) }
-            .map_err(|errno| error("keeping it")(errno.into()))?;
+        unsafe { set_persist(fd, 1) }.map_err(|errno| error("keeping it")(errno.into()))?;
         offloads(fd).map_err(error("offloads"))?;
         quiet(name).map_err(error("switching IPv6 off"))?;
         set(name, libc::SIOCSIFTXQLEN, |value| value.ifru_metric = QUEUE)
@@ -83,7 +81,11 @@ impl HoldDevice {
         // SAFETY: the file owns its descriptor, and nothing here exchanges it.
         let file = unsafe { AsyncFd::register(file) }
             .map_err(|failed| error("waiting for it")(failed.into()))?;
-        Ok(Self { file, index, buffer: vec![0; BUFFER].into() })
+        Ok(Self {
+            file,
+            index,
+            buffer: vec![0; BUFFER].into(),
+        })
     }
 
     /// Its interface index.
@@ -149,7 +151,8 @@ impl HoldDevice {
     /// # Errors
     /// It is in use, or not a TAP of ours.
     pub fn remove(name: &str) -> Result<(), Error> {
-        let error = |source: io::Error| Error::io(format!("removing the hold device {name}"), source);
+        let error =
+            |source: io::Error| Error::io(format!("removing the hold device {name}"), source);
         if nix::net::if_::if_nametoindex(name).is_err() {
             return Ok(());
         }

@@ -41,8 +41,10 @@ impl<'a> Frame<'a> {
     /// It is none of ours: nothing but a gate may send to the device.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FrameError> {
         let frame = bytes.get(VNET_LEN..).ok_or(FrameError::Short)?;
-        let meta: [u8; HOLD_META_LEN] =
-            frame.get(..HOLD_META_LEN).and_then(|m| m.try_into().ok()).ok_or(FrameError::Short)?;
+        let meta: [u8; HOLD_META_LEN] = frame
+            .get(..HOLD_META_LEN)
+            .and_then(|m| m.try_into().ok())
+            .ok_or(FrameError::Short)?;
         let meta = HoldMeta::from_bytes(meta).ok_or(FrameError::NoMeta)?;
         let ethertype: [u8; 2] = frame
             .get(HOLD_META_LEN..ETHERNET)
@@ -50,7 +52,12 @@ impl<'a> Frame<'a> {
             .ok_or(FrameError::Short)?;
         let header = outer::read(&frame, u16::from_be_bytes(ethertype), ETHERNET as u32)
             .ok_or(FrameError::NotIp)?;
-        Ok(Self { bytes, meta, source: to_ip(header.src), destination: to_ip(header.dst) })
+        Ok(Self {
+            bytes,
+            meta,
+            source: to_ip(header.src),
+            destination: to_ip(header.dst),
+        })
     }
 
     /// Copies it out of the buffer, to be kept.
@@ -64,7 +71,11 @@ impl<'a> Frame<'a> {
             Direction::Ingress => self.source,
         };
         Held {
-            key: HoldKey { endpoint: EndpointId(self.meta.endpoint), direction, remote },
+            key: HoldKey {
+                endpoint: EndpointId(self.meta.endpoint),
+                direction,
+                remote,
+            },
             hook: self.meta.hook,
             bytes: self.bytes.into(),
         }
@@ -122,10 +133,17 @@ mod tests {
 
     fn frame(hook: Hook) -> Vec<u8> {
         let mut bytes = vec![0; VNET_LEN];
-        let meta = HoldMeta { hook, discard: false, endpoint: 7, ticket: 9 };
+        let meta = HoldMeta {
+            hook,
+            discard: false,
+            endpoint: 7,
+            ticket: 9,
+        };
         bytes.extend(meta.to_bytes());
         bytes.extend([8, 0]);
-        bytes.extend([0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        bytes.extend([
+            0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ]);
         bytes
     }
 

@@ -69,7 +69,8 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn remove_connections(&self, endpoint: EndpointId) -> Result<(), Error> {
-        self.connections.retain(|_, value| value.endpoint != endpoint.0)
+        self.connections
+            .retain(|_, value| value.endpoint != endpoint.0)
     }
 
     /// How much is held under a key, as the gates count it.
@@ -84,8 +85,14 @@ impl Tables {
             reserved: 0,
             remote: to_addr(key.remote),
         };
-        let all = self.holds.all(|key, value| (key == wanted).then_some(value))?;
-        Ok(all.into_iter().flatten().next().map_or(HoldCount::default(), to_count))
+        let all = self
+            .holds
+            .all(|key, value| (key == wanted).then_some(value))?;
+        Ok(all
+            .into_iter()
+            .flatten()
+            .next()
+            .map_or(HoldCount::default(), to_count))
     }
 
     /// How much is held in all.
@@ -96,7 +103,10 @@ impl Tables {
         raw::lock(&self.hold_total)
             .get(&0, 0)
             .map(to_count)
-            .map_err(|source| Error::Map { map: "hold_total", source })
+            .map_err(|source| Error::Map {
+                map: "hold_total",
+                source,
+            })
     }
 
     /// Forgets everything that was held: for an agent that starts, since what its predecessor
@@ -109,7 +119,10 @@ impl Tables {
         self.holds.clear()?;
         raw::lock(&self.hold_total)
             .set(0, layout::HoldValue::default(), 0)
-            .map_err(|source| Error::Map { map: "hold_total", source })
+            .map_err(|source| Error::Map {
+                map: "hold_total",
+                source,
+            })
     }
 
     /// Removes the counts of keys that hold nothing any more. To be called every few seconds.
@@ -122,5 +135,8 @@ impl Tables {
 }
 
 fn to_count(value: layout::HoldValue) -> HoldCount {
-    HoldCount { packets: value.packets, bytes: value.bytes }
+    HoldCount {
+        packets: value.packets,
+        bytes: value.bytes,
+    }
 }

@@ -68,7 +68,8 @@ impl Tables {
             auth: Hash::take(object, "auth")?,
             connections: Hash::take(object, "connections")?,
             holds: Hash::take(object, "holds")?,
-            hold_total: raw::take::<Array<MapData, layout::HoldValue>>(object, "hold_total")?.into(),
+            hold_total: raw::take::<Array<MapData, layout::HoldValue>>(object, "hold_total")?
+                .into(),
             parked: Hash::take(object, "parked")?,
             counters: raw::take(object, "counters")?,
         })
@@ -121,14 +122,20 @@ impl Tables {
     /// A mark shift above 28; the map could not be written.
     pub fn set_settings(&self, settings: &Settings) -> Result<(), Error> {
         if settings.mark_shift > 28 {
-            return Err(Error::Setting("our four mark bits cannot begin above bit 28"));
+            return Err(Error::Setting(
+                "our four mark bits cannot begin above bit 28",
+            ));
         }
         self.change_config(|config| {
             config.tunnel = settings.tunnel.unwrap_or(0);
             config.tunnel2 = settings.tunnel2.unwrap_or(0);
             config.hold = settings.hold.unwrap_or(0);
             config.mark_shift = settings.mark_shift;
-            config.flags = if settings.host_denied { layout::HOST_DENIED } else { 0 };
+            config.flags = if settings.host_denied {
+                layout::HOST_DENIED
+            } else {
+                0
+            };
             (config.hold_pair_packets, config.hold_pair_bytes) = settings.hold_pair;
             (config.hold_total_packets, config.hold_total_bytes) = settings.hold_total;
             config.endpoint_connections = settings.endpoint_connections;
@@ -145,11 +152,19 @@ impl Tables {
     }
 
     fn config(&self) -> Result<layout::Config, Error> {
-        raw::lock(&self.config).get(&0, 0).map_err(|source| Error::Map { map: "config", source })
+        raw::lock(&self.config)
+            .get(&0, 0)
+            .map_err(|source| Error::Map {
+                map: "config",
+                source,
+            })
     }
 
     fn change_config(&self, change: impl FnOnce(&mut layout::Config)) -> Result<(), Error> {
-        let error = |source| Error::Map { map: "config", source };
+        let error = |source| Error::Map {
+            map: "config",
+            source,
+        };
         let mut map = raw::lock(&self.config);
         let mut config = map.get(&0, 0).map_err(error)?;
         change(&mut config);
@@ -201,8 +216,10 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn set_local(&self, address: IpAddr, local: Local) -> Result<(), Error> {
-        let value =
-            layout::Local { endpoint: local.endpoint.0, identity: local.identity.0 };
+        let value = layout::Local {
+            endpoint: local.endpoint.0,
+            identity: local.identity.0,
+        };
         self.locals.set(&to_addr(address), &value)
     }
 
@@ -237,7 +254,11 @@ impl Tables {
             identity: remote.identity.0,
             peer: remote.peer.0,
             epoch: remote.epoch.0,
-            flags: if remote.refused_until.is_some() { layout::REMOTE_REFUSED } else { 0 },
+            flags: if remote.refused_until.is_some() {
+                layout::REMOTE_REFUSED
+            } else {
+                0
+            },
             generation: remote.generation,
             expires: remote.refused_until.map_or(0, nanoseconds),
         };
@@ -295,7 +316,13 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn set_prefix(&self, prefix: IpNet, peer: PeerNumber) -> Result<(), Error> {
-        self.prefixes.set(&net_key(prefix), &layout::Prefix { peer: peer.0, flags: 0 })
+        self.prefixes.set(
+            &net_key(prefix),
+            &layout::Prefix {
+                peer: peer.0,
+                flags: 0,
+            },
+        )
     }
 
     /// Forgets a prefix.
@@ -385,7 +412,13 @@ impl Tables {
             reserved: 0,
             generation: announced.generation,
         };
-        self.announced.set(&layout::AnnouncedKey { local: to_addr(address), peer: peer.0 }, &value)
+        self.announced.set(
+            &layout::AnnouncedKey {
+                local: to_addr(address),
+                peer: peer.0,
+            },
+            &value,
+        )
     }
 
     /// Forgets an announcement of ours.
@@ -393,7 +426,10 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn remove_announced(&self, address: IpAddr, peer: PeerNumber) -> Result<(), Error> {
-        self.announced.remove(&layout::AnnouncedKey { local: to_addr(address), peer: peer.0 })
+        self.announced.remove(&layout::AnnouncedKey {
+            local: to_addr(address),
+            peer: peer.0,
+        })
     }
 
     /// All announcements of ours.
@@ -510,8 +546,10 @@ impl Tables {
                 remote: IdentityNumber(key.remote),
                 peer: PeerNumber(key.peer),
             };
-            let pair =
-                Pair { expires: Duration::from_nanos(value.expiry), epoch: Epoch(value.epoch) };
+            let pair = Pair {
+                expires: Duration::from_nanos(value.expiry),
+                epoch: Epoch(value.epoch),
+            };
             (key, pair)
         })
     }
@@ -522,7 +560,8 @@ impl Tables {
     /// # Errors
     /// A map could not be written; those before it are swept.
     pub fn sweep_epoch(&self, peer: PeerNumber, below: Epoch) -> Result<(), Error> {
-        self.auth.retain(|key, value| key.peer != peer.0 || value.epoch >= below.0)?;
+        self.auth
+            .retain(|key, value| key.peer != peer.0 || value.epoch >= below.0)?;
         self.remotes.retain(|_, value| {
             value.peer != peer.0
                 || value.epoch >= below.0
@@ -540,7 +579,10 @@ impl Tables {
     /// # Errors
     /// The map could not be read.
     pub fn counters(&self) -> Result<Vec<(Reason, u64)>, Error> {
-        Reason::ALL.iter().map(|reason| Ok((*reason, self.counter(*reason)?))).collect()
+        Reason::ALL
+            .iter()
+            .map(|reason| Ok((*reason, self.counter(*reason)?)))
+            .collect()
     }
 
     /// One counter.
@@ -551,7 +593,10 @@ impl Tables {
         let values = self
             .counters
             .get(&u32::from(reason as u16), 0)
-            .map_err(|source| Error::Map { map: "counters", source })?;
+            .map_err(|source| Error::Map {
+                map: "counters",
+                source,
+            })?;
         Ok(values.iter().sum())
     }
 }
@@ -563,12 +608,20 @@ fn auth_key(key: PairKey) -> layout::AuthKey {
 /// IPv4 prefixes lie in the last 32 of the 128 bits.
 fn net_key(net: IpNet) -> Key<Addr> {
     let bits = u32::from(net.prefix_len());
-    let bits = if net.addr().is_ipv4() { 96 + bits } else { bits };
+    let bits = if net.addr().is_ipv4() {
+        96 + bits
+    } else {
+        bits
+    };
     Key::new(bits, to_addr(net.network()))
 }
 
 fn net(bits: u32, addr: Addr) -> Option<IpNet> {
     let ip = to_ip(addr);
-    let bits = if ip.is_ipv4() { bits.checked_sub(96)? } else { bits };
+    let bits = if ip.is_ipv4() {
+        bits.checked_sub(96)?
+    } else {
+        bits
+    };
     IpNet::new(ip, u8::try_from(bits).ok()?).ok()
 }

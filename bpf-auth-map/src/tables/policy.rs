@@ -4,7 +4,9 @@ use aya::maps::lpm_trie::Key;
 use handfast_layout as layout;
 
 use super::Tables;
-use crate::{Auth, Direction, EndpointId, Error, IdentityNumber, PolicyKey, PolicyValue, Ports, Verdict};
+use crate::{
+    Auth, Direction, EndpointId, Error, IdentityNumber, PolicyKey, PolicyValue, Ports, Verdict,
+};
 
 impl Tables {
     /// Replaces an endpoint's policy. First the denials are written, then what is gone is removed,
@@ -57,12 +59,29 @@ impl Tables {
             .try_for_each(|(key, value)| self.policy.set(&to_key(endpoint, key), &to_value(value)))
     }
 
+    /// Forgets one entry of an endpoint's policy; absent already is as good as forgotten.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn remove_policy_entry(&self, endpoint: EndpointId, key: &PolicyKey) -> Result<(), Error> {
+        self.policy.remove(&to_key(endpoint, key))
+    }
+
+    /// Removes one entry of an endpoint's policy. Call [`Tables::policy_changed`] afterwards.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn remove_policy_entry(&self, endpoint: EndpointId, key: &PolicyKey) -> Result<(), Error> {
+        self.policy.remove(&to_key(endpoint, key))
+    }
+
     /// Forgets an endpoint's policy: then nothing is allowed to it or from it.
     ///
     /// # Errors
     /// The map could not be written.
     pub fn remove_policy(&self, endpoint: EndpointId) -> Result<(), Error> {
-        self.policy.retain(|key, _| key.data().endpoint != endpoint.0)
+        self.policy
+            .retain(|key, _| key.data().endpoint != endpoint.0)
     }
 
     /// Forgets what every endpoint's policy says of an identity.
@@ -70,7 +89,8 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn forget_identity(&self, identity: IdentityNumber) -> Result<(), Error> {
-        self.policy.retain(|key, _| key.data().identity != identity.0)
+        self.policy
+            .retain(|key, _| key.data().identity != identity.0)
     }
 
     /// An endpoint's policy.
@@ -90,10 +110,18 @@ fn to_key(endpoint: EndpointId, key: &PolicyKey) -> Key<layout::PolicyKey> {
     let (bits, proto, port) = match key.ports {
         Ports::Any => (layout::POLICY_BITS_ANY, 0, 0),
         Ports::Protocol(protocol) => (layout::POLICY_BITS_PROTO, protocol, 0),
-        Ports::Prefix { protocol, port, bits } => {
+        Ports::Prefix {
+            protocol,
+            port,
+            bits,
+        } => {
             let bits = bits.clamp(1, 16);
             let mask = u16::MAX << (16 - bits);
-            (layout::POLICY_BITS_PROTO + u32::from(bits), protocol, port & mask)
+            (
+                layout::POLICY_BITS_PROTO + u32::from(bits),
+                protocol,
+                port & mask,
+            )
         }
     };
     let data = layout::PolicyKey {
@@ -143,7 +171,11 @@ fn to_value(value: &PolicyValue) -> layout::PolicyValue {
 
 fn from_value(value: layout::PolicyValue) -> PolicyValue {
     PolicyValue {
-        verdict: if value.verdict == layout::VERDICT_ALLOW { Verdict::Allow } else { Verdict::Deny },
+        verdict: if value.verdict == layout::VERDICT_ALLOW {
+            Verdict::Allow
+        } else {
+            Verdict::Deny
+        },
         auth: match value.auth {
             layout::AUTH_DISABLED => Auth::Disabled,
             layout::AUTH_REQUIRED => Auth::Required,
@@ -164,17 +196,39 @@ mod tests {
         let ports = [
             Ports::Any,
             Ports::Protocol(1),
-            Ports::Prefix { protocol: 6, port: 80, bits: 16 },
-            Ports::Prefix { protocol: 17, port: 0x8000, bits: 1 },
+            Ports::Prefix {
+                protocol: 6,
+                port: 80,
+                bits: 16,
+            },
+            Ports::Prefix {
+                protocol: 17,
+                port: 0x8000,
+                bits: 1,
+            },
         ];
         for ports in ports {
             let identity = IdentityNumber(300);
-            let key = PolicyKey { direction: Direction::Egress, identity, ports };
+            let key = PolicyKey {
+                direction: Direction::Egress,
+                identity,
+                ports,
+            };
             let raw = to_key(EndpointId(7), &key);
             assert_eq!(from_key(raw.prefix_len(), raw.data()), key);
         }
-        for auth in [Auth::Disabled, Auth::Required, Auth::Audit, Auth::TestAlwaysFail] {
-            let value = PolicyValue { verdict: Verdict::Deny, auth, encryption: true, rule: 9 };
+        for auth in [
+            Auth::Disabled,
+            Auth::Required,
+            Auth::Audit,
+            Auth::TestAlwaysFail,
+        ] {
+            let value = PolicyValue {
+                verdict: Verdict::Deny,
+                auth,
+                encryption: true,
+                rule: 9,
+            };
             assert_eq!(from_value(to_value(&value)), value);
         }
     }
@@ -184,7 +238,11 @@ mod tests {
         let key = PolicyKey {
             direction: Direction::Ingress,
             identity: IdentityNumber::ANY,
-            ports: Ports::Prefix { protocol: 6, port: 1025, bits: 6 },
+            ports: Ports::Prefix {
+                protocol: 6,
+                port: 1025,
+                bits: 6,
+            },
         };
         let raw = to_key(EndpointId(1), &key);
         assert_eq!((raw.prefix_len(), raw.data().port), (86, 1024u16.to_be()));

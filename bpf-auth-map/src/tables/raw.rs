@@ -14,7 +14,9 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
     object: &mut Ebpf,
     name: &'static str,
 ) -> Result<T, Error> {
-    let map = object.take_map(name).ok_or(Error::Missing { what: "map", name })?;
+    let map = object
+        .take_map(name)
+        .ok_or(Error::Missing { what: "map", name })?;
     T::try_from(map).map_err(|source| Error::Map { map: name, source })
 }
 

@@ -133,7 +133,8 @@ fn is_link_traffic(skb: &Skb, work: &mut Work) -> bool {
         let (client6, server6) = (546u16.to_be(), 547u16.to_be());
         let ports = (packet.src_port, packet.dst_port);
         return (nowhere && packet.dst.is_multicast() && ports == (client4, server4))
-            || (packet.src.is_v6_link_local() && packet.dst.is_multicast()
+            || (packet.src.is_v6_link_local()
+                && packet.dst.is_multicast()
                 && ports == (client6, server6));
     }
     if packet.outer_proto != ICMPV6 || !(nowhere || packet.src.is_v6_link_local()) {
@@ -146,15 +147,17 @@ fn is_link_traffic(skb: &Skb, work: &mut Work) -> bool {
         // Router and neighbour solicitation.
         133 | 135 => on_link,
         // An advertisement of its own address only. (Routers are not workloads: no 134, no 137.)
-        136 => on_link && {
-            match skb.load::<16>(packet.transport + 8) {
-                Some(target) => {
-                    let target = Addr::v6(target);
-                    target.is_v6_link_local() || own(work, target).is_ok()
+        136 => {
+            on_link && {
+                match skb.load::<16>(packet.transport + 8) {
+                    Some(target) => {
+                        let target = Addr::v6(target);
+                        target.is_v6_link_local() || own(work, target).is_ok()
+                    }
+                    None => false,
                 }
-                None => false,
             }
-        },
+        }
         _ => false,
     }
 }

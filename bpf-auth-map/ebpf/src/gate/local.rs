@@ -3,9 +3,7 @@
 //! The flow is kept as the endpoint that was called sees it, so its replies are found on that
 //! endpoint's own interface, where their addresses are true.
 
-use handfast_layout::{
-    Addr, Config, Connection, EGRESS, EventKind, INGRESS, Reason, packet::Kind,
-};
+use handfast_layout::{Addr, Config, Connection, EGRESS, EventKind, INGRESS, Reason, packet::Kind};
 
 use crate::{
     flow, hold,

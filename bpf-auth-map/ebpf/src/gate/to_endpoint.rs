@@ -34,10 +34,8 @@ pub fn to_endpoint(context: TcContext) -> i32 {
     match judge(&skb, work, config) {
         Ok(()) => PASS,
         Err(
-            reason @ (Reason::NoPair
-            | Reason::PairExpired
-            | Reason::IdentityExpired
-            | Reason::Held),
+            reason
+            @ (Reason::NoPair | Reason::PairExpired | Reason::IdentityExpired | Reason::Held),
         ) => hold::hold(&skb, work, config, reason),
         Err(reason) => report::drop(&skb, work, config, reason),
     }
@@ -122,7 +120,11 @@ fn host(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
         return Ok(());
     }
     // Kept so that the reply is known; if there is no room, only that is lost.
-    let allowed = Allowed { rule: 0, auth: AUTH_DISABLED, encryption: 0 };
+    let allowed = Allowed {
+        rule: 0,
+        auth: AUTH_DISABLED,
+        encryption: 0,
+    };
     let _ = flow::open(skb, work, config, allowed);
     Ok(())
 }

@@ -282,8 +282,28 @@ fn load<const N: usize>(from: &impl Source, at: u32) -> Result<[u8; N], Reason> 
 /// A quoted header may carry options: they do nothing any more.
 #[inline(always)]
 fn read_v4(from: &impl Source, at: u32, quoted: bool) -> Result<Header, Reason> {
-    let [vihl, _, t0, t1, i0, i1, f0, f1, ttl, proto, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
-        load::<20>(from, at)?;
+    let [
+        vihl,
+        _,
+        t0,
+        t1,
+        i0,
+        i1,
+        f0,
+        f1,
+        ttl,
+        proto,
+        _,
+        _,
+        s0,
+        s1,
+        s2,
+        s3,
+        d0,
+        d1,
+        d2,
+        d3,
+    ] = load::<20>(from, at)?;
     let header = u32::from(vihl & 0x0f) << 2;
     if vihl >> 4 != 4 || header < 20 {
         return Err(Reason::Malformed);
@@ -331,7 +351,10 @@ fn read_v6(from: &impl Source, at: u32) -> Result<Header, Reason> {
         return Err(Reason::Malformed);
     }
     for _ in 0..MAX_EXTENSIONS {
-        if !matches!(header.proto, HOP_BY_HOP | ROUTING | FRAGMENT | AH | DEST_OPTIONS) {
+        if !matches!(
+            header.proto,
+            HOP_BY_HOP | ROUTING | FRAGMENT | AH | DEST_OPTIONS
+        ) {
             return Ok(header);
         }
         let [next, len, o0, o1, i0, i1, i2, i3] = load::<8>(from, header.transport)?;
@@ -359,7 +382,10 @@ fn read_v6(from: &impl Source, at: u32) -> Result<Header, Reason> {
             return Ok(header);
         }
     }
-    if matches!(header.proto, HOP_BY_HOP | ROUTING | FRAGMENT | AH | DEST_OPTIONS) {
+    if matches!(
+        header.proto,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AH | DEST_OPTIONS
+    ) {
         return Err(Reason::Malformed);
     }
     Ok(header)

@@ -53,8 +53,13 @@ pub fn inside(from: &impl Source, outer: &Outer) -> Option<Outer> {
         GRE => {
             let [flags, _, a, b] = from.load::<4>(at)?;
             // Checksum, key and sequence number are four bytes each (RFC 2890).
-            let optional = u32::from(flags >> 7) + u32::from(flags >> 5 & 1) + u32::from(flags >> 4 & 1);
-            payload(from, u16::from_be_bytes([a, b]), at.wrapping_add(4 + optional * 4))
+            let optional =
+                u32::from(flags >> 7) + u32::from(flags >> 5 & 1) + u32::from(flags >> 4 & 1);
+            payload(
+                from,
+                u16::from_be_bytes([a, b]),
+                at.wrapping_add(4 + optional * 4),
+            )
         }
         UDP => {
             let [_, _, a, b] = from.load::<4>(at)?;
@@ -67,7 +72,11 @@ pub fn inside(from: &impl Source, outer: &Outer) -> Option<Outer> {
             }
             let [version_and_len, _, a, b] = from.load::<4>(at.wrapping_add(8))?;
             let options = u32::from(version_and_len & 0x3f) * 4;
-            payload(from, u16::from_be_bytes([a, b]), at.wrapping_add(16 + options))
+            payload(
+                from,
+                u16::from_be_bytes([a, b]),
+                at.wrapping_add(16 + options),
+            )
         }
         _ => None,
     }
@@ -86,8 +95,28 @@ fn payload(from: &impl Source, ethertype: u16, at: u32) -> Option<Outer> {
 fn header(from: &impl Source, ethertype: u16, at: u32) -> Option<Outer> {
     match ethertype {
         ETHERTYPE_V4 => {
-            let [vihl, _, _, _, _, _, _, _, _, proto, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
-                from.load::<20>(at)?;
+            let [
+                vihl,
+                _,
+                _,
+                _,
+                _,
+                _,
+                _,
+                _,
+                _,
+                proto,
+                _,
+                _,
+                s0,
+                s1,
+                s2,
+                s3,
+                d0,
+                d1,
+                d2,
+                d3,
+            ] = from.load::<20>(at)?;
             Some(Outer {
                 src: Addr::v4([s0, s1, s2, s3]),
                 dst: Addr::v4([d0, d1, d2, d3]),
