@@ -59,14 +59,6 @@ impl Tables {
             .try_for_each(|(key, value)| self.policy.set(&to_key(endpoint, key), &to_value(value)))
     }
 
-    /// Forgets one entry of an endpoint's policy; absent already is as good as forgotten.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_policy_entry(&self, endpoint: EndpointId, key: &PolicyKey) -> Result<(), Error> {
-        self.policy.remove(&to_key(endpoint, key))
-    }
-
     /// Removes one entry of an endpoint's policy. Call [`Tables::policy_changed`] afterwards.
     ///
     /// # Errors
