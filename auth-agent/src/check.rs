@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use handfast_bpf::{Kernel, Options};
 use handfast_ca::verify::Verifier;
 use handfast_encrypt::probe;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -92,7 +91,8 @@ impl Findings {
             None => self.add("kernel", State::Warning, "its version cannot be read"),
         }
         self.outcome("bpffs", bpffs(&config.bpf_dir));
-        self.outcome("eBPF", programs_load(&config.bpf_dir));
+        let loads = handfast_bpf::probe().map(|()| "programs and maps load".to_owned());
+        self.outcome("eBPF", loads);
         self.outcome("TUN", probe::tun().map(|()| "/dev/net/tun can be opened".to_owned()));
         self.outcome("nftables", probe::nft().map(|path| path.display().to_string()));
     }
@@ -206,13 +206,6 @@ fn bpffs(bpf_dir: &Path) -> Result<String, String> {
         )),
         Err(error) => Err(format!("{}: {error}", place.display())),
     }
-}
-
-/// Loads the programs beside the agent's, and takes them away again.
-fn programs_load(bpf_dir: &Path) -> Result<String, handfast_bpf::Error> {
-    let trial = bpf_dir.with_file_name(format!("handfast-check-{}", std::process::id()));
-    Kernel::open(Options::new(trial))?.detach_all()?;
-    Ok("programs and maps load".into())
 }
 
 fn kernel_version() -> Option<(String, (u32, u32))> {

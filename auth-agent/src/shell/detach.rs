@@ -1,6 +1,6 @@
 //! Leaving: everything of ours is taken out of the kernel while traffic goes on.
 
-use handfast_bpf::{HoldDevice, Kernel, Options};
+use handfast_bpf::{HoldDevice, Kernel};
 use handfast_encrypt::{Tunnel, nat};
 
 use super::agent::Agent;
@@ -16,8 +16,7 @@ impl Agent {
     pub(super) async fn detach_all(&mut self) -> Result<Vec<String>, RunError> {
         self.feed(Event::Stop).await;
         self.park.discard_all();
-        self.gates.detach_all()?;
-        let mut removed = vec![gates_in(&self.config)];
+        let mut removed = self.gates.detach_all()?;
         self.routes.detach().await?;
         removed.push(format!(
             "routing table {} and its rules",
@@ -40,20 +39,12 @@ pub async fn detach(config: &AgentConfig) -> Result<Vec<String>, RunError> {
     start::require_root()?;
     let _lock = start::lock(&config.run_dir)?;
     let endpoints = EndpointRecords::open(&config.run_dir)?;
-    let mut removed = Vec::new();
-    if config.bpf_dir.exists() {
-        Kernel::open(Options::new(config.bpf_dir.clone()))?.detach_all()?;
-        removed.push(gates_in(config));
-    }
+    let mut removed = Kernel::detach_dir(&config.bpf_dir)?;
     removed.extend(start::take_tunnel_away(config).await?);
     HoldDevice::remove(&config.hold_device)?;
     nat::remove().await?;
     removed.extend(clean_run_dir(config, &endpoints)?);
     Ok(removed)
-}
-
-fn gates_in(config: &AgentConfig) -> String {
-    format!("all programs and maps in {}", config.bpf_dir.display())
 }
 
 /// Forgets what belongs to the kernel's state that is gone. Links of workloads stay, since their traffic goes on;

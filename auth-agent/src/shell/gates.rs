@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use handfast_bpf as bpf;
-use handfast_bpf::{Events, Kernel, PolicyValue, Reason, Settings, Tables};
+use handfast_bpf::{Events, Kernel, PolicyValue, Reason, Tables};
 use ipnet::IpNet;
 
 use super::RunError;
@@ -220,24 +220,14 @@ impl Gates {
         Ok(self.tables().remove_endpoint(id)?)
     }
 
-    /// Gates on the tunnel device, which held packets then go back to.
+    /// Gates on the tunnel device.
     pub(super) fn attach_tunnel(&self, ifindex: u32) -> Result<(), RunError> {
-        self.kernel.attach_tunnel(ifindex)?;
-        let settings = self.tables().settings()?;
-        Ok(self.tables().set_settings(&Settings {
-            tunnel: Some(ifindex),
-            ..settings
-        })?)
+        Ok(self.kernel.attach_tunnel(ifindex)?)
     }
 
     /// Gates on the hold device; from then on what is undecided is held.
     pub(super) fn attach_hold(&self, ifindex: u32) -> Result<(), RunError> {
-        self.kernel.attach_hold(ifindex)?;
-        let settings = self.tables().settings()?;
-        Ok(self.tables().set_settings(&Settings {
-            hold: Some(ifindex),
-            ..settings
-        })?)
+        Ok(self.kernel.attach_hold(ifindex)?)
     }
 
     /// The tripwire on an underlay interface.
@@ -302,8 +292,8 @@ impl Gates {
         Ok(self.tables().tidy_holds()?)
     }
 
-    /// Takes every program and map away. The gates are of no use afterwards.
-    pub(super) fn detach_all(&mut self) -> Result<(), RunError> {
+    /// Takes every program and map away, and says what. The gates are of no use afterwards.
+    pub(super) fn detach_all(&mut self) -> Result<Vec<String>, RunError> {
         self.wires.clear();
         Ok(self.kernel.detach_all()?)
     }

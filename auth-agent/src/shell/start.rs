@@ -2,12 +2,13 @@
 //! routes; then what an earlier run left; only then the network.
 
 use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use handfast_bpf::Events;
-use handfast_ca::verify::Verifier;
+use handfast_ca::verify::{NodeSvid, Verifier};
 use handfast_encrypt::{Options, RouteOptions, Routes, Tunnel, WireGuard, nat};
 use nix::fcntl::{Flock, FlockArg};
 use rustls_pki_types::UnixTime;
@@ -29,7 +30,7 @@ use crate::config::AgentConfig;
 use crate::core::{Config, Core, Local, Snapshot};
 use crate::endpoint::EndpointRecords;
 use crate::files;
-use crate::identity::{NodeStore, Svids};
+use crate::identity::{Knowledge, NodeStore, Svids};
 use crate::tls::SessionTls;
 use crate::wire::BootId;
 
@@ -79,12 +80,7 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
 
     let gates = Gates::open(&config)?;
     let kernel_events = gates.events()?;
-    let underlay: Vec<_> = knowledge
-        .nodes
-        .iter()
-        .filter(|known| known.spiffe_id != node.spiffe_id.to_string())
-        .flat_map(|known| known.underlay.iter().map(std::net::SocketAddr::ip))
-        .collect();
+    let underlay = underlay_addresses(&knowledge, &node, &ca_address);
     let tunnel = Arc::new(WireGuard::open(tunnel_options(&config, underlay)?).await?);
     let park = Park::open(&config.hold_device)?;
     gates.attach_hold(park.ifindex())?;
@@ -185,6 +181,22 @@ async fn resume(agent: &mut Agent) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Where the tunnel's packets go, to learn the MTU from: the peers; before any is known, the CA.
+fn underlay_addresses(knowledge: &Knowledge, node: &NodeSvid, ca_address: &str) -> Vec<IpAddr> {
+    let own = node.spiffe_id.to_string();
+    let peers: Vec<IpAddr> = knowledge
+        .nodes
+        .iter()
+        .filter(|known| known.spiffe_id != own)
+        .flat_map(|known| known.underlay.iter().map(SocketAddr::ip))
+        .collect();
+    if !peers.is_empty() {
+        return peers;
+    }
+    let ca = ca_address.parse().map(|address: SocketAddr| address.ip());
+    ca.into_iter().collect()
+}
+
 /// The agent attaches programs and makes devices: root, or nothing.
 pub(super) fn require_root() -> Result<(), RunError> {
     if nix::unistd::geteuid().is_root() {
@@ -214,7 +226,7 @@ pub(super) async fn take_tunnel_away(config: &AgentConfig) -> Result<Vec<String>
 
 fn tunnel_options(
     config: &AgentConfig,
-    underlay: Vec<std::net::IpAddr>,
+    underlay: Vec<IpAddr>,
 ) -> Result<Options, RunError> {
     let mut options = Options::new(config.run_dir.clone());
     options.name = config.wireguard_device.parse()?;
