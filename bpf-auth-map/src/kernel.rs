@@ -85,10 +85,10 @@ impl Kernel {
     ///
     /// # Errors
     /// No bpffs, maps of another layout, or the kernel refused; then nothing was changed.
-    pub fn open(options: &Options) -> Result<Self, Error> {
+    pub fn open(options: Options) -> Result<Self, Error> {
         make_directory(&options.bpf_dir)?;
         let adopted = adoptable(&options.bpf_dir)?;
-        let mut object = load(options, EndpointId(0), 0)?;
+        let mut object = load(&options, EndpointId(0), 0)?;
         let tables = Tables::take(&mut object)?;
         if !adopted {
             tables.set_settings(&Settings::default())?;
@@ -108,7 +108,7 @@ impl Kernel {
                 })
             })?;
         Ok(Self {
-            options: options.clone(),
+            options,
             tables,
             events: Mutex::new(Some(events)),
             adopted,
@@ -230,15 +230,15 @@ impl Kernel {
         attach::list(&self.links())
     }
 
-    /// Takes every program and map away, and says what. Traffic goes on, unguarded.
+    /// Takes every program and map away. Traffic goes on, unguarded.
     ///
     /// # Errors
     /// A pin could not be removed; those before it are.
-    pub fn detach_all(&self) -> Result<Vec<String>, Error> {
-        Self::detach_dir(&self.options.bpf_dir)
+    pub fn detach_all(&self) -> Result<(), Error> {
+        Self::detach_dir(&self.options.bpf_dir).map(drop)
     }
 
-    /// The same for what any agent left in a directory, of whatever layout.
+    /// The same for what any agent left in a directory, of whatever layout; says what was there.
     ///
     /// # Errors
     /// A pin could not be removed; those before it are.
