@@ -41,13 +41,33 @@ build() {
     *) echo "build.sh: $("$rustc" --version) instead of $wanted*: the bytes may differ from the committed ones" >&2 ;;
     esac
     library=$(cd "$library" && pwd -P)
-    flags="-Clinker=$linker -Clink-arg=--btf -Ctarget-cpu=v3"
-    flags="$flags --remap-path-prefix=$here=ebpf --remap-path-prefix=$(cd "$here/../layout" && pwd)=layout"
-    flags="$flags --remap-path-prefix=$library=library --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+    # Where this lies must not show in the bytes. Cargo names crates after their folder and RUSTFLAGS, so paths
+    # are given to rustc behind its back, and our own crates are told apart by name alone.
+    wrapper=$here/target/rustc
+    mkdir -p "$here/target"
+    cat >"$wrapper" <<END
+#!/bin/sh
+rustc=\$1
+shift
+ours=
+for arg; do
+    case \$arg in handfast | handfast_layout) ours=1 ;; esac
+done
+for arg; do
+    case \$ours\$arg in 1metadata=*) arg=metadata=handfast ;; esac
+    set -- "\$@" "\$arg"
+    shift
+done
+exec "\$rustc" "\$@" --remap-path-prefix="$here"=ebpf --remap-path-prefix="$(cd "$here/../layout" && pwd)"=layout \\
+    --remap-path-prefix="$library"=library --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}"=cargo
+END
+    chmod +x "$wrapper"
     (
         cd "$here"
-        unset CARGO_TARGET_DIR CARGO_BUILD_TARGET RUSTC_WRAPPER CARGO_ENCODED_RUSTFLAGS
-        RUSTC=$rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS=$flags "$cargo" build --quiet --locked --release \
+        unset CARGO_TARGET_DIR CARGO_BUILD_TARGET CARGO_ENCODED_RUSTFLAGS RUSTC_WORKSPACE_WRAPPER
+        PATH=$(dirname "$linker"):$PATH RUSTC=$rustc RUSTC_WRAPPER=$wrapper RUSTC_BOOTSTRAP=1 \
+            RUSTFLAGS="-Clinker=$(basename "$linker") -Clink-arg=--btf -Ctarget-cpu=v3" \
+            "$cargo" build --quiet --locked --release \
             -Zbuild-std=core --target bpfel-unknown-none --target-dir "$here/target"
     )
     built=$here/target/bpfel-unknown-none/release/handfast
