@@ -230,15 +230,15 @@ impl Kernel {
         attach::list(&self.links())
     }
 
-    /// Takes every program and map away. Traffic goes on, unguarded.
+    /// Takes every program and map away, and says what. Traffic goes on, unguarded.
     ///
     /// # Errors
     /// A pin could not be removed; those before it are.
-    pub fn detach_all(&self) -> Result<(), Error> {
-        Self::detach_dir(&self.options.bpf_dir).map(drop)
+    pub fn detach_all(&self) -> Result<Vec<String>, Error> {
+        Self::detach_dir(&self.options.bpf_dir)
     }
 
-    /// The same for what any agent left in a directory, of whatever layout; says what was there.
+    /// The same for what any agent left in a directory, of whatever layout.
     ///
     /// # Errors
     /// A pin could not be removed; those before it are.
