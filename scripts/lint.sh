@@ -11,6 +11,7 @@ scripts/setup.sh test
 cargo fmt --all --check
 cargo fmt --manifest-path bpf-auth-map/ebpf/Cargo.toml --check
 cargo fmt --manifest-path fuzz/Cargo.toml --check
+cargo fmt --manifest-path benches/figures/Cargo.toml --check
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 cargo deny --locked --log-level error check licenses bans sources
 
