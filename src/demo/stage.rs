@@ -102,27 +102,38 @@ impl Stage {
             secret,
             lab,
         };
-        stage.register()?;
-        for node in [&mut stage.n1, &mut stage.n2] {
-            node.join(&stage.authority)?;
+        match stage.bring_up() {
+            Ok(tunnel) => Ok((
+                stage,
+                format!(
+                    "2 agents joined by token; WireGuard: {tunnel}; the capture saw {seen} of \
+                     {seen} planted clear frames, plain and in VXLAN, Geneve, IPIP, GRE"
+                ),
+            )),
+            Err(error) => {
+                // Nobody else can look: the stage is gone when this returns.
+                eprintln!("{}", stage.evidence());
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts everything that runs from the beginning. Returns the tunnel's kind.
+    fn bring_up(&mut self) -> anyhow::Result<String> {
+        self.register()?;
+        for node in [&mut self.n1, &mut self.n2] {
+            node.join(&self.authority)?;
             node.launch()?;
         }
-        stage.n1.ready()?;
-        stage.n2.ready()?;
-        stage.n2.attach(&stage.server, 2)?;
-        stage.n1.attach(&stage.guest, 5)?;
-        stage.serve()?;
-        stage.offer_service()?;
-        stage.n2.identified("nginx")?;
-        stage.n1.identified("guest")?;
-        let tunnel = stage.status(&stage.n1)?.tunnel;
-        Ok((
-            stage,
-            format!(
-                "2 agents joined by token; WireGuard: {tunnel}; the capture saw {seen} of {seen} \
-                 planted clear frames, plain and in VXLAN, Geneve, IPIP, GRE"
-            ),
-        ))
+        self.n1.ready()?;
+        self.n2.ready()?;
+        self.n2.attach(&self.server, 2)?;
+        self.n1.attach(&self.guest, 5)?;
+        self.serve()?;
+        self.offer_service()?;
+        self.n2.identified("nginx")?;
+        self.n1.identified("guest")?;
+        Ok(self.status(&self.n1)?.tunnel)
     }
 
     fn register(&self) -> anyhow::Result<()> {

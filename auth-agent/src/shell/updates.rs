@@ -74,7 +74,10 @@ impl Agent {
     async fn take_update(&mut self, update: Update) -> Result<(), RunError> {
         self.clock.heard(update.ca_time_ms);
         let mut problem = Ok(());
-        if let Some(bundle) = update.bundle {
+        // The first update of every stream carries all. Taking a bundle makes the link anew, so only a new one is taken.
+        if let Some(bundle) = update.bundle
+            && bundle != *self.verifier.bundle()
+        {
             self.store.save_bundle(&bundle)?;
             let deny = self.verifier.deny_list().clone();
             self.set_verifier(Verifier::new(bundle, deny));
