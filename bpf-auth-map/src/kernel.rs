@@ -292,7 +292,8 @@ pub fn probe() -> Result<(), Error> {
         events: 4096,
     };
     make_directory(&options.bpf_dir)?;
-    let loaded = load(&options, EndpointId(0), 0).and_then(|mut object| attach::load(&mut object));
+    // An endpoint's number, because the verifier skips what cannot be with 0.
+    let loaded = load(&options, EndpointId(1), 0).and_then(|mut object| attach::load(&mut object));
     remove_pins(&options.bpf_dir).and(loaded)
 }
 

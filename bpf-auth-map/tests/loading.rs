@@ -21,8 +21,10 @@ fn every_program_passes_the_verifier() {
     let Some(pins) = Pins::new("verifier") else {
         return;
     };
+    // With an endpoint: the verifier knows the number, and skips what cannot be with 0.
     let mut object = aya::EbpfLoader::new()
         .default_map_pin_directory(pins.path())
+        .override_global("ENDPOINT", &7u32, true)
         .load(OBJECT)
         .unwrap();
     for name in PROGRAMS {

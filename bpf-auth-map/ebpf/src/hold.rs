@@ -44,8 +44,18 @@ fn set_key(work: &mut Work, remote: Addr) {
 }
 
 /// Holds the packet, or drops it if it may not be held. `why` is what is undecided.
-#[inline(never)]
+#[inline(always)]
 pub fn hold(skb: &Skb, work: &mut Work, config: &Config, why: Reason) -> i32 {
+    match try_hold(skb, work, config, why) {
+        failed if failed < 0 => report::drop(skb, work, config, failed.unsigned_abs()),
+        action => action,
+    }
+}
+
+/// The action, or the drop reason's number, negative: a subprogram returns one register, and the
+/// report is made by the caller, since the stacks of nested ones add up.
+#[inline(never)]
+fn try_hold(skb: &Skb, work: &mut Work, config: &Config, why: Reason) -> i32 {
     let remote = if work.direction == handfast_layout::EGRESS {
         work.packet.dst
     } else {
@@ -54,7 +64,7 @@ pub fn hold(skb: &Skb, work: &mut Work, config: &Config, why: Reason) -> i32 {
     set_key(work, remote);
     match park(skb, work, config, why) {
         Ok(action) => action,
-        Err(reason) => report::drop(skb, work, config, reason),
+        Err(reason) => -(reason as i32),
     }
 }
 

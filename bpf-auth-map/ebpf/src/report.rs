@@ -14,23 +14,33 @@ const SECOND: u64 = 1_000_000_000;
 /// Counts.
 #[inline(always)]
 pub fn count(reason: Reason) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
+    count_number(reason as u32);
+}
+
+#[inline(always)]
+fn count_number(reason: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(reason) {
         // SAFETY: the slot is this CPU's.
         unsafe { *counter += 1 };
     }
 }
 
-/// Counts and reports a drop.
-#[inline(never)]
-pub fn drop(skb: &Skb, work: &Work, config: &Config, reason: Reason) -> i32 {
-    count(reason);
-    event(skb, work, config, EventKind::Dropped, reason);
+/// Counts and reports a drop under a [`Reason`]'s number.
+#[inline(always)]
+pub fn drop(skb: &Skb, work: &Work, config: &Config, reason: u32) -> i32 {
+    count_number(reason);
+    write(skb, work, config, EventKind::Dropped, reason);
     DROP
 }
 
 /// Tells the agent, if the endpoint's budget and the ring have room.
-#[inline(never)]
+#[inline(always)]
 pub fn event(skb: &Skb, work: &Work, config: &Config, kind: EventKind, reason: Reason) {
+    write(skb, work, config, kind, reason as u32);
+}
+
+#[inline(never)]
+fn write(skb: &Skb, work: &Work, config: &Config, kind: EventKind, reason: u32) {
     if !affordable(work.endpoint, work.now, config) {
         return count(Reason::EventLost);
     }

@@ -3,7 +3,7 @@
 use handfast_layout::{
     Addr, AnnouncedKey, AuthKey, Config, Connection, ConnectionKey, EGRESS, FragmentKey, HoldKey,
     Hook, INGRESS, LpmKey, MARK_ALL, MARK_RETURNED, Parked, PolicyKey, Reason,
-    packet::{Packet, Version},
+    packet::{Packet, Version, outer::Outer},
 };
 
 use crate::{maps, skb::Skb};
@@ -12,6 +12,8 @@ use crate::{maps, skb::Skb};
 #[repr(C)]
 pub struct Work {
     pub packet: Packet,
+    /// What the tripwire looks at.
+    pub outer: Outer,
     pub key: ConnectionKey,
     pub connection: Connection,
     pub fragment: FragmentKey,
@@ -66,8 +68,8 @@ impl Work {
         self.key = ConnectionKey::default();
     }
 
-    /// Reads the headers.
-    #[inline(always)]
+    /// Reads the headers. Not inlined: its stack is free again when the judgement begins.
+    #[inline(never)]
     pub fn read(&mut self, skb: &Skb) -> Result<(), Reason> {
         let Some(version) = Version::from_ethertype(skb.ethertype()) else {
             return Err(Reason::NotIp);

@@ -40,3 +40,6 @@ impl Drop for Pins {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+pub mod packets;
+pub mod run;

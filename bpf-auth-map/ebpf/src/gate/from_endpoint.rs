@@ -41,7 +41,7 @@ pub fn from_endpoint(context: TcContext) -> i32 {
             report::count(Reason::Link);
             PASS
         }
-        Err(reason) => report::drop(&skb, work, config, reason),
+        Err(reason) => report::drop(&skb, work, config, reason as u32),
     }
 }
 

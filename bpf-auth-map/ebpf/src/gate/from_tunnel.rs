@@ -24,7 +24,7 @@ pub fn from_tunnel(context: TcContext) -> i32 {
             PASS
         }
         Err(reason) if undecided(reason) => hold::hold(&skb, work, config, reason),
-        Err(reason) => report::drop(&skb, work, config, reason),
+        Err(reason) => report::drop(&skb, work, config, reason as u32),
     }
 }
 

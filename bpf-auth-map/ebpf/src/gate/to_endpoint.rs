@@ -37,7 +37,7 @@ pub fn to_endpoint(context: TcContext) -> i32 {
             reason
             @ (Reason::NoPair | Reason::PairExpired | Reason::IdentityExpired | Reason::Held),
         ) => hold::hold(&skb, work, config, reason),
-        Err(reason) => report::drop(&skb, work, config, reason),
+        Err(reason) => report::drop(&skb, work, config, reason as u32),
     }
 }
 

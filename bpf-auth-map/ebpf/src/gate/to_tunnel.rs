@@ -28,7 +28,7 @@ pub fn to_tunnel(context: TcContext) -> i32 {
             report::count(Reason::HostMade);
             DROP
         }
-        Err(reason) => report::drop(&skb, work, config, reason),
+        Err(reason) => report::drop(&skb, work, config, reason as u32),
     }
 }
 

@@ -2,7 +2,7 @@
 //! in cleartext, bare or inside an encapsulation, whatever went wrong before.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use handfast_layout::{Addr, Config, Hook, MARK_UNDECIDED, Reason, packet::outer};
+use handfast_layout::{Config, Hook, MARK_UNDECIDED, Reason, packet::outer};
 
 use crate::{
     maps, report,
@@ -32,31 +32,53 @@ pub fn wire_egress(context: TcContext) -> i32 {
     if skb.came_in_by() != 0 && work.mark & MARK_UNDECIDED != 0 {
         // For the event only: what cannot be read is dropped all the same.
         let _ = work.read(&skb);
-        return report::drop(&skb, work, config, Reason::Undecided);
+        return report::drop(&skb, work, config, Reason::Undecided as u32);
     }
     watch(&skb, work, config, Reason::WireOut, Reason::WireOutInside)
 }
 
 #[inline(always)]
 fn watch(skb: &Skb, work: &mut Work, config: &Config, bare: Reason, inside: Reason) -> i32 {
-    let Some(seen) = outer::read(skb, skb.ethertype(), work.link_len) else {
+    if !find(skb, work) {
         return PASS;
-    };
-    if managed(work, seen.src, seen.dst) {
-        return report::drop(skb, work, config, bare);
     }
-    let Some(within) = outer::inside(skb, &seen) else {
-        return PASS;
-    };
-    if managed(work, within.src, within.dst) {
-        return report::drop(skb, work, config, inside);
+    if managed(work) {
+        return report::drop(skb, work, config, bare as u32);
+    }
+    if find_inside(skb, work) && managed(work) {
+        return report::drop(skb, work, config, inside as u32);
     }
     PASS
 }
 
+/// Finds the addresses. Not inlined, as the next: their stacks are free again afterwards.
+#[inline(never)]
+fn find(skb: &Skb, work: &mut Work) -> bool {
+    match outer::read(skb, skb.ethertype(), work.link_len) {
+        Some(seen) => {
+            work.outer = seen;
+            true
+        }
+        None => false,
+    }
+}
+
+/// Finds the addresses inside an encapsulation, if there is one.
+#[inline(never)]
+fn find_inside(skb: &Skb, work: &mut Work) -> bool {
+    match outer::inside(skb, &work.outer) {
+        Some(within) => {
+            work.outer = within;
+            true
+        }
+        None => false,
+    }
+}
+
 /// Whether both ends are managed.
 #[inline(always)]
-fn managed(work: &mut Work, src: Addr, dst: Addr) -> bool {
+fn managed(work: &mut Work) -> bool {
+    let (src, dst) = (work.outer.src, work.outer.dst);
     work.packet.src = src;
     work.packet.dst = dst;
     work.prefix(src).is_some() && work.prefix(dst).is_some()

@@ -1,0 +1,267 @@
+//! Runs one program on one packet in the kernel, with the maps as given.
+
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+    time::Duration,
+};
+
+use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
+use handfast_bpf::*;
+
+use super::{OBJECT, Pins};
+
+/// What a program did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Let through, with these of our mark bits.
+    Pass(u32),
+    /// Dropped.
+    Drop(Reason),
+    /// Sent to the hold device.
+    Hold,
+    /// Something that no program of ours should do.
+    Strange(u32),
+}
+
+pub const DECIDED: u32 = 1;
+pub const UNDECIDED: u32 = 2;
+pub const RETURNED: u32 = 4;
+pub const SOURCE: u32 = 8;
+
+/// How a packet came.
+#[derive(Clone, Copy)]
+pub struct Came {
+    pub mark: u32,
+    /// 0: made by this node.
+    pub by: u32,
+}
+
+/// Forwarded, after its endpoint's gate.
+pub const GATED: Came = Came { mark: SOURCE << 2, by: 3 };
+/// From elsewhere, without a mark.
+pub const FORWARDED: Came = Came { mark: 0, by: 3 };
+/// Made by the node.
+pub const HOST: Came = Came { mark: 0, by: 0 };
+
+/// One node: endpoints 7 and 8 here, peer 5 with an address, sessions, pairs and policy as wanted.
+pub struct Node {
+    pub kernel: Kernel,
+    object: Ebpf,
+    pins: Pins,
+}
+
+pub const ENDPOINT: EndpointId = EndpointId(7);
+pub const OTHER: EndpointId = EndpointId(8);
+pub const PEER: PeerNumber = PeerNumber(5);
+pub const ME: IdentityNumber = IdentityNumber(300);
+pub const NEIGHBOUR: IdentityNumber = IdentityNumber(301);
+pub const THEM: IdentityNumber = IdentityNumber(400);
+pub const EPOCH: Epoch = Epoch(3);
+
+/// The addresses of one family.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    pub me: IpAddr,
+    pub neighbour: IpAddr,
+    pub them: IpAddr,
+    pub stranger: IpAddr,
+    pub world: IpAddr,
+}
+
+pub fn families() -> [Addresses; 2] {
+    let all = |list: [&str; 5]| {
+        let [me, neighbour, them, stranger, world] = list.map(|a| a.parse().unwrap());
+        Addresses { me, neighbour, them, stranger, world }
+    };
+    [
+        all(["10.1.0.7", "10.1.0.8", "10.2.0.9", "10.2.0.66", "192.0.2.1"]),
+        all(["fd01::7", "fd01::8", "fd02::9", "fd02::66", "2001:db8::1"]),
+    ]
+}
+
+pub fn far() -> Duration {
+    boot_time() + Duration::from_secs(3600)
+}
+
+impl Node {
+    /// A node on which everything is as it should be, and policy allows everything that is proven.
+    pub fn new(name: &str) -> Option<Self> {
+        let pins = Pins::new(name)?;
+        let mut options = Options::new(pins.path());
+        options.sizes = Sizes { connections: 512, events: 1 << 16 };
+        let kernel = Kernel::open(options).unwrap();
+        let object = EbpfLoader::new()
+            .default_map_pin_directory(pins.path())
+            .override_global("ENDPOINT", &ENDPOINT.0, true)
+            .load(OBJECT)
+            .unwrap();
+        let node = Self { kernel, object, pins };
+        let tables = node.tables();
+        let mut settings = tables.settings().unwrap();
+        settings.hold = Some(1);
+        settings.tunnel = Some(1);
+        tables.set_settings(&settings).unwrap();
+        for prefix in ["10.1.0.0/16", "fd01::/16"] {
+            tables.set_prefix(prefix.parse().unwrap(), PeerNumber::LOCAL).unwrap();
+        }
+        for prefix in ["10.2.0.0/16", "fd02::/16"] {
+            tables.set_prefix(prefix.parse().unwrap(), PEER).unwrap();
+        }
+        for identity in [ME, NEIGHBOUR, THEM] {
+            let valid = Identity { valid_until: far(), revoked: false };
+            tables.set_identity(identity, &valid).unwrap();
+        }
+        for family in families() {
+            tables.set_local(family.me, Local { endpoint: ENDPOINT, identity: ME }).unwrap();
+            tables.set_local(family.neighbour, Local { endpoint: OTHER, identity: NEIGHBOUR }).unwrap();
+            tables.set_remote(family.them, &remote()).unwrap();
+            tables.set_announced(family.me, PEER, &announced()).unwrap();
+        }
+        tables.set_session(PEER, &session()).unwrap();
+        for key in [pair(), local_pair()] {
+            tables.set_pair(key, Pair { expires: far(), epoch: EPOCH }).unwrap();
+        }
+        for endpoint in [ENDPOINT, OTHER] {
+            let entries: Vec<_> = [Direction::Ingress, Direction::Egress]
+                .map(|direction| rule(direction, IdentityNumber::ANY, Ports::Any, allow(Auth::Disabled)))
+                .into_iter()
+                .chain([THEM, NEIGHBOUR, ME].into_iter().flat_map(|identity| {
+                    [Direction::Ingress, Direction::Egress]
+                        .map(|direction| rule(direction, identity, Ports::Any, allow(Auth::Required)))
+                }))
+                .collect();
+            tables.replace_policy(endpoint, &entries).unwrap();
+        }
+        Some(node)
+    }
+
+    pub fn tables(&self) -> &Tables {
+        self.kernel.tables()
+    }
+
+    pub fn directory(&self) -> &std::path::Path {
+        self.pins.path()
+    }
+
+    /// Runs a program on a frame.
+    pub fn run(&mut self, program: &str, came: Came, frame: &[u8]) -> Outcome {
+        let before = self.tables().counters().unwrap();
+        let (verdict, mark) = self.raw(program, came, frame);
+        let after = self.tables().counters().unwrap();
+        match verdict {
+            0xffff_ffff => Outcome::Pass(mark >> 2 & 15),
+            7 => Outcome::Hold,
+            2 => {
+                let rose: Vec<Reason> = before
+                    .iter()
+                    .zip(&after)
+                    .filter(|(b, a)| a.1 > b.1 && b.0 as u16 >= 10 || (b.0 == Reason::Internal && a.1 > b.1))
+                    .map(|(b, _)| b.0)
+                    .collect();
+                match rose[..] {
+                    [reason] => Outcome::Drop(reason),
+                    _ => panic!("a drop has one reason: {rose:?}"),
+                }
+            }
+            other => Outcome::Strange(other),
+        }
+    }
+
+    /// The same, as the kernel says it: verdict and mark.
+    pub fn raw(&mut self, name: &str, came: Came, frame: &[u8]) -> (u32, u32) {
+        let program: &mut SchedClassifier =
+            self.object.program_mut(name).unwrap().try_into().unwrap();
+        if program.fd().is_err() {
+            program.load().unwrap();
+        }
+        test_run(program.fd().unwrap().as_fd().as_raw_fd(), came, frame)
+    }
+}
+
+/// BPF_PROG_TEST_RUN (linux/bpf.h), which aya does not have for this kind of program.
+fn test_run(fd: i32, came: Came, frame: &[u8]) -> (u32, u32) {
+    const TEST_RUN: libc::c_long = 10;
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        prog_fd: u32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        ctx_size_in: u32,
+        ctx_size_out: u32,
+        ctx_in: u64,
+        ctx_out: u64,
+        flags: u32,
+        cpu: u32,
+        batch_size: u32,
+        padding: u32,
+    }
+    // `struct __sk_buff`: mark is the third, ingress_ifindex the tenth of its u32s.
+    let mut context = [0u32; 48];
+    context[2] = came.mark;
+    context[9] = came.by;
+    let mut context_out = [0u32; 48];
+    let mut data_out = vec![0u8; frame.len() + 256];
+    let mut attributes = Attributes {
+        prog_fd: fd as u32,
+        data_size_in: frame.len() as u32,
+        data_size_out: data_out.len() as u32,
+        data_in: frame.as_ptr() as u64,
+        data_out: data_out.as_mut_ptr() as u64,
+        repeat: 1,
+        ctx_size_in: 192,
+        ctx_size_out: 192,
+        ctx_in: context.as_ptr() as u64,
+        ctx_out: context_out.as_mut_ptr() as u64,
+        ..Attributes::default()
+    };
+    // SAFETY: every pointer and length above is of a live buffer.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, TEST_RUN, &raw mut attributes, size_of::<Attributes>())
+    };
+    assert_eq!(result, 0, "test run: {}", std::io::Error::last_os_error());
+    (attributes.retval, context_out[2])
+}
+
+pub fn remote() -> Remote {
+    Remote { identity: THEM, peer: PEER, epoch: EPOCH, generation: 1, refused_until: None }
+}
+
+pub fn announced() -> Announced {
+    Announced { endpoint: ENDPOINT, epoch: EPOCH, state: AnnouncedState::Confirmed, generation: 1 }
+}
+
+pub fn session() -> Session {
+    Session { oldest: EPOCH, current: EPOCH, expires: far(), state: SessionState::Ready }
+}
+
+pub fn pair() -> PairKey {
+    PairKey { local: ME, remote: THEM, peer: PEER }
+}
+
+pub fn local_pair() -> PairKey {
+    PairKey { local: NEIGHBOUR, remote: ME, peer: PeerNumber::LOCAL }
+}
+
+pub fn allow(auth: Auth) -> PolicyValue {
+    PolicyValue { verdict: Verdict::Allow, auth, encryption: false, rule: 1 }
+}
+
+pub fn deny() -> PolicyValue {
+    PolicyValue { verdict: Verdict::Deny, auth: Auth::Disabled, encryption: false, rule: 2 }
+}
+
+pub fn rule(
+    direction: Direction,
+    identity: IdentityNumber,
+    ports: Ports,
+    value: PolicyValue,
+) -> (PolicyKey, PolicyValue) {
+    (PolicyKey { direction, identity, ports }, value)
+}
