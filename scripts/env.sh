@@ -9,3 +9,11 @@ root=
 if [ "$(id -u)" != 0 ]; then
     root="sudo -E env PATH=$PATH"
 fi
+
+# Has cargo run tests as root, while the compiler stays who it is.
+tests_as_root() {
+    [ -n "$root" ] || return 0
+    local host
+    host=$(rustc -vV | awk '/^host:/ { gsub("-", "_", $2); print toupper($2) }')
+    export "CARGO_TARGET_${host}_RUNNER=$root"
+}

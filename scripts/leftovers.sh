@@ -12,6 +12,7 @@ list() {
     ip netns list 2>/dev/null | awk '$1 ~ /^(hf|handfast)/ { print "namespace " $1 }'
     ip -o link show 2>/dev/null | awk -F': ' '$2 ~ /^hf/ { sub(/@.*/, "", $2); print "device " $2 }'
     { ip rule show; ip -6 rule show; } 2>/dev/null | awk '/lookup 7250/ { print "rule " $0 }'
+    nft list tables 2>/dev/null | awk '$3 ~ /^handfast/ { print "nftables " $2 " " $3 }'
     local pin
     for pin in /sys/fs/bpf/handfast* /sys/fs/bpf/hf*; do
         [ ! -e "$pin" ] || echo "pin $pin"

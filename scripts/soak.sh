@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # What `make test` does with fixed seeds, with new ones until MINUTES are over (60 unless told): histories of the
-# agent's core, and foreign bytes. The seed is printed, so that a failure can be repeated.
+# agent's core, foreign bytes, and kill -9 of every process under a flood. The seed is printed, so that a failure can be repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 end=$((SECONDS + ${1:-60} * 60))
 scripts/setup.sh run
+tests_as_root
 
 while [ "$SECONDS" -lt "$end" ]; do
     seed=$((RANDOM << 15 | RANDOM))
     echo "== HANDFAST_SEED=$seed HANDFAST_FUZZ_SEED=$seed"
     HANDFAST_SEED=$seed HANDFAST_HISTORIES=2000 HANDFAST_FUZZ_SEED=$seed HANDFAST_FUZZ_ROUNDS=200000 \
         cargo test --locked --quiet -p handfast-agent --test core_simulation --test foreign_bytes
+    HANDFAST_SEED=$seed HANDFAST_KILLS=200 cargo test --locked --quiet -p handfast --test e2e kills
 done
