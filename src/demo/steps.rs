@@ -188,10 +188,10 @@ fn pair_tables(stage: &mut Stage) -> anyhow::Result<String> {
 
 fn protocols(stage: &mut Stage) -> anyhow::Result<String> {
     stage.apply_more_protocols()?;
-    let server = stage
-        .server
-        .place
-        .spawn("iperf3-server", &mut command("iperf3", &["-s"]))?;
+    let server = stage.server.place.spawn(
+        "iperf3-server",
+        &mut command("iperf3", &["-s", "--forceflush"]),
+    )?;
     stage.programs.push(server);
     let [v4, v6] = stage.server_addresses.map(|address| address.to_string());
     wait::until("iperf3's server", Duration::from_secs(5), || {
@@ -235,7 +235,7 @@ fn protocols(stage: &mut Stage) -> anyhow::Result<String> {
 }
 
 fn agent_restarts(stage: &mut Stage) -> anyhow::Result<String> {
-    let flow = Capture::start(&stage.good.ns, FlowWatch::new(&stage.server_addresses))?;
+    let flow = watch_download(stage)?;
     let download = download(stage, "download-restart")?;
     stage.programs.push(download);
     flowing(&flow, Duration::from_secs(5))?;
@@ -288,7 +288,7 @@ fn agent_restarts(stage: &mut Stage) -> anyhow::Result<String> {
 }
 
 fn revocation(stage: &mut Stage) -> anyhow::Result<String> {
-    let flow = Capture::start(&stage.good.ns, FlowWatch::new(&stage.server_addresses))?;
+    let flow = watch_download(stage)?;
     flowing(&flow, Duration::from_secs(5))?;
     ensure!(running(stage), "the download is not running");
     let start = Instant::now();
@@ -423,11 +423,17 @@ fn running(stage: &mut Stage) -> bool {
     stage.programs.last_mut().is_some_and(Process::running)
 }
 
-/// Waits for a hundred frames more.
+/// Watches what comes into the right client's namespace from the server, by whatever address.
+fn watch_download(stage: &Stage) -> anyhow::Result<Capture<FlowWatch>> {
+    let sources = [SERVICE, stage.server_addresses].concat();
+    Capture::start(&stage.good.ns, FlowWatch::new(&sources))
+}
+
+/// Waits for some frames more; offloaded ones have up to 64 KiB each.
 fn flowing(flow: &Capture<FlowWatch>, limit: Duration) -> anyhow::Result<()> {
     let start = flow.with(|flow| flow.frames);
     wait::until("the download to go on", limit, || {
-        Ok((flow.with(|flow| flow.frames) > start + 100).then_some(()))
+        Ok((flow.with(|flow| flow.frames) > start + 20).then_some(()))
     })
 }
 
