@@ -92,7 +92,15 @@ pub async fn run(args: EndpointArgs) -> anyhow::Result<()> {
 fn print(output: OutputArgs, endpoints: &[EndpointInfo]) -> anyhow::Result<()> {
     output.print(
         &endpoints,
-        &["ID", "NAME", "NETNS", "ADDRESSES", "IDENTITY", "LABELS", "ANNOUNCED TO"],
+        &[
+            "ID",
+            "NAME",
+            "NETNS",
+            "ADDRESSES",
+            "IDENTITY",
+            "LABELS",
+            "ANNOUNCED TO",
+        ],
         endpoints.iter().map(|endpoint| {
             vec![
                 endpoint.id.to_string(),
@@ -108,5 +116,8 @@ fn print(output: OutputArgs, endpoints: &[EndpointInfo]) -> anyhow::Result<()> {
 }
 
 fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {
-    items.map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+    items
+        .map(|item| item.to_string())
+        .collect::<Vec<_>>()
+        .join(",")
 }

@@ -50,9 +50,7 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> St
         builder.push_record(row);
     }
     let mut table = builder.build();
-    table
-        .with(Style::empty())
-        .with(Padding::new(0, 2, 0, 0));
+    table.with(Style::empty()).with(Padding::new(0, 2, 0, 0));
     table
         .to_string()
         .lines()
@@ -77,5 +75,9 @@ pub fn timestamp(seconds: u64) -> String {
 pub fn timestamp_ms(seconds: f64) -> String {
     let whole = seconds.max(0.0);
     let text = timestamp(whole as u64);
-    format!("{}.{:03}Z", text.trim_end_matches('Z'), (whole.fract() * 1000.0) as u32)
+    format!(
+        "{}.{:03}Z",
+        text.trim_end_matches('Z'),
+        (whole.fract() * 1000.0) as u32
+    )
 }

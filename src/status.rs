@@ -29,7 +29,11 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
             format!(
                 "{} {}, update {}",
                 status.ca_address,
-                if status.ca_connected { "connected" } else { "NOT CONNECTED" },
+                if status.ca_connected {
+                    "connected"
+                } else {
+                    "NOT CONNECTED"
+                },
                 status.ca_sequence
             ),
         ),

@@ -33,8 +33,15 @@ pub async fn run(args: TunnelArgs) -> anyhow::Result<()> {
     output.print(
         &peers,
         &[
-            "PEER", "SESSION", "EPOCH", "EXPIRES IN", "PREFIXES", "ENDPOINT", "LAST HANDSHAKE",
-            "RECEIVED", "SENT",
+            "PEER",
+            "SESSION",
+            "EPOCH",
+            "EXPIRES IN",
+            "PREFIXES",
+            "ENDPOINT",
+            "LAST HANDSHAKE",
+            "RECEIVED",
+            "SENT",
         ],
         peers.iter().map(|peer| {
             vec![
@@ -44,7 +51,10 @@ pub async fn run(args: TunnelArgs) -> anyhow::Result<()> {
                 some(peer.expires_in_s.map(duration)),
                 peer.prefixes.join(","),
                 some(peer.tunnel_endpoint.clone()),
-                some(peer.last_handshake_s.map(|s| format!("{} ago", duration(s)))),
+                some(
+                    peer.last_handshake_s
+                        .map(|s| format!("{} ago", duration(s))),
+                ),
                 peer.received_bytes.to_string(),
                 peer.sent_bytes.to_string(),
             ]

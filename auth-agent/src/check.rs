@@ -76,10 +76,16 @@ impl Findings {
         if nix::unistd::geteuid().is_root() {
             self.add("user", State::Ok, "root");
         } else {
-            self.add("user", State::Failed, "not root: the agent attaches eBPF programs and makes devices");
+            self.add(
+                "user",
+                State::Failed,
+                "not root: the agent attaches eBPF programs and makes devices",
+            );
         }
         match kernel_version() {
-            Some((text, version)) if version >= OLDEST_KERNEL => self.add("kernel", State::Ok, text),
+            Some((text, version)) if version >= OLDEST_KERNEL => {
+                self.add("kernel", State::Ok, text)
+            }
             Some((text, _)) => self.add(
                 "kernel",
                 State::Warning,
@@ -93,8 +99,14 @@ impl Findings {
         self.outcome("bpffs", bpffs(&config.bpf_dir));
         let loads = handfast_bpf::probe().map(|()| "programs and maps load".to_owned());
         self.outcome("eBPF", loads);
-        self.outcome("TUN", probe::tun().map(|()| "/dev/net/tun can be opened".to_owned()));
-        self.outcome("nftables", probe::nft().map(|path| path.display().to_string()));
+        self.outcome(
+            "TUN",
+            probe::tun().map(|()| "/dev/net/tun can be opened".to_owned()),
+        );
+        self.outcome(
+            "nftables",
+            probe::nft().map(|path| path.display().to_string()),
+        );
     }
 
     async fn tunnel(&mut self) {
@@ -104,7 +116,10 @@ impl Findings {
                 Ok(path) => self.add(
                     "WireGuard",
                     State::Ok,
-                    format!("not in the kernel; {} will be used (slower)", path.display()),
+                    format!(
+                        "not in the kernel; {} will be used (slower)",
+                        path.display()
+                    ),
                 ),
                 Err(error) => self.add("WireGuard", State::Failed, error.to_string()),
             },
@@ -116,12 +131,18 @@ impl Findings {
             self.add("agent", State::Ok, "runs, and holds its ports");
             return;
         }
-        self.add("agent", State::Warning, "does not run; start it with: handfast agent run");
+        self.add(
+            "agent",
+            State::Warning,
+            "does not run; start it with: handfast agent run",
+        );
         let tcp = std::net::TcpListener::bind(("0.0.0.0", config.session_port));
         self.outcome(
             "session port",
             tcp.map(|_| format!("TCP {} is free", config.session_port))
-                .map_err(|error| format!("TCP {}: {error}; see --session-port", config.session_port)),
+                .map_err(|error| {
+                    format!("TCP {}: {error}; see --session-port", config.session_port)
+                }),
         );
         let udp = std::net::UdpSocket::bind(("0.0.0.0", config.wireguard_port));
         self.outcome(
@@ -163,7 +184,11 @@ impl Findings {
             Err(error) => self.add("CA", State::Failed, error.to_string()),
         }
         let Ok(knowledge) = store.knowledge() else {
-            return self.add("peers", State::Failed, "what the CA said last cannot be read");
+            return self.add(
+                "peers",
+                State::Failed,
+                "what the CA said last cannot be read",
+            );
         };
         for node in knowledge.nodes {
             for address in node.underlay {
@@ -190,12 +215,18 @@ async fn reach(address: &str) -> Result<(), String> {
     match timeout(PATIENCE, TcpStream::connect(address)).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(format!("{address}: {error}")),
-        Err(_) => Err(format!("{address}: no answer within {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!(
+            "{address}: no answer within {} s",
+            PATIENCE.as_secs()
+        )),
     }
 }
 
 fn bpffs(bpf_dir: &Path) -> Result<String, String> {
-    let place = bpf_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let place = bpf_dir
+        .ancestors()
+        .find(|path| path.exists())
+        .unwrap_or(Path::new("/"));
     match statfs(place) {
         Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => {
             Ok(format!("{} is on a bpffs", bpf_dir.display()))
@@ -211,7 +242,9 @@ fn bpffs(bpf_dir: &Path) -> Result<String, String> {
 fn kernel_version() -> Option<(String, (u32, u32))> {
     let name = nix::sys::utsname::uname().ok()?;
     let text = name.release().to_str()?.to_owned();
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
     let version = (numbers.next()?.ok()?, numbers.next()?.ok()?);
     Some((text, version))
 }

@@ -24,7 +24,9 @@ pub enum FileError {
         source: std::io::Error,
     },
     /// The content is not what this version writes.
-    #[error("{path} is damaged or from another version ({message}); move it away to start without it")]
+    #[error(
+        "{path} is damaged or from another version ({message}); move it away to start without it"
+    )]
     Content {
         /// The file.
         path: PathBuf,

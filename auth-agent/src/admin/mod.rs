@@ -10,8 +10,8 @@ mod types;
 pub use client::{Client, ClientError};
 pub use server::{Answer, Asked, serve};
 pub use types::{
-    EndpointInfo, Observed, ObserveFilter, PairInfo, PeerInfo, PolicyInfo, Request, Status, SvidInfo,
-    Tuple, VerifyCheck, VerifyReport, VerifyState,
+    EndpointInfo, ObserveFilter, Observed, PairInfo, PeerInfo, PolicyInfo, Request, Status,
+    SvidInfo, Tuple, VerifyCheck, VerifyReport, VerifyState,
 };
 
 /// The longest line that either side takes.

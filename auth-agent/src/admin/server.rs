@@ -118,10 +118,7 @@ async fn answer(line: &str, requests: &mpsc::Sender<Asked>) -> Answer {
         .unwrap_or_else(|_| Answer::Error("the agent is stopping".into()))
 }
 
-async fn write(
-    writer: &mut tokio::net::unix::OwnedWriteHalf,
-    value: Value,
-) -> std::io::Result<()> {
+async fn write(writer: &mut tokio::net::unix::OwnedWriteHalf, value: Value) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(&value)?;
     line.push(b'\n');
     writer.write_all(&line).await

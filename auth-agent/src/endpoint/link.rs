@@ -167,9 +167,7 @@ fn matching<'a>(outer: &'a [Link], inner: &'a [Link]) -> Option<(&'a Link, &'a L
         outer
             .iter()
             .filter(|host| host.veth)
-            .find(|host| {
-                workload.peer == Some(host.index) && host.peer == Some(workload.index)
-            })
+            .find(|host| workload.peer == Some(host.index) && host.peer == Some(workload.index))
             .map(|host| (host, workload))
     })
 }
@@ -276,7 +274,10 @@ async fn configure_inside(
     gateway_mac: [u8; 6],
 ) -> Result<(), EndpointError> {
     let all = links(handle).await?;
-    for link in all.iter().filter(|l| l.name == "lo" || l.name == INNER_NAME) {
+    for link in all
+        .iter()
+        .filter(|l| l.name == "lo" || l.name == INNER_NAME)
+    {
         handle
             .link()
             .set(LinkUnspec::new_with_index(link.index).up().build())

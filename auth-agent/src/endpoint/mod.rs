@@ -73,7 +73,9 @@ pub enum EndpointError {
         interface: String,
     },
     /// The namespace's link has other addresses than were asked for.
-    #[error("network namespace {netns} is linked already, with other addresses than asked for ({found:?})")]
+    #[error(
+        "network namespace {netns} is linked already, with other addresses than asked for ({found:?})"
+    )]
     OtherAddresses {
         /// The namespace.
         netns: String,

@@ -154,6 +154,10 @@ mod tests {
             .unwrap()
             .open()
             .unwrap_err();
-        assert!(error.to_string().contains("ip netns add hf-absent-namespace"));
+        assert!(
+            error
+                .to_string()
+                .contains("ip netns add hf-absent-namespace")
+        );
     }
 }

@@ -69,11 +69,7 @@ impl EndpointRecords {
     }
 
     /// Checks that an endpoint may come, and takes a number for it. The number is used up even if it then does not.
-    pub fn reserve(
-        &mut self,
-        name: &str,
-        addresses: &[IpAddr],
-    ) -> Result<EndpointId, RecordError> {
+    pub fn reserve(&mut self, name: &str, addresses: &[IpAddr]) -> Result<EndpointId, RecordError> {
         if self.state.endpoints.iter().any(|e| e.name == name) {
             return Err(RecordError::NameTaken(name.to_owned()));
         }

@@ -13,7 +13,7 @@ use handfast_ca::token::JoinToken;
 use spiffe::SpiffeId;
 
 pub use selectors::matches;
-pub use store::{KnownEntry, KnownNode, KnownPolicy, Knowledge, NodeStore};
+pub use store::{Knowledge, KnownEntry, KnownNode, KnownPolicy, NodeStore};
 pub use svids::{ProofSvid, Renewal, Renewed, Svids, WorkloadIdentity, serial_bytes};
 
 /// What joining gave.
@@ -38,7 +38,9 @@ pub enum IdentityError {
     #[error("{0} holds no node identity; join first: handfast agent join FILE")]
     NotJoined(std::path::PathBuf),
     /// A folder with secrets that others can read.
-    #[error("{path} can be read by others (mode {mode:o}); its keys may be known: chmod 700 it only if you are sure they are not")]
+    #[error(
+        "{path} can be read by others (mode {mode:o}); its keys may be known: chmod 700 it only if you are sure they are not"
+    )]
     TooOpen {
         /// The folder.
         path: std::path::PathBuf,

@@ -4,7 +4,10 @@ use crate::endpoint::Endpoint;
 
 /// True if every selector (`KIND:VALUE`) is a property of the endpoint. An entry without selectors matches nobody,
 /// and neither does one of a kind that this node cannot look at.
-pub fn matches<'a>(selectors: impl IntoIterator<Item = (&'a str, &'a str)>, endpoint: &Endpoint) -> bool {
+pub fn matches<'a>(
+    selectors: impl IntoIterator<Item = (&'a str, &'a str)>,
+    endpoint: &Endpoint,
+) -> bool {
     let mut any = false;
     for (kind, value) in selectors {
         let found = match kind {
@@ -40,8 +43,14 @@ mod tests {
             created: true,
         };
         assert!(matches([("netns", "web")], &endpoint));
-        assert!(matches([("netns", "web"), ("endpoint", "front")], &endpoint));
-        assert!(!matches([("netns", "web"), ("endpoint", "back")], &endpoint));
+        assert!(matches(
+            [("netns", "web"), ("endpoint", "front")],
+            &endpoint
+        ));
+        assert!(!matches(
+            [("netns", "web"), ("endpoint", "back")],
+            &endpoint
+        ));
         assert!(!matches([("unix", "uid:0")], &endpoint));
         assert!(!matches([], &endpoint));
     }

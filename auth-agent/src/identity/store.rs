@@ -243,17 +243,26 @@ mod tests {
         let store = NodeStore::create(&dir.path().join("agent")).unwrap();
         let key = PrivateKey::generate().unwrap();
         let pkcs8 = key.to_pkcs8();
-        let chain = vec![CertificateDer::from(vec![1; 300]), CertificateDer::from(vec![2; 200])];
+        let chain = vec![
+            CertificateDer::from(vec![1; 300]),
+            CertificateDer::from(vec![2; 200]),
+        ];
         store
             .save_identity(&NodeIdentity {
                 chain: chain.clone(),
                 key,
             })
             .unwrap();
-        let again = NodeStore::open(&dir.path().join("agent")).unwrap().identity().unwrap();
+        let again = NodeStore::open(&dir.path().join("agent"))
+            .unwrap()
+            .identity()
+            .unwrap();
         assert_eq!(again.chain, chain);
         assert_eq!(again.key.to_pkcs8(), pkcs8);
-        let mode = fs::metadata(dir.path().join("agent/node.pem")).unwrap().permissions().mode();
+        let mode = fs::metadata(dir.path().join("agent/node.pem"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 

@@ -67,7 +67,7 @@ enum What {
 #[derive(Debug)]
 pub enum Renewed {
     /// The node has a new SVID.
-    Node(NodeIdentity, NodeSvid),
+    Node(Box<(NodeIdentity, NodeSvid)>),
     /// A workload's identity can be proven; the entry's key in the registry.
     Proof(String),
 }
@@ -109,7 +109,9 @@ impl Svids {
             .filter(|id| !wanted.iter().any(|entry| entry.id == **id))
             .cloned()
             .collect();
-        gone.iter().filter_map(|id| self.proofs.remove(id)).collect()
+        gone.iter()
+            .filter_map(|id| self.proofs.remove(id))
+            .collect()
     }
 
     /// Makes keys and requests for everything that is due. They count as being asked for until they are taken in
@@ -169,7 +171,7 @@ impl Svids {
                     chain: svid.chain,
                     key: renewal.key,
                 };
-                Ok(Renewed::Node(identity, node))
+                Ok(Renewed::Node(Box::new((identity, node))))
             }
             What::Proof(entry) => {
                 let proof = verifier
@@ -254,6 +256,12 @@ mod tests {
         assert_eq!(first.len(), 2);
         assert!(svids.due(1, &[entry("a"), entry("b")]).unwrap().is_empty());
         svids.failed(&first.remove(0).0, 1);
-        assert_eq!(svids.due(1 + RETRY, &[entry("a"), entry("b")]).unwrap().len(), 1);
+        assert_eq!(
+            svids
+                .due(1 + RETRY, &[entry("a"), entry("b")])
+                .unwrap()
+                .len(),
+            1
+        );
     }
 }

@@ -261,7 +261,8 @@ impl Agent {
         let changes = self.policy.replace_set(Arc::clone(&set));
         self.gates.write_cidrs(self.policy.cidrs())?;
         self.write_policy_anew(&changes)?;
-        self.feed(Event::Policy(Policy(Arc::new(Pairings(set))))).await;
+        self.feed(Event::Policy(Policy(Arc::new(Pairings(set)))))
+            .await;
         Ok(())
     }
 

@@ -107,7 +107,12 @@ impl Task {
                 Left::Stopping => return,
                 Left::Again(reason) => reason,
             };
-            if self.events.send(FromCa::Disconnected(reason)).await.is_err() {
+            if self
+                .events
+                .send(FromCa::Disconnected(reason))
+                .await
+                .is_err()
+            {
                 return;
             }
             let jitter = rand::rng().random_range(0.5..1.0);

@@ -62,8 +62,7 @@ fn clean_run_dir(
         ));
     }
     if kept.is_empty() {
-        let turned: Vec<String> =
-            files::read_json(&forwarding_path(config))?.unwrap_or_default();
+        let turned: Vec<String> = files::read_json(&forwarding_path(config))?.unwrap_or_default();
         forwarding::restore(&turned).map_err(RunError::io("turn forwarding back"))?;
     }
     for path in [

@@ -145,7 +145,8 @@ impl Gates {
             match change {
                 Change::Set(key, value) => {
                     let entry = (key.packets, *value);
-                    self.tables().add_policy(bpf::EndpointId(key.endpoint), &[entry])?;
+                    self.tables()
+                        .add_policy(bpf::EndpointId(key.endpoint), &[entry])?;
                 }
                 Change::Remove(key) => {
                     let endpoint = bpf::EndpointId(key.endpoint);
@@ -189,7 +190,8 @@ impl Gates {
         let wanted: BTreeMap<IpNet, u32> = wanted.collect();
         for (prefix, identity) in &wanted {
             if self.cidrs.get(prefix) != Some(identity) {
-                self.tables().set_cidr(*prefix, bpf::IdentityNumber(*identity))?;
+                self.tables()
+                    .set_cidr(*prefix, bpf::IdentityNumber(*identity))?;
             }
         }
         for prefix in self.cidrs.keys().filter(|p| !wanted.contains_key(*p)) {

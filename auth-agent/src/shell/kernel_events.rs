@@ -13,7 +13,7 @@ use crate::core::{self, Discarded, EndpointId, Event, HoldKey, PeerNumber};
 
 impl Agent {
     /// One event of the gates.
-    pub(super) async fn from_kernel(&mut self, event: handfast_bpf::Event) {
+    pub(super) async fn hear_kernel(&mut self, event: handfast_bpf::Event) {
         let observed = self.observed(&event);
         self.history.record(observed);
         // A peer's workload that has not been announced: its node is asked who that is.

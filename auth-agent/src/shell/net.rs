@@ -99,9 +99,7 @@ impl Net {
         tokio::spawn(async move {
             let event = match expected {
                 Ok(expected) => match try_all(&tls, &expected, addresses).await {
-                    Ok(connection) => {
-                        FromNet::Connected(Box::new(connection), Dialled::ByUs(peer))
-                    }
+                    Ok(connection) => FromNet::Connected(Box::new(connection), Dialled::ByUs(peer)),
                     Err(reason) => FromNet::DialFailed(peer, reason),
                 },
                 Err(error) => FromNet::DialFailed(peer, error.to_string()),

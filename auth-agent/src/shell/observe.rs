@@ -51,7 +51,10 @@ impl History {
                     return;
                 }
             }
-            while filter.follow {
+            if !filter.follow {
+                return;
+            }
+            loop {
                 let event = tokio::select! {
                     event = coming.recv() => event,
                     () = sender.closed() => return,
@@ -80,7 +83,9 @@ fn matches(filter: &ObserveFilter, event: &Observed) -> bool {
     let end = |wanted: &Option<String>, address: std::net::IpAddr, identity: &Option<String>| {
         wanted.as_ref().is_none_or(|wanted| {
             address.to_string().contains(wanted.as_str())
-                || identity.as_ref().is_some_and(|id| id.contains(wanted.as_str()))
+                || identity
+                    .as_ref()
+                    .is_some_and(|id| id.contains(wanted.as_str()))
         })
     };
     end(&filter.from, event.tuple.source, &event.from)

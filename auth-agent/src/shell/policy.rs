@@ -384,7 +384,11 @@ spec:
         table.set_endpoint(1, Some(workload("web", "run=nginx")));
         let changes = table.set_identity(300, workload("good", "client=good"));
         assert_eq!(changes.len(), 1);
-        assert!(table.set_identity(300, workload("good", "client=good")).is_empty());
+        assert!(
+            table
+                .set_identity(300, workload("good", "client=good"))
+                .is_empty()
+        );
     }
 
     #[test]

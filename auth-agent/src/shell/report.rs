@@ -88,7 +88,9 @@ impl Agent {
                     .iter()
                     .find(|peer| peer.number == pair.peer)?
                     .session
-                    .is_some_and(|session| (session.oldest..=session.current).contains(&pair.epoch));
+                    .is_some_and(|session| {
+                        (session.oldest..=session.current).contains(&pair.epoch)
+                    });
             counts.then(|| PairInfo {
                 local: name(&view, pair.local),
                 remote: name(&view, pair.remote),
@@ -167,9 +169,10 @@ impl Agent {
 
 /// An identity's SPIFFE ID, or its number where nothing is known of it.
 pub(super) fn name(view: &View, number: IdentityNumber) -> String {
-    view.identities
-        .get(&number)
-        .map_or_else(|| format!("identity {}", number.0), |i| i.identity.spiffe_id.clone())
+    view.identities.get(&number).map_or_else(
+        || format!("identity {}", number.0),
+        |i| i.identity.spiffe_id.clone(),
+    )
 }
 
 /// A peer's name, or `local`.

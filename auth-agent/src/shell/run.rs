@@ -31,8 +31,10 @@ pub async fn run(config: AgentConfig) -> Result<(), RunError> {
         mut kernel,
         lock: _lock,
     } = start::start(config).await?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::io("watch for SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::io("watch for SIGINT"))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(RunError::io("watch for SIGTERM"))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(RunError::io("watch for SIGINT"))?;
     let mut tunnel = agent.tunnel.watch();
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -45,7 +47,7 @@ pub async fn run(config: AgentConfig) -> Result<(), RunError> {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            Some(event) = net.recv() => agent.from_net(event).await,
+            Some(event) = net.recv() => agent.hear_net(event).await,
             held = agent.park.receive() => match held {
                 Ok(held) => {
                     let key = agent.park.keep(held);
@@ -57,17 +59,17 @@ pub async fn run(config: AgentConfig) -> Result<(), RunError> {
                 }
             },
             event = kernel.next() => match event {
-                Ok(event) => agent.from_kernel(event).await,
+                Ok(event) => agent.hear_kernel(event).await,
                 Err(error) => {
                     agent.alarm(format!("events of the gates: {error}"));
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
             () = sleep_until(deadline) => agent.feed(Event::Tick).await,
-            Some(event) = ca.recv() => agent.from_ca(event).await,
+            Some(event) = ca.recv() => agent.hear_ca(event).await,
             Ok(()) = tunnel.changed() => {
                 let health = tunnel.borrow_and_update().clone();
-                agent.from_tunnel(health).await;
+                agent.hear_tunnel(health).await;
             }
             Some(asked) = admin.recv() => {
                 if agent.answer(asked).await == Next::Detached {
@@ -99,7 +101,7 @@ async fn sleep_until(deadline: Option<Duration>) {
 }
 
 impl Agent {
-    async fn from_net(&mut self, event: FromNet) {
+    async fn hear_net(&mut self, event: FromNet) {
         match event {
             FromNet::Connected(connection, dialled) => self.connected(*connection, dialled).await,
             FromNet::DialFailed(peer, reason) => {
@@ -148,7 +150,7 @@ impl Agent {
         .await;
     }
 
-    async fn from_tunnel(&mut self, health: Health) {
+    async fn hear_tunnel(&mut self, health: Health) {
         match health {
             Health::Good => {}
             Health::Lost { reason } => self.alarm(format!("tunnel lost: {reason}")),

@@ -74,7 +74,10 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
     // connections wait for the loop.
     net.listen(config.session_port)
         .map_err(|source| RunError::Listen {
-            what: format!("TCP port {} (sessions; see --session-port)", config.session_port),
+            what: format!(
+                "TCP port {} (sessions; see --session-port)",
+                config.session_port
+            ),
             source,
         })?;
 
@@ -208,7 +211,8 @@ pub(super) fn require_root() -> Result<(), RunError> {
 
 /// One agent for one run directory.
 pub(super) fn lock(run_dir: &Path) -> Result<Flock<File>, RunError> {
-    let file = File::create(run_dir.join("agent.lock")).map_err(RunError::io("make the lock file"))?;
+    let file =
+        File::create(run_dir.join("agent.lock")).map_err(RunError::io("make the lock file"))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| RunError::AlreadyRunning(run_dir.to_owned()))
 }
@@ -220,14 +224,14 @@ pub(super) async fn take_tunnel_away(config: &AgentConfig) -> Result<Vec<String>
         removed.push(format!("device {}", config.wireguard_device));
     }
     Routes::open(route_options(config)).await?.detach().await?;
-    removed.push(format!("routing table {} and its rules", config.routing_table));
+    removed.push(format!(
+        "routing table {} and its rules",
+        config.routing_table
+    ));
     Ok(removed)
 }
 
-fn tunnel_options(
-    config: &AgentConfig,
-    underlay: Vec<IpAddr>,
-) -> Result<Options, RunError> {
+fn tunnel_options(config: &AgentConfig, underlay: Vec<IpAddr>) -> Result<Options, RunError> {
     let mut options = Options::new(config.run_dir.clone());
     options.name = config.wireguard_device.parse()?;
     options.port = config.wireguard_port;
@@ -260,4 +264,3 @@ fn seed() -> Result<u64, RunError> {
     aws_lc_rs::rand::fill(&mut seed).map_err(|_| RunError::NoRandomness)?;
     Ok(u64::from_ne_bytes(seed))
 }
-

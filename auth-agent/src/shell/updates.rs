@@ -21,7 +21,7 @@ use crate::identity::{self, KnownEntry, KnownNode, KnownPolicy, Renewed, serial_
 
 impl Agent {
     /// Something came over the link to the CA.
-    pub(super) async fn from_ca(&mut self, event: FromCa) {
+    pub(super) async fn hear_ca(&mut self, event: FromCa) {
         match event {
             FromCa::Connected => {
                 tracing::info!(ca = %self.ca_address, "the CA is reached");
@@ -190,7 +190,9 @@ impl Agent {
             .filter(|node| node.spiffe_id != own)
             .flat_map(|node| node.prefixes.iter().copied())
             .collect();
-        self.routes.set(self.tunnel.device().index, &prefixes).await?;
+        self.routes
+            .set(self.tunnel.device().index, &prefixes)
+            .await?;
         self.attach_wires().await
     }
 
@@ -263,7 +265,8 @@ impl Agent {
         now: u64,
     ) -> Result<(), RunError> {
         match self.svids.accept(renewal, svid, &self.verifier, now)? {
-            Renewed::Node(identity, node) => {
+            Renewed::Node(renewed) => {
+                let (identity, node) = *renewed;
                 self.store.save_identity(&identity)?;
                 self.identity = Arc::new(identity);
                 self.node = node;
@@ -318,7 +321,10 @@ impl Agent {
 
     /// Attached endpoints by number.
     pub(super) fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
-        self.endpoints.all().iter().find(|endpoint| endpoint.id == id)
+        self.endpoints
+            .all()
+            .iter()
+            .find(|endpoint| endpoint.id == id)
     }
 }
 

@@ -39,7 +39,11 @@ impl Checks {
     }
 
     fn holds(&mut self, what: &str, holds: bool, detail: impl Into<String>) {
-        let state = if holds { VerifyState::Ok } else { VerifyState::Missing };
+        let state = if holds {
+            VerifyState::Ok
+        } else {
+            VerifyState::Missing
+        };
         self.add(what, state, detail);
     }
 }
@@ -160,7 +164,10 @@ impl Agent {
             None => checks.holds(
                 "source",
                 false,
-                format!("endpoint {} has no identity: no entry's selectors match it", near.name),
+                format!(
+                    "endpoint {} has no identity: no entry's selectors match it",
+                    near.name
+                ),
             ),
         }
         identity
@@ -184,7 +191,10 @@ impl Agent {
                     identity: Some(identity),
                 });
             }
-            let here = view.endpoints.iter().find(|e| e.addresses.contains(&address));
+            let here = view
+                .endpoints
+                .iter()
+                .find(|e| e.addresses.contains(&address));
             if let Some(endpoint) = here {
                 return Ok(Far {
                     address,
@@ -249,7 +259,12 @@ impl Agent {
     /// A node's name stands for its workload, if it has announced but one identity here.
     fn far_on_node(&self, peer: &PeerView, to: &str) -> Result<Far, Unresolved> {
         let mut remotes = peer.remotes.iter();
-        match (remotes.next(), remotes.clone().all(|(_, id)| peer.remotes.first().map(|r| r.1) == Some(*id))) {
+        match (
+            remotes.next(),
+            remotes
+                .clone()
+                .all(|(_, id)| peer.remotes.first().map(|r| r.1) == Some(*id)),
+        ) {
             (Some((address, identity)), true) => Ok(Far {
                 address: *address,
                 peer: peer.number,
@@ -257,11 +272,15 @@ impl Agent {
             }),
             (Some(_), false) => Err(Unresolved {
                 ask: None,
-                detail: format!("node {to} has several workloads; name one by address or SPIFFE ID"),
+                detail: format!(
+                    "node {to} has several workloads; name one by address or SPIFFE ID"
+                ),
             }),
             (None, _) => Err(Unresolved {
                 ask: peer.prefixes.first().map(|prefix| prefix.addr()),
-                detail: format!("node {to} has announced no workload here that policy pairs with the source"),
+                detail: format!(
+                    "node {to} has announced no workload here that policy pairs with the source"
+                ),
             }),
         }
     }
@@ -296,13 +315,22 @@ impl Agent {
                     peer.id,
                     session.current,
                     words((session.expires - now).as_secs()),
-                    if live { "" } else { "; its connection is down at the moment" }
+                    if live {
+                        ""
+                    } else {
+                        "; its connection is down at the moment"
+                    }
                 ),
             ),
             None => checks.holds(
                 "session",
                 false,
-                format!("none with {} ({}): {}", peer.name, peer.id, peer.connection.word()),
+                format!(
+                    "none with {} ({}): {}",
+                    peer.name,
+                    peer.id,
+                    peer.connection.word()
+                ),
             ),
         }
         let status = self.tunnel.status().await?;
@@ -385,13 +413,20 @@ impl Agent {
                         Some(Authentication::Disabled) | None => "",
                     };
                     let passes = entry.auth != Some(Authentication::TestAlwaysFail);
-                    checks.holds(what, passes, format!("allowed by {}{auth}", rule(entry.rule)));
+                    checks.holds(
+                        what,
+                        passes,
+                        format!("allowed by {}{auth}", rule(entry.rule)),
+                    );
                 }
                 Some(entry) => checks.holds(what, false, format!("denied by {}", rule(entry.rule))),
                 None => checks.holds(
                     what,
                     false,
-                    format!("{} is selected by a policy, and no rule allows this flow", at.spiffe_id),
+                    format!(
+                        "{} is selected by a policy, and no rule allows this flow",
+                        at.spiffe_id
+                    ),
                 ),
             }
         }

@@ -64,10 +64,13 @@ impl Agent {
         Ok(links
             .into_iter()
             .filter_map(|link| {
-                let name = link.attributes.iter().find_map(|attribute| match attribute {
-                    LinkAttribute::IfName(name) => Some(name.clone()),
-                    _ => None,
-                })?;
+                let name = link
+                    .attributes
+                    .iter()
+                    .find_map(|attribute| match attribute {
+                        LinkAttribute::IfName(name) => Some(name.clone()),
+                        _ => None,
+                    })?;
                 let workload = self
                     .endpoints
                     .all()
