@@ -81,12 +81,12 @@ fn run(host: &Host, number: usize, script: &str) {
         "{}:{path}:/usr/sbin:/sbin",
         binary().parent().unwrap().display()
     );
+    // Entering the host's mounts ends at its root, whatever the folder was before.
+    let script = format!("cd {}\n{script}", host.dir.join("home").display());
     let said = host
         .place
         .run(
-            command("bash", &["-euo", "pipefail", "-c", script])
-                .env("PATH", with_us)
-                .current_dir(host.dir.join("home")),
+            command("bash", &["-euo", "pipefail", "-c", &script]).env("PATH", with_us),
             BLOCK,
         )
         .unwrap();
