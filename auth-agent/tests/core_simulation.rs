@@ -26,7 +26,9 @@ fn everybody_reaches_everybody(world: &mut World) {
         .iter()
         .flat_map(|node| {
             let index = node.index;
-            node.workloads.iter().map(move |(e, w)| (index, *e, w.address))
+            node.workloads
+                .iter()
+                .map(move |(e, w)| (index, *e, w.address))
         })
         .collect();
     let mut sent = Vec::new();
@@ -95,7 +97,11 @@ fn disturb(world: &mut World, deny_number: &mut u64) {
         18 => {
             *deny_number += 1;
             let name = format!("spiffe://example.org/n{}", world.rng.below(5));
-            let identities = if world.rng.chance(50) { BTreeSet::from([name]) } else { BTreeSet::new() };
+            let identities = if world.rng.chance(50) {
+                BTreeSet::from([name])
+            } else {
+                BTreeSet::new()
+            };
             world.deny(DenyList {
                 number: *deny_number,
                 identities,
@@ -196,7 +202,10 @@ fn a_first_packet_between_strangers_arrives_within_a_few_round_trips() {
     assert!(world.delivered.contains(&number), "cold");
     let number = world.send(0, EndpointId(2), destination);
     world.run(Duration::from_millis(200));
-    assert!(world.delivered.contains(&number), "session known, identity new");
+    assert!(
+        world.delivered.contains(&number),
+        "session known, identity new"
+    );
 }
 
 /// A packet every 100 ms both ways for a while; every one must arrive.
@@ -213,9 +222,17 @@ fn nothing_is_lost_while(world: &mut World, mut what: impl FnMut(&mut World, u32
         what(world, step);
     }
     world.run(SECOND * 4);
-    let lost: Vec<_> = sent.iter().filter(|n| !world.delivered.contains(n)).collect();
+    let lost: Vec<_> = sent
+        .iter()
+        .filter(|n| !world.delivered.contains(n))
+        .collect();
     if !lost.is_empty() {
-        let why = format!("property 7: lost {} of {}: {:?}", lost.len(), sent.len(), world.dropped);
+        let why = format!(
+            "property 7: lost {} of {}: {:?}",
+            lost.len(),
+            sent.len(),
+            world.dropped
+        );
         world.fail(&why);
     }
 }
@@ -268,10 +285,18 @@ fn successor_sessions_and_renewed_svids_lose_no_packet_in_nine_hours() {
         let one = world.send(0, EndpointId(1), there);
         let two = world.send(1, EndpointId(1), here);
         world.run(SECOND * 60);
-        assert!(world.delivered.contains(&one) && world.delivered.contains(&two), "minute {minute}");
+        assert!(
+            world.delivered.contains(&one) && world.delivered.contains(&two),
+            "minute {minute}"
+        );
     }
     assert!(world.dropped.is_empty(), "{:?}", world.dropped);
-    let session = world.nodes[0].kernel.sessions.values().map(|s| s.current).max();
+    let session = world.nodes[0]
+        .kernel
+        .sessions
+        .values()
+        .map(|s| s.current)
+        .max();
     assert!(session.unwrap() >= 16, "a successor every half hour");
 }
 
@@ -293,7 +318,14 @@ fn simultaneous_dials_end_in_one_session() {
         let epochs: Vec<u32> = world
             .nodes
             .iter()
-            .map(|node| node.kernel.sessions.values().map(|s| s.current - s.oldest).max().unwrap())
+            .map(|node| {
+                node.kernel
+                    .sessions
+                    .values()
+                    .map(|s| s.current - s.oldest)
+                    .max()
+                    .unwrap()
+            })
             .collect();
         if epochs != [0, 0] {
             world.fail("no agreement on the session");

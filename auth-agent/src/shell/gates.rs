@@ -182,6 +182,11 @@ impl Gates {
         Ok(entries)
     }
 
+    /// The prefixes that rules name, as they stand.
+    pub(super) fn cidrs(&self) -> impl Iterator<Item = (IpNet, u32)> {
+        self.cidrs.iter().map(|(prefix, number)| (*prefix, *number))
+    }
+
     /// The prefixes that rules name, exactly these.
     pub(super) fn write_cidrs(
         &mut self,

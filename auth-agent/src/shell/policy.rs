@@ -3,7 +3,7 @@
 //! Entries are made for each endpoint and each identity that it can meet, so that a packet costs one or two
 //! lookups whatever the number of rules; a new identity costs only its own entries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use handfast_bpf::{Auth, Direction, IdentityNumber, PolicyKey, PolicyValue, Ports, Verdict};
@@ -71,9 +71,18 @@ impl PolicyTable {
         self.cidrs.iter().map(|(prefix, number)| (*prefix, *number))
     }
 
-    /// Takes over what an earlier run of the agent left in the map, so that only differences are written.
-    pub(super) fn adopt(&mut self, entries: impl IntoIterator<Item = (Key, PolicyValue)>) {
+    /// Takes over what an earlier run of the agent left in the maps, so that only differences are written. To be
+    /// done before anything else: what is not wanted any more is then seen and removed.
+    pub(super) fn adopt(
+        &mut self,
+        entries: impl IntoIterator<Item = (Key, PolicyValue)>,
+        cidrs: impl IntoIterator<Item = (IpNet, u32)>,
+    ) {
         self.installed.extend(entries);
+        for (prefix, number) in cidrs {
+            self.cidrs.insert(prefix, number);
+            self.next_cidr = self.next_cidr.max(number.saturating_add(1));
+        }
     }
 
     /// New policies. Prefix numbers are never given twice, since connections may remember them.
@@ -91,7 +100,9 @@ impl PolicyTable {
         for (endpoint, workload) in &self.endpoints {
             self.endpoint_entries(*endpoint, workload.as_ref(), &mut wanted);
         }
-        self.difference(wanted, |_| true)
+        // Entries of endpoints that are not known here yet are left alone: an earlier run's stay in force.
+        let known: BTreeSet<EndpointId> = self.endpoints.keys().copied().collect();
+        self.difference(wanted, |key| known.contains(&key.endpoint))
     }
 
     /// An endpoint that came, or whose identity or labels changed.
@@ -122,7 +133,10 @@ impl PolicyTable {
             }
         }
         self.identities.insert(number, workload);
-        self.difference(wanted, |key| key.packets.identity.0 == number)
+        let known: BTreeSet<EndpointId> = self.endpoints.keys().copied().collect();
+        self.difference(wanted, |key| {
+            key.packets.identity.0 == number && known.contains(&key.endpoint)
+        })
     }
 
     /// A number that stands for nobody any more.
@@ -398,6 +412,20 @@ spec:
         table.set_identity(300, workload("good", "client=good"));
         assert!(!table.replace_set(nginx()).is_empty());
         assert!(table.replace_set(nginx()).is_empty());
+    }
+
+    #[test]
+    fn a_restarted_agent_that_knows_what_the_old_one_knew_changes_nothing() {
+        let mut old = PolicyTable::new(DefaultAuthentication::Background);
+        old.replace_set(nginx());
+        old.set_endpoint(1, Some(workload("web", "run=nginx")));
+        old.set_identity(300, workload("good", "client=good"));
+
+        let mut new = PolicyTable::new(DefaultAuthentication::Background);
+        new.adopt(old.installed().map(|(key, value)| (*key, *value)), old.cidrs());
+        assert!(new.set_identity(300, workload("good", "client=good")).is_empty());
+        assert!(new.replace_set(nginx()).is_empty());
+        assert!(new.set_endpoint(1, Some(workload("web", "run=nginx"))).is_empty());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use rustls_pki_types::UnixTime;
 use tokio::sync::mpsc;
 
-use super::agent::Agent;
+use super::agent::{Agent, workload};
 use super::ca::{CaLink, Credentials, FromCa};
 use super::clock::Clock;
 use super::gates::Gates;
@@ -167,21 +167,22 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
 /// Takes up what the CA said last and what an earlier run left in the kernel.
 async fn resume(agent: &mut Agent) -> Result<(), RunError> {
     let installed = agent.gates.policy_entries(agent.endpoints.all())?;
-    agent.policy.adopt(installed);
+    agent.policy.adopt(installed, agent.gates.cidrs());
+    for (number, known) in agent.view().identities {
+        agent.policy.set_identity(number.0, workload(&known.identity)?);
+    }
     let deny = agent.verifier.deny_list().clone();
     if deny.number() > 0 {
         let event = deny_event(&deny, &agent.verifier);
         agent.feed(event).await;
     }
     agent.apply_nodes().await?;
-    agent.adopt_endpoints().await?;
-    // A node that has never heard the CA has no policies to go by yet; an empty set would be a guess.
-    if (agent.knowledge.sequence > 0 || !agent.config.policy_paths.is_empty())
-        && let Err(error) = agent.apply_policies().await
-    {
-        agent.alarm(error.to_string());
+    // Policies before endpoints: an endpoint without them would be open for a moment. A node that has never heard
+    // the CA has none to go by, and says nothing of pairs; an empty set would be a guess.
+    if agent.knowledge.sequence > 0 || !agent.config.policy_paths.is_empty() {
+        agent.apply_policies().await?;
     }
-    Ok(())
+    agent.adopt_endpoints().await
 }
 
 /// Where the tunnel's packets go, to learn the MTU from: the peers; before any is known, the CA.

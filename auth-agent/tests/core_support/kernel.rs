@@ -181,7 +181,11 @@ impl Kernel {
         if !self.session_ready(peer, now) {
             return Hold("session");
         }
-        if self.negative.get(&destination).is_some_and(|until| *until > now) {
+        if self
+            .negative
+            .get(&destination)
+            .is_some_and(|until| *until > now)
+        {
             return Drop("negative");
         }
         let Some(remote) = self.believes(peer, destination) else {
@@ -195,7 +199,11 @@ impl Kernel {
             remote,
             peer,
         };
-        if self.paired(key, now) { Pass } else { Hold("pair") }
+        if self.paired(key, now) {
+            Pass
+        } else {
+            Hold("pair")
+        }
     }
 
     /// Ingress of the tunnel, from a peer.
@@ -223,6 +231,10 @@ impl Kernel {
             remote,
             peer,
         };
-        if self.paired(key, now) { Pass } else { Hold("pair") }
+        if self.paired(key, now) {
+            Pass
+        } else {
+            Hold("pair")
+        }
     }
 }

@@ -87,7 +87,8 @@ impl World {
         if self.history.len() > 400 {
             self.history.pop_front();
         }
-        self.history.push_back(format!("{:>10.3} {text}", self.at.as_secs_f64()));
+        self.history
+            .push_back(format!("{:>10.3} {text}", self.at.as_secs_f64()));
     }
 
     /// Stops the history with its end and its seed.
@@ -218,7 +219,10 @@ impl World {
             not_after: self.nodes[index].now(self.at).wall + 24 * HOUR,
             serial: serial.to_be_bytes().to_vec(),
         };
-        self.later(delay, Action::Input(index, life, Event::IdentityReady(ready)));
+        self.later(
+            delay,
+            Action::Input(index, life, Event::IdentityReady(ready)),
+        );
     }
 
     pub fn deny(&mut self, list: DenyList) {
@@ -268,7 +272,10 @@ impl World {
 
     fn at_tunnel(&mut self, index: usize, key: HoldKey, packet: Packet, again: bool) {
         let now = self.nodes[index].now(self.at).boot;
-        let queued = self.nodes[index].parked.get(&key).is_some_and(|q| !q.is_empty());
+        let queued = self.nodes[index]
+            .parked
+            .get(&key)
+            .is_some_and(|q| !q.is_empty());
         let verdict = match queued && !again {
             true => Verdict::Hold("order"),
             false => self.nodes[index]
@@ -334,7 +341,10 @@ impl World {
         again: bool,
     ) {
         let now = self.nodes[index].now(self.at).boot;
-        let queued = self.nodes[index].parked.get(&key).is_some_and(|q| !q.is_empty());
+        let queued = self.nodes[index]
+            .parked
+            .get(&key)
+            .is_some_and(|q| !q.is_empty());
         let (source, destination) = (packet.source, packet.destination);
         let kernel = &self.nodes[index].kernel;
         let verdict = match kernel.from_tunnel(peer, source, destination, now) {
@@ -377,7 +387,8 @@ impl World {
             let deny = self.nodes[index].deny.as_ref();
             deny.is_some_and(|deny| deny.identities.contains(&identity.spiffe_id))
         };
-        if self.nodes[index].core.is_some() && (revoked(&packet.from) || revoked(&workload.identity))
+        if self.nodes[index].core.is_some()
+            && (revoked(&packet.from) || revoked(&workload.identity))
         {
             self.fail("property 6: a packet of a revoked identity was delivered");
         }
@@ -404,7 +415,10 @@ impl World {
                 let delay = self.millis(0, 200);
                 let life = self.lives[index];
                 let conn = ConnId(number);
-                self.later(delay, Action::Input(index, life, Event::Disconnected { conn }));
+                self.later(
+                    delay,
+                    Action::Input(index, life, Event::Disconnected { conn }),
+                );
             }
         }
     }
@@ -488,9 +502,16 @@ impl World {
                 local_not_after: wall + 24 * HOUR,
             };
             // The acceptor hears of it a little later: the client is ready first.
-            let delay = if dialled { Duration::ZERO } else { self.millis(0, 20) };
+            let delay = if dialled {
+                Duration::ZERO
+            } else {
+                self.millis(0, 20)
+            };
             let life = self.lives[here];
-            self.later(delay, Action::Input(here, life, Event::Connected(connected)));
+            self.later(
+                delay,
+                Action::Input(here, life, Event::Connected(connected)),
+            );
         }
     }
 
@@ -546,7 +567,10 @@ impl World {
                 .iter()
                 .filter_map(|node| {
                     let due = node.core.as_ref()?.next_deadline()?;
-                    Some((due.saturating_sub(node.boot_offset).max(self.at), node.index))
+                    Some((
+                        due.saturating_sub(node.boot_offset).max(self.at),
+                        node.index,
+                    ))
                 })
                 .min();
             match (next, tick) {
@@ -631,7 +655,11 @@ impl World {
                 if let Some(link) = self.links.get_mut(&conn.0) {
                     let side = usize::from(link.dialler != index);
                     link.open[side] = false;
-                    let other = if side == 0 { link.acceptor } else { link.dialler };
+                    let other = if side == 0 {
+                        link.acceptor
+                    } else {
+                        link.dialler
+                    };
                     // What was sent before arrives before the end does.
                     let arrival = link.last[side].max(self.at);
                     if link.open[1 - side] {
