@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
 use super::harness::capture::{Capture, FlowWatch};
 use super::harness::counters::{Arrivals, Retransmissions};
 use super::harness::lab::Workload;
-use super::harness::mesh::{Node, Pair};
+use super::harness::mesh::{Node, Pair, tail};
 use super::harness::process::{Process, command};
 use super::harness::wait;
 use super::stage::{SERVICE, Stage};
@@ -65,6 +65,7 @@ const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 fn without_policy(stage: &mut Stage) -> anyhow::Result<String> {
     let before = Retransmissions::read(&stage.guest.ns)?;
+    let held = held(stage)?;
     let tunnelled = stage.wire.with(|wire| wire.tunnelled);
     let [v4, v6] = stage.server_addresses;
     let first = fetch(&stage.guest, v4, &stage.secret)?;
@@ -81,9 +82,10 @@ fn without_policy(stage: &mut Stage) -> anyhow::Result<String> {
         clear == 0,
         "{clear} packets were seen in clear on the underlay"
     );
+    let held = self::held(stage)? - held;
     Ok(format!(
-        "first connect between the nodes {}, IPv6 {}; 0 SYN retransmissions; \
-         {tunnelled} WireGuard packets, 0 in clear",
+        "first connect between two nodes that had no session yet {} ({held} packets held), \
+         then IPv6 {}; 0 SYN retransmissions; {tunnelled} WireGuard packets, 0 in clear",
         ms(first),
         ms(second)
     ))
@@ -94,8 +96,9 @@ fn right_client(stage: &mut Stage) -> anyhow::Result<String> {
     // The instrument stands before the wrong client can send its first packet.
     let bad = super::harness::mesh::workload_addresses(1, INDEX_BAD);
     Arrivals::watch(&stage.server.place, &[("wrong", &bad)])?;
+    let held = held(stage)?;
+    // Not waited for: no identity, no announcement, no pair when the first packet is sent.
     stage.n1.attach(&stage.good, INDEX_GOOD)?;
-    stage.n1.identified("good")?;
     let before = [&stage.good, &stage.server].map(|w| Retransmissions::read(&w.ns));
     let mut times = Vec::new();
     // The very first packet goes to the service's address: held, translated, given back.
@@ -105,16 +108,31 @@ fn right_client(stage: &mut Stage) -> anyhow::Result<String> {
     for (workload, before) in [&stage.good, &stage.server].into_iter().zip(before) {
         no_syn_again(workload, before?)?;
     }
-    let mut times = times.into_iter().map(ms);
-    let mut next = || times.next().unwrap_or_default();
+    let held = self::held(stage)? - held;
+    let times: Vec<_> = times.into_iter().map(ms).collect();
+    let how = match held {
+        0 => "the pair was proven before the first packet came".to_owned(),
+        held => format!("{held} packets were held until it was proven"),
+    };
     Ok(format!(
-        "connect on a pair never seen: {} by the service's address (IPv6 {}), then {} directly \
-         (IPv6 {}); 0 SYN retransmissions at client and server",
-        next(),
-        next(),
-        next(),
-        next()
+        "attached and connected at once, on a pair never seen: by the service's address, then \
+         its IPv6 one, then directly: {}; {how}; 0 SYN retransmissions at client and server",
+        times.join(", ")
     ))
+}
+
+/// Packets that the gates of both nodes have held so far.
+fn held(stage: &Stage) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for node in [&stage.n1, &stage.n2] {
+        sum += stage
+            .status(node)?
+            .counters
+            .get("held")
+            .copied()
+            .unwrap_or_default();
+    }
+    Ok(sum)
 }
 
 fn wrong_client(stage: &mut Stage) -> anyhow::Result<String> {
@@ -241,6 +259,7 @@ fn agent_restarts(stage: &mut Stage) -> anyhow::Result<String> {
     flowing(&flow, Duration::from_secs(5))?;
     let before = stage.n1.identified("good")?;
     let retransmissions = Retransmissions::read(&stage.good.ns)?;
+    let pings = steady_ping(stage, "ping-restart")?;
     flow.with(|flow| flow.longest_gap = Duration::ZERO);
     for number in [1, 2] {
         let node = if number == 1 {
@@ -249,11 +268,11 @@ fn agent_restarts(stage: &mut Stage) -> anyhow::Result<String> {
             &mut stage.n2
         };
         node.agent()?.kill();
-        let frames = flow.with(|flow| flow.frames);
+        let bytes = flow.with(|flow| flow.bytes);
         wait::pause(Duration::from_millis(700))?;
-        let meanwhile = flow.with(|flow| flow.frames) - frames;
+        let meanwhile = flow.with(|flow| flow.bytes) - bytes;
         ensure!(
-            meanwhile > 0,
+            meanwhile > 500_000,
             "node {number}: the download stood still while the agent was dead"
         );
         node.run()?;
@@ -276,9 +295,15 @@ fn agent_restarts(stage: &mut Stage) -> anyhow::Result<String> {
     no_syn_again(&stage.good, retransmissions)?;
     ensure!(running(stage), "curl ended its download");
     let gap = flow.with(|flow| flow.longest_gap);
+    let (sent, received) = end_ping(pings)?;
+    ensure!(
+        received + 1 >= sent,
+        "of {sent} pings during the restarts only {received} were answered"
+    );
     Ok(format!(
-        "kill -9 of both agents in turn: the same TCP connection went on (longest pause {}), \
-         endpoint {} is still {}; pair in epoch {}; a new connect {}",
+        "kill -9 of both agents in turn: the same TCP connection went on, {received} of {sent} \
+         pings beside it were answered, longest pause {}; endpoint {} is still {}; pair in epoch \
+         {}; a new connect {}",
         ms(gap),
         after.id,
         path(after.spiffe_id.as_deref().unwrap_or_default()),
@@ -291,6 +316,9 @@ fn revocation(stage: &mut Stage) -> anyhow::Result<String> {
     let flow = watch_download(stage)?;
     flowing(&flow, Duration::from_secs(5))?;
     ensure!(running(stage), "the download is not running");
+    // Beside the download, whose packets come in bursts: something every 10 ms.
+    let _pings = steady_ping(stage, "ping-revoke")?;
+    wait::pause(Duration::from_millis(200))?;
     let start = Instant::now();
     stage
         .authority
@@ -418,6 +446,33 @@ fn download(stage: &Stage, name: &str) -> anyhow::Result<Process> {
     stage.good.place.spawn(name, &mut command("curl", &words))
 }
 
+/// Starts a ping from the right client to the server, a hundred a second (IPv6).
+fn steady_ping(stage: &Stage, name: &str) -> anyhow::Result<Process> {
+    let [_, v6] = stage.server_addresses.map(|address| address.to_string());
+    let words = ["-i", "0.01", "-W", "1", &v6];
+    stage.good.place.spawn(name, &mut command("ping", &words))
+}
+
+/// Ends it. Returns how many were sent and how many were answered.
+fn end_ping(mut ping: Process) -> anyhow::Result<(u64, u64)> {
+    ping.interrupt(Duration::from_secs(5))?;
+    let output = ping.output();
+    let numbers: Vec<u64> = output
+        .lines()
+        .rfind(|line| line.contains("packets transmitted"))
+        .context("ping printed no statistics")?
+        .split(' ')
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    match numbers.as_slice() {
+        [sent, received, ..] => Ok((*sent, *received)),
+        _ => bail!(
+            "ping's statistics were not understood: {}",
+            tail(&output, 3)
+        ),
+    }
+}
+
 /// True while the last program started, the download, runs.
 fn running(stage: &mut Stage) -> bool {
     stage.programs.last_mut().is_some_and(Process::running)
@@ -429,11 +484,11 @@ fn watch_download(stage: &Stage) -> anyhow::Result<Capture<FlowWatch>> {
     Capture::start(&stage.good.ns, FlowWatch::new(&sources))
 }
 
-/// Waits for some frames more; offloaded ones have up to 64 KiB each.
+/// Waits for more of the download than any other traffic here amounts to.
 fn flowing(flow: &Capture<FlowWatch>, limit: Duration) -> anyhow::Result<()> {
-    let start = flow.with(|flow| flow.frames);
+    let start = flow.with(|flow| flow.bytes);
     wait::until("the download to go on", limit, || {
-        Ok((flow.with(|flow| flow.frames) > start + 20).then_some(()))
+        Ok((flow.with(|flow| flow.bytes) > start + 500_000).then_some(()))
     })
 }
 

@@ -210,13 +210,10 @@ impl Process {
         }
     }
 
-    /// Asks it to end (SIGTERM) and waits.
-    pub fn terminate(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+    /// Interrupts it, as Ctrl-C does (SIGINT), and waits.
+    pub fn interrupt(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
         // Already gone: wait() tells how.
-        let _ = kill(
-            Pid::from_raw(self.child.id().cast_signed()),
-            Signal::SIGTERM,
-        );
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT);
         self.wait(limit)
     }
 
