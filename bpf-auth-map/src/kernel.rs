@@ -8,7 +8,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, Map, MapData, MapError, RingBuf},
+    maps::{Array, Map, MapData, MapError, MapInfo, RingBuf},
 };
 use handfast_layout::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -80,6 +80,21 @@ impl std::fmt::Debug for Kernel {
     }
 }
 
+impl Sizes {
+    /// Those of the maps that lie in a directory: they cannot be changed any more.
+    fn of(directory: &Path) -> Result<Self, Error> {
+        let size = |map: &'static str| {
+            MapInfo::from_pin(directory.join(map))
+                .map(|info| info.max_entries())
+                .map_err(|source| Error::Map { map, source })
+        };
+        Ok(Self {
+            connections: size("connections")?,
+            events: size("events")?,
+        })
+    }
+}
+
 impl Kernel {
     /// Creates the pinned maps, or adopts those that are there. What is attached goes on as it is.
     ///
@@ -88,6 +103,10 @@ impl Kernel {
     pub fn open(options: Options) -> Result<Self, Error> {
         make_directory(&options.bpf_dir)?;
         let adopted = adoptable(&options.bpf_dir)?;
+        let mut options = options;
+        if adopted {
+            options.sizes = Sizes::of(&options.bpf_dir)?;
+        }
         let mut object = load(&options, EndpointId(0), 0)?;
         let tables = Tables::take(&mut object)?;
         if !adopted {

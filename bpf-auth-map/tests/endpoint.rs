@@ -1,4 +1,10 @@
 //! Both endpoint gates and the tripwire, packet by packet, in the kernel's own test run.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod support;
 
@@ -14,20 +20,31 @@ fn to(node: &mut Node, came: Came, ip: &[u8]) -> Outcome {
 }
 
 /// Forwarded, and decided by another gate.
-const DECIDED_BEFORE: Came = Came { mark: DECIDED << 2, by: 3 };
+const DECIDED_BEFORE: Came = Came {
+    mark: DECIDED << 2,
+    by: 3,
+};
 
 #[test]
 fn a_workload_may_only_use_its_own_addresses() {
-    let Some(mut node) = Node::new("source") else { return };
+    let Some(mut node) = Node::new("source") else {
+        return;
+    };
     for a in families() {
         let syn = tcp(40000, 80, SYN);
-        assert_eq!(from(&mut node, &ip(a.me, a.them, TCP, &syn)), Outcome::Pass(SOURCE));
+        assert_eq!(
+            from(&mut node, &ip(a.me, a.them, TCP, &syn)),
+            Outcome::Pass(SOURCE)
+        );
         for other in [a.neighbour, a.them, a.world] {
             let spoofed = ip(other, a.them, TCP, &syn);
             assert_eq!(from(&mut node, &spoofed), Outcome::Drop(Reason::Spoofed));
         }
         // A mark that the workload brought along is gone.
-        let forged = Came { mark: 0xffff_ffff, by: 3 };
+        let forged = Came {
+            mark: 0xffff_ffff,
+            by: 3,
+        };
         let packet = frame(&ip(a.me, a.them, TCP, &syn));
         let (verdict, mark) = node.raw("from_endpoint", forged, &packet);
         assert_eq!((verdict, mark), (0xffff_ffff, 0xffff_ffc3 | SOURCE << 2));
@@ -36,7 +53,9 @@ fn a_workload_may_only_use_its_own_addresses() {
 
 #[test]
 fn the_links_own_traffic_passes_with_true_senders() {
-    let Some(mut node) = Node::new("link") else { return };
+    let Some(mut node) = Node::new("link") else {
+        return;
+    };
     let [v4, v6] = families();
     let arp = |sender: [u8; 4]| {
         let mut bytes = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2];
@@ -45,11 +64,20 @@ fn the_links_own_traffic_passes_with_true_senders() {
         bytes.extend([10, 1, 0, 1]);
         link(0x0806, &bytes)
     };
-    assert_eq!(node.run("from_endpoint", FORWARDED, &arp([10, 1, 0, 7])), Outcome::Pass(0));
-    assert_eq!(node.run("from_endpoint", FORWARDED, &arp([0; 4])), Outcome::Pass(0));
+    assert_eq!(
+        node.run("from_endpoint", FORWARDED, &arp([10, 1, 0, 7])),
+        Outcome::Pass(0)
+    );
+    assert_eq!(
+        node.run("from_endpoint", FORWARDED, &arp([0; 4])),
+        Outcome::Pass(0)
+    );
     let spoofed = node.run("from_endpoint", FORWARDED, &arp([10, 1, 0, 8]));
     assert_eq!(spoofed, Outcome::Drop(Reason::Spoofed));
-    assert_eq!(node.run("to_endpoint", HOST, &arp([10, 1, 0, 1])), Outcome::Pass(0));
+    assert_eq!(
+        node.run("to_endpoint", HOST, &arp([10, 1, 0, 1])),
+        Outcome::Pass(0)
+    );
 
     let all = "255.255.255.255".parse().unwrap();
     let dhcp = ip("0.0.0.0".parse().unwrap(), all, UDP, &udp(68, 67));
@@ -62,15 +90,23 @@ fn the_links_own_traffic_passes_with_true_senders() {
     let link_local = "fe80::7".parse().unwrap();
     let routers = "ff02::2".parse().unwrap();
     let discovery = |kind: u8, target: std::net::IpAddr, hops: u8| {
-        let std::net::IpAddr::V6(target) = target else { panic!("IPv6") };
+        let std::net::IpAddr::V6(target) = target else {
+            panic!("IPv6")
+        };
         let mut bytes = vec![kind, 0, 0, 0, 0, 0, 0, 0];
         bytes.extend(target.octets());
         let mut packet = ip(link_local, routers, 58, &bytes);
         packet[7] = hops;
         packet
     };
-    assert_eq!(from(&mut node, &discovery(135, v6.neighbour, 255)), Outcome::Pass(0));
-    assert_eq!(from(&mut node, &discovery(136, v6.me, 255)), Outcome::Pass(0));
+    assert_eq!(
+        from(&mut node, &discovery(135, v6.neighbour, 255)),
+        Outcome::Pass(0)
+    );
+    assert_eq!(
+        from(&mut node, &discovery(136, v6.me, 255)),
+        Outcome::Pass(0)
+    );
     let bad = [
         discovery(136, v6.neighbour, 255),
         discovery(135, v6.neighbour, 64),
@@ -83,11 +119,16 @@ fn the_links_own_traffic_passes_with_true_senders() {
 
 #[test]
 fn a_flow_on_one_node_needs_both_policies_and_a_pair() {
-    let Some(mut node) = Node::new("same-node") else { return };
+    let Some(mut node) = Node::new("same-node") else {
+        return;
+    };
     for a in families() {
         let syn = ip(a.neighbour, a.me, TCP, &tcp(40000, 80, SYN));
         let answer = ip(a.me, a.neighbour, TCP, &tcp(80, 40000, SYN | ACK));
-        assert_eq!(to(&mut node, FORWARDED, &syn), Outcome::Drop(Reason::Ungated));
+        assert_eq!(
+            to(&mut node, FORWARDED, &syn),
+            Outcome::Drop(Reason::Ungated)
+        );
         // The reply is decided only once the flow is open.
         assert_eq!(from(&mut node, &answer), Outcome::Pass(SOURCE));
         assert_eq!(to(&mut node, GATED, &syn), Outcome::Pass(SOURCE));
@@ -101,8 +142,20 @@ fn a_flow_on_one_node_needs_both_policies_and_a_pair() {
         assert_eq!(from(&mut node, &answer), Outcome::Drop(Reason::NoPair));
         node.tables().reset_holds().unwrap();
         // Either order names the pair.
-        let turned = PairKey { local: ME, remote: NEIGHBOUR, peer: PeerNumber::LOCAL };
-        node.tables().set_pair(turned, Pair { expires: far(), epoch: Epoch(0) }).unwrap();
+        let turned = PairKey {
+            local: ME,
+            remote: NEIGHBOUR,
+            peer: PeerNumber::LOCAL,
+        };
+        node.tables()
+            .set_pair(
+                turned,
+                Pair {
+                    expires: far(),
+                    epoch: Epoch(0),
+                },
+            )
+            .unwrap();
         assert_eq!(to(&mut node, GATED, &syn), Outcome::Pass(SOURCE));
 
         let policy = node.tables().policy(OTHER).unwrap();
@@ -112,64 +165,152 @@ fn a_flow_on_one_node_needs_both_policies_and_a_pair() {
         node.tables().replace_policy(OTHER, &policy).unwrap();
         assert_eq!(to(&mut node, GATED, &syn), Outcome::Pass(SOURCE));
 
-        node.tables().set_identity(NEIGHBOUR, &Identity { valid_until: far(), revoked: true }).unwrap();
-        assert_eq!(to(&mut node, GATED, &syn), Outcome::Drop(Reason::IdentityRevoked));
-        assert_eq!(from(&mut node, &answer), Outcome::Drop(Reason::IdentityRevoked));
-        node.tables().set_identity(NEIGHBOUR, &Identity { valid_until: far(), revoked: false }).unwrap();
+        node.tables()
+            .set_identity(
+                NEIGHBOUR,
+                &Identity {
+                    valid_until: far(),
+                    revoked: true,
+                },
+            )
+            .unwrap();
+        assert_eq!(
+            to(&mut node, GATED, &syn),
+            Outcome::Drop(Reason::IdentityRevoked)
+        );
+        assert_eq!(
+            from(&mut node, &answer),
+            Outcome::Drop(Reason::IdentityRevoked)
+        );
+        node.tables()
+            .set_identity(
+                NEIGHBOUR,
+                &Identity {
+                    valid_until: far(),
+                    revoked: false,
+                },
+            )
+            .unwrap();
     }
 }
 
 #[test]
 fn what_another_gate_decided_passes_and_a_managed_stranger_does_not() {
-    let Some(mut node) = Node::new("decided") else { return };
+    let Some(mut node) = Node::new("decided") else {
+        return;
+    };
     for a in families() {
         let data = ip(a.them, a.me, TCP, &tcp(80, 40000, ACK));
         assert_eq!(to(&mut node, DECIDED_BEFORE, &data), Outcome::Pass(DECIDED));
-        assert_eq!(to(&mut node, FORWARDED, &data), Outcome::Drop(Reason::Cleartext));
+        assert_eq!(
+            to(&mut node, FORWARDED, &data),
+            Outcome::Drop(Reason::Cleartext)
+        );
         // The mark counts for forwarded packets only; a host's own are the host's.
         let gone = a.neighbour;
         node.tables().remove_local(gone).unwrap();
         let ghost = ip(gone, a.me, TCP, &tcp(80, 40000, ACK));
-        assert_eq!(to(&mut node, GATED, &ghost), Outcome::Drop(Reason::NoEndpoint));
+        assert_eq!(
+            to(&mut node, GATED, &ghost),
+            Outcome::Drop(Reason::NoEndpoint)
+        );
         let not_mine = ip(a.them, a.neighbour, TCP, &tcp(80, 40000, ACK));
-        assert_eq!(to(&mut node, DECIDED_BEFORE, &not_mine), Outcome::Drop(Reason::OtherEndpoint));
-        node.tables().set_local(a.me, Local { endpoint: OTHER, identity: NEIGHBOUR }).unwrap();
-        assert_eq!(to(&mut node, DECIDED_BEFORE, &data), Outcome::Drop(Reason::OtherEndpoint));
+        assert_eq!(
+            to(&mut node, DECIDED_BEFORE, &not_mine),
+            Outcome::Drop(Reason::OtherEndpoint)
+        );
+        node.tables()
+            .set_local(
+                a.me,
+                Local {
+                    endpoint: OTHER,
+                    identity: NEIGHBOUR,
+                },
+            )
+            .unwrap();
+        assert_eq!(
+            to(&mut node, DECIDED_BEFORE, &data),
+            Outcome::Drop(Reason::OtherEndpoint)
+        );
     }
 }
 
 #[test]
 fn the_world_is_judged_by_cidr_and_flow() {
-    let Some(mut node) = Node::new("world") else { return };
+    let Some(mut node) = Node::new("world") else {
+        return;
+    };
     let cidr = IdentityNumber::FIRST_CIDR;
     for prefix in ["192.0.2.0/24", "2001:db8::/32"] {
-        node.tables().set_cidr(prefix.parse().unwrap(), cidr).unwrap();
+        node.tables()
+            .set_cidr(prefix.parse().unwrap(), cidr)
+            .unwrap();
     }
-    let web = Ports::Prefix { protocol: TCP, port: 443, bits: 16 };
+    let web = Ports::Prefix {
+        protocol: TCP,
+        port: 443,
+        bits: 16,
+    };
     let entries = [
         rule(Direction::Egress, cidr, web, allow(Auth::Disabled)),
-        rule(Direction::Ingress, cidr, Ports::Protocol(UDP), allow(Auth::Required)),
-        rule(Direction::Ingress, IdentityNumber::WORLD, web, allow(Auth::Disabled)),
+        rule(
+            Direction::Ingress,
+            cidr,
+            Ports::Protocol(UDP),
+            allow(Auth::Required),
+        ),
+        rule(
+            Direction::Ingress,
+            IdentityNumber::WORLD,
+            web,
+            allow(Auth::Disabled),
+        ),
     ];
     node.tables().replace_policy(ENDPOINT, &entries).unwrap();
     for a in families() {
-        let other: std::net::IpAddr =
-            if a.me.is_ipv4() { "198.51.100.1" } else { "2001:dead::1" }.parse().unwrap();
+        let other: std::net::IpAddr = if a.me.is_ipv4() {
+            "198.51.100.1"
+        } else {
+            "2001:dead::1"
+        }
+        .parse()
+        .unwrap();
         let back = ip(a.world, a.me, TCP, &tcp(443, 40000, SYN | ACK));
-        assert_eq!(to(&mut node, FORWARDED, &back), Outcome::Drop(Reason::NoRule));
-        assert_eq!(from(&mut node, &ip(a.me, a.world, TCP, &tcp(40000, 443, SYN))), Outcome::Pass(SOURCE));
+        assert_eq!(
+            to(&mut node, FORWARDED, &back),
+            Outcome::Drop(Reason::NoRule)
+        );
+        assert_eq!(
+            from(&mut node, &ip(a.me, a.world, TCP, &tcp(40000, 443, SYN))),
+            Outcome::Pass(SOURCE)
+        );
         assert_eq!(to(&mut node, FORWARDED, &back), Outcome::Pass(0));
         // Not allowed: it may still be a service's address, so it is only marked.
         let undecided = Outcome::Pass(SOURCE | UNDECIDED);
-        assert_eq!(from(&mut node, &ip(a.me, a.world, TCP, &tcp(40000, 22, SYN))), undecided);
-        assert_eq!(from(&mut node, &ip(a.me, other, TCP, &tcp(40000, 443, SYN))), undecided);
+        assert_eq!(
+            from(&mut node, &ip(a.me, a.world, TCP, &tcp(40000, 22, SYN))),
+            undecided
+        );
+        assert_eq!(
+            from(&mut node, &ip(a.me, other, TCP, &tcp(40000, 443, SYN))),
+            undecided
+        );
 
         let in_web = ip(other, a.me, TCP, &tcp(50000, 443, SYN));
         assert_eq!(to(&mut node, FORWARDED, &in_web), Outcome::Pass(0));
-        assert_eq!(from(&mut node, &ip(a.me, other, TCP, &tcp(443, 50000, SYN | ACK))), Outcome::Pass(SOURCE));
+        assert_eq!(
+            from(
+                &mut node,
+                &ip(a.me, other, TCP, &tcp(443, 50000, SYN | ACK))
+            ),
+            Outcome::Pass(SOURCE)
+        );
         // A proof cannot be had of the world.
         let proven = ip(a.world, a.me, UDP, &udp(5, 6));
-        assert_eq!(to(&mut node, FORWARDED, &proven), Outcome::Drop(Reason::NoIdentity));
+        assert_eq!(
+            to(&mut node, FORWARDED, &proven),
+            Outcome::Drop(Reason::NoIdentity)
+        );
 
         // A router on the way may say that it did not arrive, if it says so of a real flow.
         let proto = icmp_proto(a.me);
@@ -178,16 +319,24 @@ fn the_world_is_judged_by_cidr_and_flow() {
         assert_eq!(to(&mut node, FORWARDED, &error), Outcome::Pass(0));
         let never = ip(a.me, a.world, TCP, &tcp(40001, 443, SYN));
         let error = ip(other, a.me, proto, &unreachable(&never));
-        assert_eq!(to(&mut node, FORWARDED, &error), Outcome::Drop(Reason::IcmpNoFlow));
+        assert_eq!(
+            to(&mut node, FORWARDED, &error),
+            Outcome::Drop(Reason::IcmpNoFlow)
+        );
         let managed = ip(a.me, a.them, TCP, &tcp(40000, 80, SYN));
         let error = ip(other, a.me, proto, &unreachable(&managed));
-        assert_eq!(to(&mut node, FORWARDED, &error), Outcome::Drop(Reason::IcmpNoFlow));
+        assert_eq!(
+            to(&mut node, FORWARDED, &error),
+            Outcome::Drop(Reason::IcmpNoFlow)
+        );
     }
 }
 
 #[test]
 fn the_node_itself_may_send_and_be_answered_unless_set_otherwise() {
-    let Some(mut node) = Node::new("host") else { return };
+    let Some(mut node) = Node::new("host") else {
+        return;
+    };
     node.tables().replace_policy(ENDPOINT, &[]).unwrap();
     for a in families() {
         let probe = ip(a.world, a.me, TCP, &tcp(40000, 80, SYN));
@@ -196,27 +345,55 @@ fn the_node_itself_may_send_and_be_answered_unless_set_otherwise() {
         assert_eq!(to(&mut node, HOST, &probe), Outcome::Pass(0));
         assert_eq!(from(&mut node, &answer), Outcome::Pass(SOURCE));
     }
-    let settings = Settings { host_denied: true, ..node.tables().settings().unwrap() };
+    let settings = Settings {
+        host_denied: true,
+        ..node.tables().settings().unwrap()
+    };
     node.tables().set_settings(&settings).unwrap();
     let [a, _] = families();
     let probe = ip(a.world, a.me, TCP, &tcp(40000, 80, SYN));
-    assert_eq!(to(&mut node, HOST, &probe), Outcome::Drop(Reason::HostDenied));
+    assert_eq!(
+        to(&mut node, HOST, &probe),
+        Outcome::Drop(Reason::HostDenied)
+    );
 }
 
 #[test]
 fn nothing_managed_crosses_the_wire_in_cleartext() {
-    let Some(mut node) = Node::new("wire") else { return };
+    let Some(mut node) = Node::new("wire") else {
+        return;
+    };
     let [v4, v6] = families();
     for a in [v4, v6] {
         let bare = ip(a.me, a.them, TCP, &tcp(40000, 80, SYN));
-        let outer = |proto: u8, payload: &[u8]| frame(&ip(v4.world, "198.51.100.2".parse().unwrap(), proto, payload));
-        let outer6 = |proto: u8, payload: &[u8]| frame(&ip(v6.world, "2001:dead::2".parse().unwrap(), proto, payload));
+        let outer = |proto: u8, payload: &[u8]| {
+            frame(&ip(
+                v4.world,
+                "198.51.100.2".parse().unwrap(),
+                proto,
+                payload,
+            ))
+        };
+        let outer6 = |proto: u8, payload: &[u8]| {
+            frame(&ip(
+                v6.world,
+                "2001:dead::2".parse().unwrap(),
+                proto,
+                payload,
+            ))
+        };
         let inside = frame(&bare);
         let ethertype = u16::from_be_bytes([inside[12], inside[13]]);
         let with = |head: &[u8], tail: &[u8]| [head, tail].concat();
         let vxlan = with(&with(&udp(5555, 4789), &[8, 0, 0, 0, 0, 0, 1, 0]), &inside);
         let flannel = with(&with(&udp(5555, 8472), &[8, 0, 0, 0, 0, 0, 1, 0]), &inside);
-        let geneve = with(&with(&udp(5555, 6081), &[1, 0, 0x65, 0x58, 0, 0, 1, 0, 0, 0, 0, 0]), &inside);
+        let geneve = with(
+            &with(
+                &udp(5555, 6081),
+                &[1, 0, 0x65, 0x58, 0, 0, 1, 0, 0, 0, 0, 0],
+            ),
+            &inside,
+        );
         let mut gre = vec![0x20, 0];
         gre.extend(ethertype.to_be_bytes());
         gre.extend([0, 0, 0, 9]);
@@ -237,17 +414,41 @@ fn nothing_managed_crosses_the_wire_in_cleartext() {
             outer6(60, &limited),
         ];
         for packet in bare {
-            assert_eq!(node.run("wire_egress", FORWARDED, &packet), Outcome::Drop(Reason::WireOut));
-            assert_eq!(node.run("wire_ingress", FORWARDED, &packet), Outcome::Drop(Reason::WireIn));
+            assert_eq!(
+                node.run("wire_egress", FORWARDED, &packet),
+                Outcome::Drop(Reason::WireOut)
+            );
+            assert_eq!(
+                node.run("wire_ingress", FORWARDED, &packet),
+                Outcome::Drop(Reason::WireIn)
+            );
         }
         for (index, packet) in hidden.iter().enumerate() {
             let (out, inward) = (Reason::WireOutInside, Reason::WireInInside);
-            assert_eq!(node.run("wire_egress", HOST, packet), Outcome::Drop(out), "{index} {a:?}");
-            assert_eq!(node.run("wire_ingress", FORWARDED, packet), Outcome::Drop(inward), "{index}");
+            assert_eq!(
+                node.run("wire_egress", HOST, packet),
+                Outcome::Drop(out),
+                "{index} {a:?}"
+            );
+            assert_eq!(
+                node.run("wire_ingress", FORWARDED, packet),
+                Outcome::Drop(inward),
+                "{index}"
+            );
         }
         // A tunnel's own packets, and what is not IP, are none of its business.
-        assert_eq!(node.run("wire_egress", HOST, &outer(UDP, &with(&udp(51872, 51872), &inside))), Outcome::Pass(0));
-        assert_eq!(node.run("wire_egress", HOST, &link(0x0806, &[0; 28])), Outcome::Pass(0));
+        assert_eq!(
+            node.run(
+                "wire_egress",
+                HOST,
+                &outer(UDP, &with(&udp(51872, 51872), &inside))
+            ),
+            Outcome::Pass(0)
+        );
+        assert_eq!(
+            node.run("wire_egress", HOST, &link(0x0806, &[0; 28])),
+            Outcome::Pass(0)
+        );
         let away = frame(&ip(a.me, a.world, TCP, &tcp(40000, 443, SYN)));
         assert_eq!(node.run("wire_egress", GATED, &away), Outcome::Pass(SOURCE));
     }
@@ -255,29 +456,60 @@ fn nothing_managed_crosses_the_wire_in_cleartext() {
 
 #[test]
 fn the_wire_drops_what_policy_refused_and_forgets_foreign_marks() {
-    let Some(mut node) = Node::new("undecided") else { return };
+    let Some(mut node) = Node::new("undecided") else {
+        return;
+    };
     for a in families() {
         let away = frame(&ip(a.me, a.world, TCP, &tcp(40000, 22, SYN)));
-        let refused = Came { mark: (SOURCE | UNDECIDED) << 2, by: 3 };
-        assert_eq!(node.run("wire_egress", refused, &away), Outcome::Drop(Reason::Undecided));
+        let refused = Came {
+            mark: (SOURCE | UNDECIDED) << 2,
+            by: 3,
+        };
+        assert_eq!(
+            node.run("wire_egress", refused, &away),
+            Outcome::Drop(Reason::Undecided)
+        );
         let hosts_own = Came { by: 0, ..refused };
-        assert!(matches!(node.run("wire_egress", hosts_own, &away), Outcome::Pass(_)));
-        let forged = Came { mark: u32::MAX, by: 3 };
+        assert!(matches!(
+            node.run("wire_egress", hosts_own, &away),
+            Outcome::Pass(_)
+        ));
+        let forged = Came {
+            mark: u32::MAX,
+            by: 3,
+        };
         let home = frame(&ip(a.world, a.me, TCP, &tcp(40000, 22, SYN)));
-        assert_eq!(node.raw("wire_ingress", forged, &home), (u32::MAX, 0xffff_ffc3));
+        assert_eq!(
+            node.raw("wire_ingress", forged, &home),
+            (u32::MAX, 0xffff_ffc3)
+        );
     }
 }
 
 #[test]
 fn the_hold_device_passes_only_what_a_gate_sent() {
-    let Some(mut node) = Node::new("stray") else { return };
+    let Some(mut node) = Node::new("stray") else {
+        return;
+    };
     let [a, _] = families();
     let packet = frame(&ip(a.me, a.them, TCP, &tcp(40000, 80, SYN)));
-    assert_eq!(node.run("hold_egress", HOST, &packet), Outcome::Drop(Reason::HoldStray));
-    assert_eq!(node.run("hold_ingress", FORWARDED, &packet), Outcome::Drop(Reason::HoldStray));
+    assert_eq!(
+        node.run("hold_egress", HOST, &packet),
+        Outcome::Drop(Reason::HoldStray)
+    );
+    assert_eq!(
+        node.run("hold_ingress", FORWARDED, &packet),
+        Outcome::Drop(Reason::HoldStray)
+    );
     // As a gate would have written it, but with a ticket that was never given out.
     let mut forged = packet;
     forged[..12].copy_from_slice(&[2, 0, 0, 0, 0, 7, 0, 0, 0, 9, 0, 0]);
-    assert_eq!(node.run("hold_egress", HOST, &forged), Outcome::Drop(Reason::HoldStray));
-    assert_eq!(node.run("hold_ingress", FORWARDED, &forged), Outcome::Drop(Reason::HoldStray));
+    assert_eq!(
+        node.run("hold_egress", HOST, &forged),
+        Outcome::Drop(Reason::HoldStray)
+    );
+    assert_eq!(
+        node.run("hold_ingress", FORWARDED, &forged),
+        Outcome::Drop(Reason::HoldStray)
+    );
 }

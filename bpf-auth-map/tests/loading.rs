@@ -1,8 +1,18 @@
 //! Every program passes this kernel's verifier, and maps are adopted or refused as they should be.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod support;
 
-use aya::programs::SchedClassifier;
+use aya::{
+    maps::{Array, Map, MapData},
+    programs::SchedClassifier,
+};
+use handfast_bpf::{Epoch, Error, Kernel, Options, Pair, PairKey, PeerNumber, Settings, boot_time};
 use support::{OBJECT, Pins};
 
 const PROGRAMS: [&str; 8] = [
@@ -38,4 +48,86 @@ fn every_program_passes_the_verifier() {
             info.verified_instruction_count().unwrap()
         );
     }
+}
+
+#[test]
+fn maps_of_another_layout_are_refused_and_left_alone() {
+    let Some(pins) = Pins::new("layout") else {
+        return;
+    };
+    drop(Kernel::open(Options::new(pins.path())).unwrap());
+    let pin = pins.path().join("layout");
+    let mut map = Array::<_, u32>::try_from(Map::Array(MapData::from_pin(&pin).unwrap())).unwrap();
+    map.set(0, 99, 0).unwrap();
+    let error = Kernel::open(Options::new(pins.path())).unwrap_err();
+    assert!(matches!(error, Error::Layout { found: 99, .. }), "{error}");
+    assert_eq!(map.get(&0, 0).unwrap(), 99);
+    // A making that was cut short is begun anew.
+    map.set(0, 0, 0).unwrap();
+    let kernel = Kernel::open(Options::new(pins.path())).unwrap();
+    assert!(!kernel.adopted());
+    drop(kernel);
+    assert!(Kernel::open(Options::new(pins.path())).unwrap().adopted());
+}
+
+#[test]
+fn a_directory_outside_a_bpffs_is_refused() {
+    let directory = std::env::temp_dir().join("hf-no-bpffs");
+    let error = Kernel::open(Options::new(&directory)).unwrap_err();
+    assert!(matches!(error, Error::NotBpffs { .. }), "{error}");
+    assert!(!directory.exists());
+}
+
+#[test]
+fn probing_leaves_nothing_behind() {
+    let Some(_pins) = Pins::new("probe") else {
+        return;
+    };
+    handfast_bpf::probe().unwrap();
+    let left = format!("/sys/fs/bpf/handfast-probe-{}", std::process::id());
+    assert!(!std::path::Path::new(&left).exists());
+}
+
+#[test]
+fn tables_give_back_what_was_written() {
+    let Some(pins) = Pins::new("tables") else {
+        return;
+    };
+    let kernel = Kernel::open(Options::new(pins.path())).unwrap();
+    let tables = kernel.tables();
+    for prefix in ["10.1.0.0/16", "fd01::/16", "0.0.0.0/0"] {
+        tables
+            .set_prefix(prefix.parse().unwrap(), PeerNumber(5))
+            .unwrap();
+    }
+    let mut prefixes = tables.prefixes().unwrap();
+    prefixes.sort();
+    let wanted =
+        ["0.0.0.0/0", "10.1.0.0/16", "fd01::/16"].map(|p| (p.parse().unwrap(), PeerNumber(5)));
+    assert_eq!(prefixes, wanted);
+    tables.remove_prefix("0.0.0.0/0".parse().unwrap()).unwrap();
+    tables.remove_prefix("0.0.0.0/0".parse().unwrap()).unwrap();
+    assert_eq!(tables.prefixes().unwrap().len(), 2);
+
+    let key = PairKey {
+        local: 300.into(),
+        remote: 400.into(),
+        peer: 5.into(),
+    };
+    let pair = Pair {
+        expires: boot_time(),
+        epoch: Epoch(2),
+    };
+    tables.set_pair(key, pair).unwrap();
+    assert_eq!(tables.pairs().unwrap(), [(key, pair)]);
+    tables.sweep_epoch(PeerNumber(5), Epoch(3)).unwrap();
+    assert_eq!(tables.pairs().unwrap(), []);
+    assert!(
+        tables
+            .set_settings(&Settings {
+                mark_shift: 29,
+                ..Settings::default()
+            })
+            .is_err()
+    );
 }

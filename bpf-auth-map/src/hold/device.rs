@@ -6,11 +6,8 @@
 
 use std::{
     fs,
-    io::{self, Read, Write},
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::fs::OpenOptionsExt,
-    },
+    io::{self, Read},
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
 };
 
 use tokio::io::unix::AsyncFd;
@@ -135,15 +132,9 @@ impl HoldDevice {
 
     /// A TAP takes a whole frame or none, and does not block.
     fn write(&self, bytes: &[u8]) -> Result<(), Error> {
-        match self.file.get_ref().write(bytes) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(Error::io("writing to the hold device", source)),
-        }
-    }
-
-    /// The descriptor, to be handed to a successor.
-    pub fn into_descriptor(self) -> OwnedFd {
-        self.file.into_inner().into()
+        nix::unistd::write(self.file.get_ref(), bytes)
+            .map(drop)
+            .map_err(|errno| Error::io("writing to the hold device", errno.into()))
     }
 
     /// Removes the device of this name: for good, at detach.

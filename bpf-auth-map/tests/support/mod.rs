@@ -43,3 +43,5 @@ impl Drop for Pins {
 
 pub mod packets;
 pub mod run;
+
+pub mod lab;

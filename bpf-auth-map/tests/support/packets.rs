@@ -10,7 +10,11 @@ pub const RST: u8 = 4;
 
 /// An Ethernet frame around an IP packet.
 pub fn frame(ip: &[u8]) -> Vec<u8> {
-    let ethertype: u16 = if ip.first().is_some_and(|b| b >> 4 == 6) { 0x86dd } else { 0x0800 };
+    let ethertype: u16 = if ip.first().is_some_and(|b| b >> 4 == 6) {
+        0x86dd
+    } else {
+        0x0800
+    };
     link(ethertype, ip)
 }
 
@@ -81,14 +85,25 @@ pub fn echo(address: IpAddr, identifier: u16) -> Vec<u8> {
 
 /// An error (destination unreachable) about a packet.
 pub fn unreachable(quoted: &[u8]) -> Vec<u8> {
-    let kind = if quoted.first().is_some_and(|b| b >> 4 == 6) { 1 } else { 3 };
+    let kind = if quoted.first().is_some_and(|b| b >> 4 == 6) {
+        1
+    } else {
+        3
+    };
     let mut bytes = vec![kind, 1, 0, 0, 0, 0, 0, 0];
     bytes.extend(quoted);
     bytes
 }
 
 /// A fragment, of whatever family: offset in units of eight bytes.
-pub fn fragment(src: IpAddr, dst: IpAddr, proto: u8, offset: u16, more: bool, payload: &[u8]) -> Vec<u8> {
+pub fn fragment(
+    src: IpAddr,
+    dst: IpAddr,
+    proto: u8,
+    offset: u16,
+    more: bool,
+    payload: &[u8],
+) -> Vec<u8> {
     if src.is_ipv4() {
         let mut bytes = ip(src, dst, proto, payload);
         let field = offset | if more { 0x2000 } else { 0 };

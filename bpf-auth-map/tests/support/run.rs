@@ -38,7 +38,10 @@ pub struct Came {
 }
 
 /// Forwarded, after its endpoint's gate.
-pub const GATED: Came = Came { mark: SOURCE << 2, by: 3 };
+pub const GATED: Came = Came {
+    mark: SOURCE << 2,
+    by: 3,
+};
 /// From elsewhere, without a mark.
 pub const FORWARDED: Came = Came { mark: 0, by: 3 };
 /// Made by the node.
@@ -72,7 +75,13 @@ pub struct Addresses {
 pub fn families() -> [Addresses; 2] {
     let all = |list: [&str; 5]| {
         let [me, neighbour, them, stranger, world] = list.map(|a| a.parse().unwrap());
-        Addresses { me, neighbour, them, stranger, world }
+        Addresses {
+            me,
+            neighbour,
+            them,
+            stranger,
+            world,
+        }
     };
     [
         all(["10.1.0.7", "10.1.0.8", "10.2.0.9", "10.2.0.66", "192.0.2.1"]),
@@ -89,46 +98,90 @@ impl Node {
     pub fn new(name: &str) -> Option<Self> {
         let pins = Pins::new(name)?;
         let mut options = Options::new(pins.path());
-        options.sizes = Sizes { connections: 512, events: 1 << 16 };
+        options.sizes = Sizes {
+            connections: 512,
+            events: 1 << 16,
+        };
         let kernel = Kernel::open(options).unwrap();
         let object = EbpfLoader::new()
             .default_map_pin_directory(pins.path())
             .override_global("ENDPOINT", &ENDPOINT.0, true)
             .load(OBJECT)
             .unwrap();
-        let node = Self { kernel, object, pins };
+        let node = Self {
+            kernel,
+            object,
+            pins,
+        };
         let tables = node.tables();
         let mut settings = tables.settings().unwrap();
         settings.hold = Some(1);
         settings.tunnel = Some(1);
         tables.set_settings(&settings).unwrap();
         for prefix in ["10.1.0.0/16", "fd01::/16"] {
-            tables.set_prefix(prefix.parse().unwrap(), PeerNumber::LOCAL).unwrap();
+            tables
+                .set_prefix(prefix.parse().unwrap(), PeerNumber::LOCAL)
+                .unwrap();
         }
         for prefix in ["10.2.0.0/16", "fd02::/16"] {
             tables.set_prefix(prefix.parse().unwrap(), PEER).unwrap();
         }
         for identity in [ME, NEIGHBOUR, THEM] {
-            let valid = Identity { valid_until: far(), revoked: false };
+            let valid = Identity {
+                valid_until: far(),
+                revoked: false,
+            };
             tables.set_identity(identity, &valid).unwrap();
         }
         for family in families() {
-            tables.set_local(family.me, Local { endpoint: ENDPOINT, identity: ME }).unwrap();
-            tables.set_local(family.neighbour, Local { endpoint: OTHER, identity: NEIGHBOUR }).unwrap();
+            tables
+                .set_local(
+                    family.me,
+                    Local {
+                        endpoint: ENDPOINT,
+                        identity: ME,
+                    },
+                )
+                .unwrap();
+            tables
+                .set_local(
+                    family.neighbour,
+                    Local {
+                        endpoint: OTHER,
+                        identity: NEIGHBOUR,
+                    },
+                )
+                .unwrap();
             tables.set_remote(family.them, &remote()).unwrap();
             tables.set_announced(family.me, PEER, &announced()).unwrap();
         }
         tables.set_session(PEER, &session()).unwrap();
         for key in [pair(), local_pair()] {
-            tables.set_pair(key, Pair { expires: far(), epoch: EPOCH }).unwrap();
+            tables
+                .set_pair(
+                    key,
+                    Pair {
+                        expires: far(),
+                        epoch: EPOCH,
+                    },
+                )
+                .unwrap();
         }
         for endpoint in [ENDPOINT, OTHER] {
             let entries: Vec<_> = [Direction::Ingress, Direction::Egress]
-                .map(|direction| rule(direction, IdentityNumber::ANY, Ports::Any, allow(Auth::Disabled)))
+                .map(|direction| {
+                    rule(
+                        direction,
+                        IdentityNumber::ANY,
+                        Ports::Any,
+                        allow(Auth::Disabled),
+                    )
+                })
                 .into_iter()
                 .chain([THEM, NEIGHBOUR, ME].into_iter().flat_map(|identity| {
-                    [Direction::Ingress, Direction::Egress]
-                        .map(|direction| rule(direction, identity, Ports::Any, allow(Auth::Required)))
+                    [Direction::Ingress, Direction::Egress].map(|direction| {
+                        rule(direction, identity, Ports::Any, allow(Auth::Required))
+                    })
                 }))
                 .collect();
             tables.replace_policy(endpoint, &entries).unwrap();
@@ -156,7 +209,7 @@ impl Node {
                 let rose: Vec<Reason> = before
                     .iter()
                     .zip(&after)
-                    .filter(|(b, a)| a.1 > b.1 && b.0 as u16 >= 10 || (b.0 == Reason::Internal && a.1 > b.1))
+                    .filter(|(b, a)| a.1 > b.1 && (b.0 as u16 >= 10 || b.0 == Reason::Internal))
                     .map(|(b, _)| b.0)
                     .collect();
                 match rose[..] {
@@ -223,38 +276,77 @@ fn test_run(fd: i32, came: Came, frame: &[u8]) -> (u32, u32) {
     };
     // SAFETY: every pointer and length above is of a live buffer.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, TEST_RUN, &raw mut attributes, size_of::<Attributes>())
+        libc::syscall(
+            libc::SYS_bpf,
+            TEST_RUN,
+            &raw mut attributes,
+            size_of::<Attributes>(),
+        )
     };
     assert_eq!(result, 0, "test run: {}", std::io::Error::last_os_error());
     (attributes.retval, context_out[2])
 }
 
 pub fn remote() -> Remote {
-    Remote { identity: THEM, peer: PEER, epoch: EPOCH, generation: 1, refused_until: None }
+    Remote {
+        identity: THEM,
+        peer: PEER,
+        epoch: EPOCH,
+        generation: 1,
+        refused_until: None,
+    }
 }
 
 pub fn announced() -> Announced {
-    Announced { endpoint: ENDPOINT, epoch: EPOCH, state: AnnouncedState::Confirmed, generation: 1 }
+    Announced {
+        endpoint: ENDPOINT,
+        epoch: EPOCH,
+        state: AnnouncedState::Confirmed,
+        generation: 1,
+    }
 }
 
 pub fn session() -> Session {
-    Session { oldest: EPOCH, current: EPOCH, expires: far(), state: SessionState::Ready }
+    Session {
+        oldest: EPOCH,
+        current: EPOCH,
+        expires: far(),
+        state: SessionState::Ready,
+    }
 }
 
 pub fn pair() -> PairKey {
-    PairKey { local: ME, remote: THEM, peer: PEER }
+    PairKey {
+        local: ME,
+        remote: THEM,
+        peer: PEER,
+    }
 }
 
 pub fn local_pair() -> PairKey {
-    PairKey { local: NEIGHBOUR, remote: ME, peer: PeerNumber::LOCAL }
+    PairKey {
+        local: NEIGHBOUR,
+        remote: ME,
+        peer: PeerNumber::LOCAL,
+    }
 }
 
 pub fn allow(auth: Auth) -> PolicyValue {
-    PolicyValue { verdict: Verdict::Allow, auth, encryption: false, rule: 1 }
+    PolicyValue {
+        verdict: Verdict::Allow,
+        auth,
+        encryption: false,
+        rule: 1,
+    }
 }
 
 pub fn deny() -> PolicyValue {
-    PolicyValue { verdict: Verdict::Deny, auth: Auth::Disabled, encryption: false, rule: 2 }
+    PolicyValue {
+        verdict: Verdict::Deny,
+        auth: Auth::Disabled,
+        encryption: false,
+        rule: 2,
+    }
 }
 
 pub fn rule(
@@ -263,5 +355,12 @@ pub fn rule(
     ports: Ports,
     value: PolicyValue,
 ) -> (PolicyKey, PolicyValue) {
-    (PolicyKey { direction, identity, ports }, value)
+    (
+        PolicyKey {
+            direction,
+            identity,
+            ports,
+        },
+        value,
+    )
 }

@@ -390,3 +390,6 @@ fn read_v6(from: &impl Source, at: u32) -> Result<Header, Reason> {
     }
     Ok(header)
 }
+
+#[cfg(test)]
+mod tests;
