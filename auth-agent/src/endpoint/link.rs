@@ -4,6 +4,7 @@
 //! gateway that exists on no wire (169.254.1.1, fe80::1), whose hardware address is the node's side. Both sides
 //! know each other by permanent neighbour entries, so that no packet waits for a neighbour lookup.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::TryStreamExt;
@@ -107,16 +108,10 @@ pub async fn remove(node: &Handle, interface: &str) -> Result<(), EndpointError>
         .map_err(netlink("remove the workload's link"))
 }
 
-/// True while the node's side of an endpoint is still the interface it was.
-pub async fn still_attached(
-    node: &Handle,
-    ifindex: u32,
-    host_mac: [u8; 6],
-) -> Result<bool, EndpointError> {
-    Ok(links(node)
-        .await?
-        .iter()
-        .any(|link| link.index == ifindex && link.mac == host_mac))
+/// All interfaces of the node, by index and hardware address: the kernel gives an index anew at once.
+pub async fn interfaces(node: &Handle) -> Result<BTreeSet<(u32, [u8; 6])>, EndpointError> {
+    let all = links(node).await?;
+    Ok(all.iter().map(|link| (link.index, link.mac)).collect())
 }
 
 /// What we need to know of one interface.

@@ -1,5 +1,6 @@
 //! Workloads that come and go: link, gates, policy, then the core; and the other way round when they go.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use handfast_encrypt::Tunnel;
@@ -102,8 +103,9 @@ impl Agent {
     /// Takes over the endpoints of an earlier run; those whose workload is gone meanwhile are withdrawn.
     pub(super) async fn adopt_endpoints(&mut self) -> Result<(), RunError> {
         let mut gone = Vec::new();
+        let interfaces = endpoint::interfaces(&self.netlink).await?;
         for endpoint in self.endpoints.all().to_vec() {
-            if self.is_there(&endpoint).await? {
+            if is_there(&endpoint, &interfaces) {
                 self.gates.attach_endpoint(&endpoint)?;
                 self.apply_endpoint(&endpoint).await?;
             } else {
@@ -121,19 +123,14 @@ impl Agent {
 
     /// Notices workloads that went without a word: a namespace that was deleted took its link along.
     pub(super) async fn sweep_endpoints(&mut self) -> Result<(), RunError> {
+        let interfaces = endpoint::interfaces(&self.netlink).await?;
         for endpoint in self.endpoints.all().to_vec() {
-            if !self.is_there(&endpoint).await? {
+            if !is_there(&endpoint, &interfaces) {
                 tracing::info!(endpoint = endpoint.name, "its workload is gone");
                 self.remove_endpoint(&endpoint.name).await?;
             }
         }
         Ok(())
-    }
-
-    async fn is_there(&self, endpoint: &Endpoint) -> Result<bool, RunError> {
-        let link =
-            endpoint::still_attached(&self.netlink, endpoint.ifindex, endpoint.host_mac).await?;
-        Ok(link && endpoint::namespace_exists(&endpoint.netns, endpoint.netns_inode))
     }
 
     fn check_addresses(&self, addresses: &[IpAddr]) -> Result<(), RunError> {
@@ -155,6 +152,12 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// True while an endpoint's link and namespace are those that it was attached with.
+fn is_there(endpoint: &Endpoint, interfaces: &BTreeSet<(u32, [u8; 6])>) -> bool {
+    interfaces.contains(&(endpoint.ifindex, endpoint.host_mac))
+        && endpoint::namespace_exists(&endpoint.netns, endpoint.netns_inode)
 }
 
 fn check_name(name: &str) -> Result<(), RunError> {

@@ -20,7 +20,7 @@ use crate::endpoint::{Endpoint, EndpointId};
 pub(super) struct Gates {
     kernel: Kernel,
     cidrs: BTreeMap<IpNet, u32>,
-    wires: BTreeSet<u32>,
+    wires: BTreeSet<(u32, String)>,
 }
 
 /// A pair as the kernel has it.
@@ -237,14 +237,20 @@ impl Gates {
         Ok(self.kernel.attach_hold(ifindex)?)
     }
 
-    /// The tripwire on an underlay interface.
-    pub(super) fn attach_wire(&mut self, ifindex: u32, name: &str) -> Result<(), RunError> {
-        if self.wires.contains(&ifindex) {
-            return Ok(());
+    /// The tripwire on these underlay interfaces (index and name). Those that went took theirs along.
+    pub(super) fn set_wires(
+        &mut self,
+        interfaces: BTreeSet<(u32, String)>,
+    ) -> Result<(), RunError> {
+        for (ifindex, name) in interfaces.difference(&self.wires) {
+            match self.kernel.attach_wire(*ifindex) {
+                // It went again meanwhile.
+                Err(bpf::Error::NoInterface(_)) => {}
+                attached => attached?,
+            }
+            tracing::info!(interface = name, "the tripwire watches");
         }
-        self.kernel.attach_wire(ifindex)?;
-        self.wires.insert(ifindex);
-        tracing::info!(interface = name, "the tripwire watches");
+        self.wires = interfaces;
         Ok(())
     }
 

@@ -422,10 +422,19 @@ spec:
         old.set_identity(300, workload("good", "client=good"));
 
         let mut new = PolicyTable::new(DefaultAuthentication::Background);
-        new.adopt(old.installed().map(|(key, value)| (*key, *value)), old.cidrs());
-        assert!(new.set_identity(300, workload("good", "client=good")).is_empty());
+        new.adopt(
+            old.installed().map(|(key, value)| (*key, *value)),
+            old.cidrs(),
+        );
+        assert!(
+            new.set_identity(300, workload("good", "client=good"))
+                .is_empty()
+        );
         assert!(new.replace_set(nginx()).is_empty());
-        assert!(new.set_endpoint(1, Some(workload("web", "run=nginx"))).is_empty());
+        assert!(
+            new.set_endpoint(1, Some(workload("web", "run=nginx")))
+                .is_empty()
+        );
     }
 
     #[test]

@@ -9,13 +9,13 @@ use super::agent::Agent;
 use super::net::{Dialled, FromNet};
 use super::requests::Next;
 use super::start::{self, Started};
-use super::{RunError, clock};
+use super::{RunError, clock, wires};
 use crate::config::AgentConfig;
 use crate::core::{Connected, Event, PeerNode};
 use crate::identity::serial_bytes;
 use crate::tls::{Connection, TlsError};
 
-/// How often things are looked at that nothing reports: certificates that are due, workloads that have gone.
+/// How often things are looked at that nothing reports: certificates that are due, flows whose time is over.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 
 /// Runs a node until SIGTERM, SIGINT or `detach`. The kernel goes on when it ends.
@@ -36,6 +36,7 @@ pub async fn run(config: AgentConfig) -> Result<(), RunError> {
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(RunError::io("watch for SIGINT"))?;
     let mut tunnel = agent.tunnel.watch();
+    let interfaces = wires::watch().map_err(RunError::io("watch interfaces"))?;
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tracing::info!(node = %agent.node.spiffe_id, "the agent runs");
@@ -79,6 +80,7 @@ pub async fn run(config: AgentConfig) -> Result<(), RunError> {
                     return Ok(());
                 }
             }
+            () = interfaces.notified() => agent.look_at_interfaces().await,
             _ = housekeeping.tick() => agent.keep_house().await,
         }
     }
@@ -170,12 +172,19 @@ impl Agent {
         self.apply_nodes().await
     }
 
+    /// Workloads may have gone, and underlay interfaces may have come.
+    async fn look_at_interfaces(&mut self) {
+        if let Err(error) = self.sweep_endpoints().await {
+            self.alarm(format!("endpoints: {error}"));
+        }
+        if let Err(error) = self.attach_wires().await {
+            self.alarm(format!("tripwire: {error}"));
+        }
+    }
+
     async fn keep_house(&mut self) {
         if let Err(error) = self.renew() {
             self.alarm(format!("certificates: {error}"));
-        }
-        if let Err(error) = self.sweep_endpoints().await {
-            self.alarm(format!("endpoints: {error}"));
         }
         if let Err(error) = self.gates.collect(clock::boot()) {
             self.alarm(format!("old connections: {error}"));

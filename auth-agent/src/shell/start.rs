@@ -169,7 +169,9 @@ async fn resume(agent: &mut Agent) -> Result<(), RunError> {
     let installed = agent.gates.policy_entries(agent.endpoints.all())?;
     agent.policy.adopt(installed, agent.gates.cidrs());
     for (number, known) in agent.view().identities {
-        agent.policy.set_identity(number.0, workload(&known.identity)?);
+        agent
+            .policy
+            .set_identity(number.0, workload(&known.identity)?);
     }
     let deny = agent.verifier.deny_list().clone();
     if deny.number() > 0 {

@@ -1,22 +1,41 @@
 //! Which interfaces the tripwire watches: all that have an address of their own and are not ours or a workload's.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
+use rtnetlink::MulticastGroup;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
 use rtnetlink::packet_route::link::LinkAttribute;
+use tokio::sync::Notify;
 
 use super::RunError;
 use super::agent::Agent;
 
+/// Wakes the agent's loop when an interface or an address comes or goes. Many changes wake it once.
+pub(super) fn watch() -> std::io::Result<Arc<Notify>> {
+    let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&[
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+    ])?;
+    tokio::spawn(connection);
+    let changed = Arc::new(Notify::new());
+    let sender = Arc::clone(&changed);
+    tokio::spawn(async move {
+        while messages.next().await.is_some() {
+            sender.notify_one();
+        }
+    });
+    Ok(changed)
+}
+
 impl Agent {
     /// Attaches the tripwire to underlay interfaces that it does not watch yet.
     pub(super) async fn attach_wires(&mut self) -> Result<(), RunError> {
-        for (ifindex, name) in self.underlay_interfaces().await? {
-            self.gates.attach_wire(ifindex, &name)?;
-        }
-        Ok(())
+        let interfaces = self.underlay_interfaces().await?;
+        self.gates.set_wires(interfaces)
     }
 
     async fn underlay_interfaces(&self) -> Result<BTreeSet<(u32, String)>, RunError> {
