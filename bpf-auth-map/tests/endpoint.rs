@@ -107,6 +107,18 @@ fn the_links_own_traffic_passes_with_true_senders() {
         from(&mut node, &discovery(136, v6.me, 255)),
         Outcome::Pass(0)
     );
+    // From its own global address, as a kernel with one asks.
+    let mut asks = discovery(135, v6.world, 255);
+    let std::net::IpAddr::V6(own) = v6.me else {
+        panic!("IPv6")
+    };
+    asks[8..24].copy_from_slice(&own.octets());
+    assert_eq!(from(&mut node, &asks), Outcome::Pass(0));
+    let std::net::IpAddr::V6(other) = v6.neighbour else {
+        panic!("IPv6")
+    };
+    asks[8..24].copy_from_slice(&other.octets());
+    assert_eq!(from(&mut node, &asks), Outcome::Drop(Reason::Spoofed));
     let bad = [
         discovery(136, v6.neighbour, 255),
         discovery(135, v6.neighbour, 64),
@@ -140,7 +152,7 @@ fn a_flow_on_one_node_needs_both_policies_and_a_pair() {
         node.tables().remove_pair(local_pair()).unwrap();
         assert_eq!(to(&mut node, GATED, &syn), Outcome::Hold);
         assert_eq!(from(&mut node, &answer), Outcome::Drop(Reason::NoPair));
-        node.tables().reset_holds().unwrap();
+        node.reset_holds();
         // Either order names the pair.
         let turned = PairKey {
             local: ME,
@@ -295,6 +307,28 @@ fn the_world_is_judged_by_cidr_and_flow() {
             from(&mut node, &ip(a.me, other, TCP, &tcp(40000, 443, SYN))),
             undecided
         );
+
+        // A CIDR that gets another name does not cut the flow that policy still allows.
+        let web = Ports::Prefix {
+            protocol: TCP,
+            port: 443,
+            bits: 16,
+        };
+        let renamed = IdentityNumber(cidr.0 + 1);
+        let entry = rule(Direction::Egress, renamed, web, allow(Auth::Disabled));
+        node.tables().add_policy(ENDPOINT, &[entry]).unwrap();
+        let net = ipnet::IpNet::new(a.world, if a.me.is_ipv4() { 32 } else { 128 }).unwrap();
+        node.tables().set_cidr(net, renamed).unwrap();
+        assert_eq!(to(&mut node, FORWARDED, &back), Outcome::Pass(0));
+        node.tables()
+            .remove_policy_entry(ENDPOINT, &entry.0)
+            .unwrap();
+        node.tables().policy_changed().unwrap();
+        assert_eq!(
+            to(&mut node, FORWARDED, &back),
+            Outcome::Drop(Reason::NoRule)
+        );
+        node.tables().remove_cidr(net).unwrap();
 
         let in_web = ip(other, a.me, TCP, &tcp(50000, 443, SYN));
         assert_eq!(to(&mut node, FORWARDED, &in_web), Outcome::Pass(0));

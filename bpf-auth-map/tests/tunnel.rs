@@ -432,9 +432,12 @@ fn each_thing_that_is_missing_has_its_own_verdict() {
     }
 }
 
+/// One write that takes something away.
+type Cut = (&'static str, fn(&Tables, &Addresses));
+
 #[test]
 fn an_open_flow_is_cut_by_every_single_write_that_cuts() {
-    let cuts: &[(&str, fn(&Tables, &Addresses))] = &[
+    let cuts: &[Cut] = &[
         ("session", |t, _| {
             t.set_session(
                 PEER,
@@ -877,7 +880,7 @@ fn holding_is_bounded_for_a_pair_an_endpoint_a_peer_and_in_all() {
             hold_total: total,
             ..node.tables().settings().unwrap()
         };
-        node.tables().reset_holds().unwrap();
+        node.reset_holds();
         node.tables().set_settings(&settings).unwrap();
     };
     node.tables().remove_pair(pair()).unwrap();
@@ -974,7 +977,7 @@ fn while_a_pair_drains_only_what_is_given_back_passes() {
     assert_eq!(node.run("to_tunnel", returned, &packet), Outcome::Pass(0));
     // The other direction, and another address, are other keys.
     assert_eq!(from_tunnel(&mut node, &a), Outcome::Pass(DECIDED));
-    node.tables().reset_holds().unwrap();
+    node.reset_holds();
     assert_eq!(to_tunnel(&mut node, &a), Outcome::Pass(0));
     node.tables().remove_pair(pair()).unwrap();
     assert_eq!(

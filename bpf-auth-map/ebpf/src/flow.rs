@@ -56,6 +56,12 @@ pub fn fragments(work: &mut Work) -> Result<(), Reason> {
 /// The flow of `work.key`, if it is known, alive and still between the same two.
 #[inline(always)]
 pub fn known(work: &Work) -> Option<&'static mut Connection> {
+    alive(work).filter(|connection| connection.remote == work.remote_identity)
+}
+
+/// The same, whoever the other side is by now: outside the mesh that is only what rules call it.
+#[inline(always)]
+pub fn alive(work: &Work) -> Option<&'static mut Connection> {
     let connection = CONNECTIONS.get_ptr_mut(&work.key)?;
     // SAFETY: a map value, valid for this run; fields that race are overwritten as a whole.
     let connection = unsafe { &mut *connection };
@@ -63,7 +69,6 @@ pub fn known(work: &Work) -> Option<&'static mut Connection> {
         <= lifetime(work.key.proto, connection.flags) * SECOND;
     let same = connection.endpoint == work.endpoint
         && connection.local == work.local_identity
-        && connection.remote == work.remote_identity
         && connection.peer == work.peer;
     (alive && same && !reopens(work, connection)).then_some(connection)
 }

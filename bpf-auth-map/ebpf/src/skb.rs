@@ -60,6 +60,12 @@ impl Skb {
         u16::from_be(unsafe { (*self.0).protocol } as u16)
     }
 
+    /// Whether it carries a VLAN tag beside its headers.
+    #[inline(always)]
+    pub fn is_tagged(&self) -> bool {
+        unsafe { (*self.0).vlan_present != 0 }
+    }
+
     /// How many packets this will be on a wire.
     #[inline(always)]
     pub fn segments(&self) -> u32 {

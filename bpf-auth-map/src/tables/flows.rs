@@ -109,12 +109,16 @@ impl Tables {
             })
     }
 
-    /// Forgets everything that was held: for an agent that starts, since what its predecessor
-    /// had is lost. Tickets that are still out are void.
+    /// Forgets everything that was held: for an agent that starts, since what its predecessor had
+    /// is lost. Takes the hold device out of the settings first, so that no gate counts meanwhile;
+    /// [`Kernel::attach_hold`](crate::Kernel::attach_hold) puts it back.
     ///
     /// # Errors
     /// A map could not be written.
     pub fn reset_holds(&self) -> Result<(), Error> {
+        self.change_config(|config| config.hold = 0)?;
+        // A program that read the settings before is done long before this.
+        std::thread::sleep(Duration::from_millis(10));
         self.parked.clear()?;
         self.holds.clear()?;
         raw::lock(&self.hold_total)

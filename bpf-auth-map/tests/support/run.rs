@@ -193,8 +193,12 @@ impl Node {
         self.kernel.tables()
     }
 
-    pub fn directory(&self) -> &std::path::Path {
-        self.pins.path()
+    /// Forgets what is held, and goes on holding.
+    pub fn reset_holds(&self) {
+        let settings = self.tables().settings().unwrap();
+        self.tables().reset_holds().unwrap();
+        assert_eq!(self.tables().settings().unwrap().hold, None);
+        self.tables().set_settings(&settings).unwrap();
     }
 
     /// Runs a program on a frame.

@@ -47,6 +47,10 @@ pub fn from_endpoint(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<Marks, Reason> {
+    // The tag would lead it past what is judged here.
+    if skb.is_tagged() {
+        return Err(Reason::NotIp);
+    }
     if skb.ethertype() == ETHERTYPE_ARP {
         return arp(skb, work).map(|()| None);
     }
@@ -137,25 +141,25 @@ fn is_link_traffic(skb: &Skb, work: &mut Work) -> bool {
                 && packet.dst.is_multicast()
                 && ports == (client6, server6));
     }
-    if packet.outer_proto != ICMPV6 || !(nowhere || packet.src.is_v6_link_local()) {
+    if packet.outer_proto != ICMPV6 {
         return false;
     }
-    let on_link = packet.hop_limit == 255;
-    match packet.icmp_type {
+    let (src, kind) = (packet.src, packet.icmp_type);
+    let (on_link, target_at) = (packet.hop_limit == 255, packet.transport + 8);
+    let anonymous = nowhere || src.is_v6_link_local();
+    match kind {
         // MLD (RFC 2710, RFC 3810).
-        131 | 132 | 143 => packet.dst.is_multicast(),
+        131 | 132 | 143 => anonymous && packet.dst.is_multicast(),
         // Router and neighbour solicitation.
-        133 | 135 => on_link,
+        133 | 135 => on_link && (anonymous || own(work, src).is_ok()),
         // An advertisement of its own address only. (Routers are not workloads: no 134, no 137.)
-        136 => {
-            on_link && {
-                match skb.load::<16>(packet.transport + 8) {
-                    Some(target) => {
-                        let target = Addr::v6(target);
-                        target.is_v6_link_local() || own(work, target).is_ok()
-                    }
-                    None => false,
+        136 if on_link && (anonymous || own(work, src).is_ok()) => {
+            match skb.load::<16>(target_at) {
+                Some(target) => {
+                    let target = Addr::v6(target);
+                    target.is_v6_link_local() || own(work, target).is_ok()
                 }
+                None => false,
             }
         }
         _ => false,

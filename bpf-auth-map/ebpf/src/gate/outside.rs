@@ -1,8 +1,6 @@
 //! The judgement between an endpoint and an address outside the mesh.
 
-use handfast_layout::{
-    AUTH_AUDIT, AUTH_DISABLED, Config, EventKind, IDENTITY_HOST, Reason, packet::Kind,
-};
+use handfast_layout::{AUTH_AUDIT, AUTH_DISABLED, Config, EventKind, Reason, packet::Kind};
 
 use crate::{flow, policy, proof, report, skb::Skb, work::Work};
 
@@ -11,15 +9,14 @@ use crate::{flow, policy, proof, report, skb::Skb, work::Work};
 pub fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
     proof::revoked(work)?;
     let about_a_flow = work.packet.kind == Kind::IcmpError;
-    match flow::known(work) {
+    match flow::alive(work) {
         Some(connection) => {
             work.rule = connection.rule;
-            // What the node itself sends is the host setting's business, not a rule's.
-            if connection.policy_revision != config.policy_revision
-                && work.remote_identity != IDENTITY_HOST
-            {
+            let renamed = connection.remote != work.remote_identity;
+            if renamed || connection.policy_revision != config.policy_revision {
                 let opened = connection.direction;
                 let allowed = ask(work, opened)?;
+                connection.remote = work.remote_identity;
                 connection.rule = allowed.rule;
                 connection.auth = allowed.auth;
                 connection.policy_revision = config.policy_revision;
