@@ -78,7 +78,7 @@ fn nothing_of_ours(node: &Node) {
         ("nft", &["list", "ruleset"]),
     ] {
         let said = asked(program, words);
-        for trace in ["hf-", "handfast", "hfe", "7250"] {
+        for trace in ["hf-", "handfast", "7250"] {
             assert!(
                 !said.contains(trace),
                 "{} {program} {words:?} still shows {trace}:\n{said}",

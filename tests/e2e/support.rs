@@ -155,9 +155,13 @@ impl Mesh {
     /// Puts a service address on a node: port 80 of `virtual_addresses` is the server's.
     pub fn service(&self, node: &Node, virtual_addresses: [IpAddr; 2], server: [IpAddr; 2]) {
         let rules = format!(
-            "table inet service {{ chain translate {{ type nat hook prerouting priority dstnat;
-               ip daddr {} tcp dport 80 dnat ip to {}
-               ip6 daddr {} tcp dport 80 dnat ip6 to {} }} }}",
+            "table inet service {{
+               chain translate {{
+                 type nat hook prerouting priority dstnat;
+                 ip daddr {} tcp dport 80 dnat ip to {}
+                 ip6 daddr {} tcp dport 80 dnat ip6 to {}
+               }}
+             }}",
             virtual_addresses[0], server[0], virtual_addresses[1], server[1]
         );
         node.host

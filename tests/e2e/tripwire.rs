@@ -40,7 +40,7 @@ fn clear_frames_planted_on_the_node_itself_never_reach_the_underlay() {
     let counters = mesh.status(&mesh.n1).counters;
     let clear: u64 = counters
         .iter()
-        .filter(|(name, _)| name.contains("clear"))
+        .filter(|(name, _)| name.starts_with("wire"))
         .map(|(_, count)| *count)
         .sum();
     assert!(clear >= 9, "not counted: {counters:?}");
@@ -56,7 +56,7 @@ fn clear_frames_planted_on_the_node_itself_never_reach_the_underlay() {
     let counters = mesh.status(&mesh.n2).counters;
     let clear: u64 = counters
         .iter()
-        .filter(|(name, _)| name.contains("clear"))
+        .filter(|(name, _)| name.starts_with("wire"))
         .map(|(_, count)| *count)
         .sum();
     assert!(clear >= 2, "not counted: {counters:?}");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use ipnet::IpNet;
 
 use super::namespace::Namespace;
@@ -186,8 +186,8 @@ fn drops(socket: &OwnedFd) -> anyhow::Result<u64> {
     Ok(u64::from(counts[1]))
 }
 
-/// Sends a frame as it is from an interface of a namespace.
-pub fn inject(ns: &Namespace, interface: &str, frame: &[u8]) -> anyhow::Result<()> {
+/// Sends a frame as it is from an interface of a namespace. False if a program on its way out dropped it at once.
+pub fn inject(ns: &Namespace, interface: &str, frame: &[u8]) -> anyhow::Result<bool> {
     ns.inside(|| {
         let socket = open_socket()?;
         // SAFETY: all zero is a valid sockaddr_ll; its fields are set below.
@@ -205,10 +205,14 @@ pub fn inject(ns: &Namespace, interface: &str, frame: &[u8]) -> anyhow::Result<(
                 libc::socklen_t::try_from(size_of_val(&to))?,
             )
         };
-        if usize::try_from(sent) != Ok(frame.len()) {
-            bail!("inject a frame: {}", std::io::Error::last_os_error());
+        if usize::try_from(sent) == Ok(frame.len()) {
+            return Ok(true);
         }
-        Ok(())
+        let error = std::io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::ENOBUFS) => Ok(false),
+            _ => Err(error).context("inject a frame"),
+        }
     })
 }
 
