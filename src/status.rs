@@ -52,7 +52,7 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
     let counters = status
         .counters
         .iter()
-        .map(|(name, count)| vec![format!("packets: {name}"), count.to_string()]);
+        .map(|(name, count)| vec![name.clone(), count.to_string()]);
     args.output.print(
         &status,
         &["WHAT", "VALUE"],

@@ -128,7 +128,7 @@ fn held(stage: &Stage) -> anyhow::Result<u64> {
         sum += stage
             .status(node)?
             .counters
-            .get("held")
+            .get("packets: held")
             .copied()
             .unwrap_or_default();
     }

@@ -91,7 +91,7 @@ pub struct Status {
     pub policy_error: Option<String>,
     /// The deny list in force.
     pub deny_number: u64,
-    /// Packets by verdict and drop reason.
+    /// Counters by name: `packets: REASON` of the gates, `protocol: EVENT` of sessions, refused handshakes.
     pub counters: BTreeMap<String, u64>,
     /// What happened and deserves attention, newest last.
     pub alarms: Vec<String>,

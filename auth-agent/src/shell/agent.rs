@@ -157,8 +157,9 @@ impl Agent {
             Effect::RemoveTunnel { peer } => self.remove_tunnel(peer).await?,
             Effect::Discard { key, reason } => {
                 tracing::debug!(?key, %reason, "held packets dropped");
-                self.note_discarded(key, reason);
-                self.park.discard(key);
+                if self.park.discard(key) > 0 {
+                    self.note_discarded(key, reason);
+                }
             }
             Effect::Release { key } => self.park.release(key),
             Effect::Alarm(alarm) => self.raise(&alarm),

@@ -280,7 +280,7 @@ impl Gates {
         Ok(counters
             .into_iter()
             .filter(|(_, count)| *count > 0)
-            .map(|(reason, count)| (reason.name().to_owned(), count))
+            .map(|(reason, count)| (format!("packets: {}", reason.name()), count))
             .collect())
     }
 

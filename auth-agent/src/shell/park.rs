@@ -66,12 +66,13 @@ impl Park {
         }
     }
 
-    /// Drops everything under a key.
-    pub(super) fn discard(&mut self, key: HoldKey) {
-        let Some(device) = &self.device else { return };
-        for held in self.waiting.remove(&key).into_iter().flatten() {
-            drop_counted(device, &held);
+    /// Drops everything under a key, and tells how many packets that was.
+    pub(super) fn discard(&mut self, key: HoldKey) -> usize {
+        let waiting = self.waiting.remove(&key).unwrap_or_default();
+        if let Some(device) = &self.device {
+            waiting.iter().for_each(|held| drop_counted(device, held));
         }
+        waiting.len()
     }
 
     /// Drops everything.

@@ -19,7 +19,7 @@ impl Agent {
         let view = self.view();
         let mut counters = self.gates.counters()?;
         for (name, count) in &view.counters {
-            counters.insert(format!("protocol {name}"), *count);
+            counters.insert(format!("protocol: {name}"), *count);
         }
         for (reason, count) in self.tls.failures() {
             counters.insert(format!("session not opened: {reason}"), count);
