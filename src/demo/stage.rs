@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::harness::capture::{Capture, WireWatch, inject};
+use super::harness::evidence;
 use super::harness::lab::{Lab, Workload};
-use super::harness::mesh::{self, Authority, Node, Status, TUNNEL_PORTS, spiffe_id, tail};
+use super::harness::mesh::{self, Authority, Node, Status, TUNNEL_PORTS, spiffe_id};
 use super::harness::process::{Process, command};
 use super::harness::scan::canary;
 use super::harness::wait;
@@ -240,36 +241,11 @@ impl Stage {
 
     /// What helps to understand a failure: the ends of the logs, the state of both nodes, findings of the capture.
     pub fn evidence(&self) -> String {
-        let mut text = String::new();
-        let mut add = |title: &str, body: &str| {
-            text.push_str(&format!("--- {title}\n{}\n", body.trim_end()));
-        };
-        for node in [&self.n1, &self.n2] {
-            for words in [
-                ["status"].as_slice(),
-                &["endpoint", "list"],
-                &["tunnel", "status"],
-                &["pair", "list"],
-                &["observe", "--verdict", "dropped"],
-            ] {
-                let title = format!("{}: handfast {}", node.name(), words.join(" "));
-                match node.cli(words) {
-                    Ok(said) => add(
-                        &title,
-                        &tail(&format!("{}{}", said.stderr, said.stdout), 40),
-                    ),
-                    Err(error) => add(&title, &format!("{error:#}")),
-                }
-            }
-        }
-        if let Ok(entries) = std::fs::read_dir(self.lab.logs()) {
-            for path in entries.flatten().map(|entry| entry.path()) {
-                let log = std::fs::read_to_string(&path).unwrap_or_default();
-                add(&path.display().to_string(), &tail(&log, 30));
-            }
-        }
-        self.wire
-            .with(|wire| add("findings on the underlay", &wire.describe_findings()));
+        let mut text = evidence::gather(&[&self.n1, &self.n2], &self.lab.logs());
+        self.wire.with(|wire| {
+            text.push_str("--- findings on the underlay\n");
+            text.push_str(&wire.describe_findings());
+        });
         text
     }
 

@@ -88,10 +88,13 @@ fn the_wrong_client_never_reaches_the_server_whatever_is_killed() {
     );
 
     // Everything has come again by itself: the right client still gets its page.
+    let start = Instant::now();
     let page = wait::until("the right client after all that", 2 * SOON, || {
         Ok(support::curl(&good, &url, 3).ok())
     });
-    assert_eq!(page.unwrap(), PAGE);
+    let page = page.unwrap_or_else(|error| panic!("{error:#}\n{}", mesh.evidence()));
+    eprintln!("the right client was back after {:?}", start.elapsed());
+    assert_eq!(page, PAGE);
     assert_eq!(arrivals.packets("wrong").unwrap(), 0);
 }
 

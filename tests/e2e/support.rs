@@ -9,7 +9,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::harness::lab::{Lab, Workload};
 use crate::harness::mesh::{Authority, Node, Status};
 use crate::harness::process::{Finished, Process, command};
-use crate::harness::{requirements, wait};
+use crate::harness::{evidence, requirements, wait};
 
 /// The turn of one test. Others, in this process or another, wait.
 pub struct Turn(#[allow(dead_code)] Flock<File>);
@@ -170,6 +170,11 @@ impl Mesh {
             .unwrap()
             .success("nft")
             .unwrap();
+    }
+
+    /// What a failure leaves to look at.
+    pub fn evidence(&self) -> String {
+        evidence::gather(&[&self.n1, &self.n2], &self.lab.logs())
     }
 
     /// What a node's agent says of itself.

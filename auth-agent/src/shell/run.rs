@@ -29,13 +29,13 @@ pub async fn run(config: AgentConfig) -> Result<(), RunError> {
         mut ca,
         mut admin,
         mut kernel,
+        mut tunnel,
         lock: _lock,
     } = start::start(config).await?;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(RunError::io("watch for SIGTERM"))?;
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(RunError::io("watch for SIGINT"))?;
-    let mut tunnel = agent.tunnel.watch();
     let interfaces = wires::watch().map_err(RunError::io("watch interfaces"))?;
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

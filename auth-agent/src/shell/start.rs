@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use handfast_bpf::Events;
 use handfast_ca::verify::{NodeSvid, Verifier};
-use handfast_encrypt::{Options, RouteOptions, Routes, Tunnel, WireGuard, nat};
+use handfast_encrypt::{Health, Options, RouteOptions, Routes, Tunnel, WireGuard, nat};
 use nix::fcntl::{Flock, FlockArg};
 use rustls_pki_types::UnixTime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::agent::{Agent, workload};
 use super::ca::{CaLink, Credentials, FromCa};
@@ -44,6 +44,7 @@ pub(super) struct Started {
     pub(super) ca: mpsc::Receiver<FromCa>,
     pub(super) admin: mpsc::Receiver<Asked>,
     pub(super) kernel: Events,
+    pub(super) tunnel: watch::Receiver<Health>,
     pub(super) lock: Flock<File>,
 }
 
@@ -85,6 +86,8 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
     let kernel_events = gates.events()?;
     let underlay = underlay_addresses(&knowledge, &node, &ca_address);
     let tunnel = Arc::new(WireGuard::open(tunnel_options(&config, underlay)?).await?);
+    // From here on: a device that is lost and made anew while the node starts is heard of by the loop.
+    let tunnel_health = tunnel.watch();
     let park = Park::open(&config.hold_device)?;
     gates.attach_hold(park.ifindex())?;
     gates.attach_tunnel(tunnel.device().index)?;
@@ -160,6 +163,7 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
         ca: ca_events,
         admin: admin_requests,
         kernel: kernel_events,
+        tunnel: tunnel_health,
         lock,
     })
 }

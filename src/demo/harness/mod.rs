@@ -5,6 +5,7 @@
 
 pub mod capture;
 pub mod counters;
+pub mod evidence;
 pub mod lab;
 pub mod mesh;
 pub mod namespace;
