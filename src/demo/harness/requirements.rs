@@ -31,7 +31,7 @@ pub fn missing() -> Vec<String> {
             missing.push(format!("{tool} (apt-get install {package})"));
         }
     }
-    if !Path::new("/sys/module/wireguard").exists() && find("wireguard-go").is_none() {
+    if !kernel_has_wireguard() && find("wireguard-go").is_none() {
         missing.push(
             "WireGuard: neither the kernel module (modprobe wireguard) nor wireguard-go \
              (apt-get install wireguard-go)"
@@ -39,6 +39,19 @@ pub fn missing() -> Vec<String> {
         );
     }
     missing
+}
+
+/// Loaded, built in, or a module that the kernel loads when it is asked for a device.
+fn kernel_has_wireguard() -> bool {
+    let release = nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let modules = Path::new("/lib/modules").join(release);
+    Path::new("/sys/module/wireguard").exists()
+        || ["modules.builtin", "modules.dep"].iter().any(|list| {
+            std::fs::read_to_string(modules.join(list))
+                .is_ok_and(|text| text.contains("/wireguard.ko"))
+        })
 }
 
 /// Where a program is.
