@@ -125,12 +125,7 @@ fn right_client(stage: &mut Stage) -> anyhow::Result<String> {
 fn held(stage: &Stage) -> anyhow::Result<u64> {
     let mut sum = 0;
     for node in [&stage.n1, &stage.n2] {
-        sum += stage
-            .status(node)?
-            .counters
-            .get("packets: held")
-            .copied()
-            .unwrap_or_default();
+        sum += stage.status(node)?.packets("held");
     }
     Ok(sum)
 }

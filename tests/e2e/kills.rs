@@ -57,6 +57,7 @@ fn the_wrong_client_never_reaches_the_server_whatever_is_killed() {
     let kills = times * VICTIMS;
     for turn in 0..kills {
         wait::pause(Duration::from_millis(moments.next() % 250)).unwrap();
+        supervise(&mut mesh);
         let victim = kill_one(&mut mesh, turn, &mut moments);
         let (arrived, shown) = (
             arrivals.packets("wrong").unwrap(),
@@ -85,21 +86,25 @@ fn the_wrong_client_never_reaches_the_server_whatever_is_killed() {
         "the capture at the server missed frames"
     );
 
-    // An agent whose tunnel was killed while it started has ended with an error; a service manager starts it again.
-    for node in [&mut mesh.n1, &mut mesh.n2] {
-        if !node.agent().unwrap().running() {
-            node.run().unwrap();
-        }
-    }
-    // Everything else has come again by itself: the right client still gets its page.
+    // Everything has come again: the right client still gets its page.
     let start = Instant::now();
     let page = wait::until("the right client after all that", 2 * SOON, || {
+        supervise(&mut mesh);
         Ok(support::curl(&good, &url, 3).ok())
     });
     let page = page.unwrap_or_else(|error| panic!("{error:#}\n{}", mesh.evidence()));
     eprintln!("the right client was back after {:?}", start.elapsed());
     assert_eq!(page, PAGE);
     assert_eq!(arrivals.packets("wrong").unwrap(), 0);
+}
+
+/// What a service manager does: an agent whose tunnel was killed while it started has ended, and is started again.
+fn supervise(mesh: &mut Mesh) {
+    for node in [&mut mesh.n1, &mut mesh.n2] {
+        if !node.agent().unwrap().running() {
+            node.launch().unwrap();
+        }
+    }
 }
 
 /// Kills one process and, where nobody else would, starts it again. Returns its name.

@@ -9,6 +9,7 @@
 //! and its pins. Labs of processes that died without doing so are swept when the next one is made.
 
 use std::ffi::CString;
+use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -25,6 +26,8 @@ use super::process::{Place, Process, c_path};
 
 /// Labs' folders; below `/run` because sockets need short paths.
 const ROOT: &str = "/run/handfast-demo";
+/// The file in a lab's folder that lists the mount points made for it.
+const MOUNT_POINTS: &str = "mount-points";
 /// Labs' pins.
 const BPF_ROOT: &str = "/sys/fs/bpf";
 
@@ -176,16 +179,27 @@ impl Lab {
                 let below = path.strip_prefix("/").unwrap_or(path);
                 self.dir.join(short).join("root").join(below)
             };
-            for folder in [path, &mine] {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("create {}", folder.display()))?;
-            }
+            self.mount_point(path)?;
+            std::fs::create_dir_all(&mine).with_context(|| format!("create {}", mine.display()))?;
             binds.push((c_path(&mine)?, c_path(path)?));
         }
         let holder = hold_mounts(self, ns, binds)?;
         let mnt = std::fs::File::open(format!("/proc/{}/ns/mnt", holder.id()))
             .context("open the host's mount namespace")?;
         Ok((holder, mnt.into()))
+    }
+
+    /// Makes the folder that will be mounted on, where this machine has none, and notes that it is ours to remove.
+    fn mount_point(&self, path: &Path) -> anyhow::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+        let mut list = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join(MOUNT_POINTS))?;
+        Ok(writeln!(list, "{}", path.display())?)
     }
 
     /// Makes a namespace for a workload, with no link yet.
@@ -355,6 +369,14 @@ fn remove(name: &str) -> Vec<String> {
             // If this fails, so does the removal below, and says why.
             let _ = umount2(at, MntFlags::MNT_DETACH);
         }
+    }
+    let [_, dir] = &dirs;
+    for path in std::fs::read_to_string(dir.join(MOUNT_POINTS))
+        .unwrap_or_default()
+        .lines()
+    {
+        // Fails, as it should, where somebody else has put something there meanwhile.
+        let _ = std::fs::remove_dir(path);
     }
     for dir in dirs {
         if let Err(error) = std::fs::remove_dir_all(&dir)

@@ -403,6 +403,14 @@ pub struct Status {
     pub counters: std::collections::BTreeMap<String, u64>,
 }
 
+impl Status {
+    /// Packets that the gates counted under a verdict or reason.
+    pub fn packets(&self, reason: &str) -> u64 {
+        let name = format!("packets: {reason}");
+        self.counters.get(&name).copied().unwrap_or_default()
+    }
+}
+
 /// What we read of `handfast endpoint list`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Endpoint {
