@@ -6,6 +6,7 @@
 // Shared with the tests, which use more of it.
 #[allow(dead_code)]
 mod harness;
+mod measure;
 mod report;
 mod stage;
 mod steps;

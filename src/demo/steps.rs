@@ -1,17 +1,17 @@
 //! The steps of the demonstration, in their order. Each returns the facts it saw, or why they are not as claimed.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
-use serde::Deserialize;
+use anyhow::{Context, ensure};
 
-use super::harness::capture::{Capture, FlowWatch};
 use super::harness::counters::{Arrivals, Retransmissions};
-use super::harness::lab::Workload;
-use super::harness::mesh::{Node, Pair, tail};
+use super::harness::mesh::{Node, Pair};
 use super::harness::process::{Process, command};
 use super::harness::wait;
+use super::measure::{
+    attempt, download, drop_reason, end_ping, fetch, find_pair, flowing, held, iperf, ms,
+    no_syn_again, path, running, steady_ping, url, watch_download, wrong_arrivals,
+};
 use super::stage::{SERVICE, Stage};
 
 /// One step.
@@ -65,7 +65,7 @@ const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 fn without_policy(stage: &mut Stage) -> anyhow::Result<String> {
     let before = Retransmissions::read(&stage.guest.ns)?;
-    let held = held(stage)?;
+    let held_before = held(stage)?;
     let tunnelled = stage.wire.with(|wire| wire.tunnelled);
     let [v4, v6] = stage.server_addresses;
     let first = fetch(&stage.guest, v4, &stage.secret)?;
@@ -82,7 +82,7 @@ fn without_policy(stage: &mut Stage) -> anyhow::Result<String> {
         clear == 0,
         "{clear} packets were seen in clear on the underlay"
     );
-    let held = self::held(stage)? - held;
+    let held = held(stage)? - held_before;
     Ok(format!(
         "first connect between two nodes that had no session yet {} ({held} packets held), \
          then IPv6 {}; 0 SYN retransmissions; {tunnelled} WireGuard packets, 0 in clear",
@@ -96,7 +96,7 @@ fn right_client(stage: &mut Stage) -> anyhow::Result<String> {
     // The instrument stands before the wrong client can send its first packet.
     let bad = super::harness::mesh::workload_addresses(1, INDEX_BAD);
     Arrivals::watch(&stage.server.place, &[("wrong", &bad)])?;
-    let held = held(stage)?;
+    let held_before = held(stage)?;
     // Not waited for: no identity, no announcement, no pair when the first packet is sent.
     stage.n1.attach(&stage.good, INDEX_GOOD)?;
     let before = [&stage.good, &stage.server].map(|w| Retransmissions::read(&w.ns));
@@ -108,7 +108,7 @@ fn right_client(stage: &mut Stage) -> anyhow::Result<String> {
     for (workload, before) in [&stage.good, &stage.server].into_iter().zip(before) {
         no_syn_again(workload, before?)?;
     }
-    let held = self::held(stage)? - held;
+    let held = held(stage)? - held_before;
     let times: Vec<_> = times.into_iter().map(ms).collect();
     let how = match held {
         0 => "the pair was proven before the first packet came".to_owned(),
@@ -119,15 +119,6 @@ fn right_client(stage: &mut Stage) -> anyhow::Result<String> {
          its IPv6 one, then directly: {}; {how}; 0 SYN retransmissions at client and server",
         times.join(", ")
     ))
-}
-
-/// Packets that the gates of both nodes have held so far.
-fn held(stage: &Stage) -> anyhow::Result<u64> {
-    let mut sum = 0;
-    for node in [&stage.n1, &stage.n2] {
-        sum += stage.status(node)?.packets("held");
-    }
-    Ok(sum)
 }
 
 fn wrong_client(stage: &mut Stage) -> anyhow::Result<String> {
@@ -379,202 +370,4 @@ fn underlay(stage: &mut Stage) -> anyhow::Result<String> {
             wire.frames, wire.tunnelled
         ))
     })
-}
-
-/// Gets the page and checks it. Returns the time that the connect took.
-fn fetch(client: &Workload, address: IpAddr, page: &str) -> anyhow::Result<Duration> {
-    let got = attempt(client, address)?
-        .with_context(|| format!("{} could not connect to {}", client.short, url(address)))?;
-    ensure!(
-        got.0 == page,
-        "{} answered something else: {:?}",
-        url(address),
-        got.0
-    );
-    Ok(got.1)
-}
-
-/// Tries to get the page: what came, and the time that the connect took.
-fn attempt(client: &Workload, address: IpAddr) -> anyhow::Result<Option<(String, Duration)>> {
-    let url = url(address);
-    let words = [
-        "-sS",
-        "-g",
-        "--noproxy",
-        "*",
-        "-m",
-        "5",
-        "-w",
-        "\n%{time_connect}",
-        &url,
-    ];
-    let said = client
-        .place
-        .run(&mut command("curl", &words), Duration::from_secs(10))?;
-    if !said.status.success() {
-        return Ok(None);
-    }
-    let (page, time) = said
-        .stdout
-        .rsplit_once('\n')
-        .context("curl printed no time")?;
-    Ok(Some((
-        page.to_owned(),
-        Duration::from_secs_f64(time.parse()?),
-    )))
-}
-
-/// Starts a download that will not end by itself; slow enough to leave the processors to others.
-fn download(stage: &Stage, name: &str) -> anyhow::Result<Process> {
-    let url = format!("{}big", url(SERVICE[0]));
-    let words = [
-        "-sS",
-        "-g",
-        "--noproxy",
-        "*",
-        "--limit-rate",
-        "4M",
-        "-o",
-        "/dev/null",
-        &url,
-    ];
-    stage.good.place.spawn(name, &mut command("curl", &words))
-}
-
-/// Starts a ping from the right client to the server, a hundred a second (IPv6).
-fn steady_ping(stage: &Stage, name: &str) -> anyhow::Result<Process> {
-    let [_, v6] = stage.server_addresses.map(|address| address.to_string());
-    let words = ["-i", "0.01", "-W", "1", &v6];
-    stage.good.place.spawn(name, &mut command("ping", &words))
-}
-
-/// Ends it. Returns how many were sent and how many were answered.
-fn end_ping(mut ping: Process) -> anyhow::Result<(u64, u64)> {
-    ping.interrupt(Duration::from_secs(5))?;
-    let output = ping.output();
-    let numbers: Vec<u64> = output
-        .lines()
-        .rfind(|line| line.contains("packets transmitted"))
-        .context("ping printed no statistics")?
-        .split(' ')
-        .filter_map(|word| word.parse().ok())
-        .collect();
-    match numbers.as_slice() {
-        [sent, received, ..] => Ok((*sent, *received)),
-        _ => bail!(
-            "ping's statistics were not understood: {}",
-            tail(&output, 3)
-        ),
-    }
-}
-
-/// True while the last program started, the download, runs.
-fn running(stage: &mut Stage) -> bool {
-    stage.programs.last_mut().is_some_and(Process::running)
-}
-
-/// Watches what comes into the right client's namespace from the server, by whatever address.
-fn watch_download(stage: &Stage) -> anyhow::Result<Capture<FlowWatch>> {
-    let sources = [SERVICE, stage.server_addresses].concat();
-    Capture::start(&stage.good.ns, FlowWatch::new(&sources))
-}
-
-/// Waits for more of the download than any other traffic here amounts to.
-fn flowing(flow: &Capture<FlowWatch>, limit: Duration) -> anyhow::Result<()> {
-    let start = flow.with(|flow| flow.bytes);
-    wait::until("the download to go on", limit, || {
-        Ok((flow.with(|flow| flow.bytes) > start + 500_000).then_some(()))
-    })
-}
-
-fn no_syn_again(workload: &Workload, before: Retransmissions) -> anyhow::Result<()> {
-    let since = Retransmissions::read(&workload.ns)?.since(before);
-    ensure!(
-        since.syn == 0,
-        "{}: {} SYN retransmissions",
-        workload.short,
-        since.syn
-    );
-    Ok(())
-}
-
-fn wrong_arrivals(stage: &Stage) -> anyhow::Result<u64> {
-    Arrivals::again(&stage.server.place).packets("wrong")
-}
-
-/// Why packets from an address were dropped, as `handfast observe` of either node tells.
-fn drop_reason(stage: &Stage, source: IpAddr) -> anyhow::Result<String> {
-    let text = source.to_string();
-    wait::until(
-        "handfast observe to show the drop",
-        Duration::from_secs(3),
-        || {
-            for node in [&stage.n2, &stage.n1] {
-                let seen = node.observed(&["--verdict", "dropped", "--from", &text])?;
-                if let Some(verdict) = seen.iter().rfind(|verdict| verdict.source == source) {
-                    return Ok(Some(format!(
-                        "{} says of {source} at {}: {}",
-                        node.name(),
-                        verdict.gate,
-                        verdict.reason
-                    )));
-                }
-            }
-            Ok(None)
-        },
-    )
-}
-
-fn find_pair(node: &Node, local: &str, remote: &str) -> anyhow::Result<Pair> {
-    let pairs: Vec<Pair> = node.json(&["pair", "list"])?;
-    pairs
-        .into_iter()
-        .find(|pair| pair.local == local && pair.remote == remote)
-        .with_context(|| format!("{} has no pair {local} with {remote}", node.name()))
-}
-
-/// What we read of `iperf3 -J`.
-#[derive(Deserialize)]
-struct Iperf {
-    #[serde(rename = "sum_received")]
-    received: Option<Sum>,
-    sum: Option<Sum>,
-}
-
-#[derive(Deserialize)]
-struct Sum {
-    bits_per_second: f64,
-    lost_percent: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct IperfOutput {
-    end: Iperf,
-}
-
-fn iperf(stage: &Stage, words: &[&str]) -> anyhow::Result<Iperf> {
-    let mut all = vec!["-J", "--connect-timeout", "3000"];
-    all.extend(words);
-    let said = stage
-        .good
-        .place
-        .run(&mut command("iperf3", &all), Duration::from_secs(15))?
-        .success("iperf3")?;
-    let output: IperfOutput = serde_json::from_str(&said.stdout).context("read iperf3's output")?;
-    Ok(output.end)
-}
-
-fn url(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => format!("http://{address}/"),
-        IpAddr::V6(address) => format!("http://[{address}]/"),
-    }
-}
-
-fn path(spiffe_id: &str) -> &str {
-    spiffe_id.rsplit('/').next().unwrap_or(spiffe_id)
-}
-
-fn ms(time: Duration) -> String {
-    format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
