@@ -310,8 +310,8 @@ impl Peer {
             .map(|greeting| greeting.since + times.hello);
         let dialling = self.dialling.map(|since| since + times.dial * 2);
         let connecting = self.dialling.is_some() || !self.greetings.is_empty();
-        let dial =
-            (self.live.is_none() && !connecting && self.needs_session()).then_some(self.next_dial);
+        let dial = (self.live.is_none() && !connecting && self.needs_session())
+            .then_some(self.next_dial.max(now.boot));
         let standing = self.standing.as_ref().map(|s| s.ends.at(now));
         let live = self.live.iter().flat_map(|live| {
             let tunnel = match live.tunnel {

@@ -134,6 +134,12 @@ impl Kernel {
             .is_some_and(|session| (session.oldest..=session.current).contains(&epoch))
     }
 
+    /// Whether an epoch is one that the session has not come to yet.
+    fn ahead(&self, peer: PeerNumber, epoch: u32) -> bool {
+        let session = self.sessions.get(&peer);
+        session.is_some_and(|session| epoch > session.current)
+    }
+
     pub fn session_ready(&self, peer: PeerNumber, now: Duration) -> bool {
         self.sessions
             .get(&peer)
@@ -214,17 +220,27 @@ impl Kernel {
         destination: IpAddr,
         now: Duration,
     ) -> Verdict {
-        if !self.session_ready(peer, now) {
-            return Drop("session");
+        match self.sessions.get(&peer) {
+            Some(session) if session.expires <= now => return Drop("session"),
+            Some(session) if session.state == SessionState::Ready => {}
+            // The peer's packets may overtake its word that its tunnel stands.
+            Some(session) if session.state == SessionState::Pending => return Hold("session"),
+            _ => return Drop("session"),
         }
-        let Some(remote) = self.believes(peer, source) else {
-            return Drop("unknown source");
+        let remote = match self.remotes.get(&source).filter(|r| r.peer == peer) {
+            None => return Drop("unknown source"),
+            Some(remote) if self.epoch_valid(peer, remote.epoch) => remote.identity,
+            Some(remote) if self.ahead(peer, remote.epoch) => return Hold("session"),
+            Some(_) => return Drop("stale source"),
         };
-        let Some((_, local)) = self.locals.get(&destination).copied() else {
+        let Some((endpoint, local)) = self.locals.get(&destination).copied() else {
             return Drop("destination");
         };
-        if self.user_of(peer, destination).is_none() {
-            return Drop("not announced");
+        match self.announced.get(&(destination, peer)) {
+            Some(entry) if entry.endpoint != endpoint => return Drop("announced other"),
+            Some(entry) if entry.state == AnnouncedState::Sent => return Hold("announced"),
+            Some(_) if self.user_of(peer, destination).is_some() => {}
+            _ => return Drop("not announced"),
         }
         let key = PairKey {
             local,

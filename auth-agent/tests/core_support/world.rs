@@ -508,6 +508,10 @@ impl World {
                 self.millis(0, 20)
             };
             let life = self.lives[here];
+            // A connection is read only once it has been announced: no frame comes before.
+            if let Some(link) = self.links.get_mut(&number) {
+                link.last[usize::from(dialled)] = self.at + delay;
+            }
             self.later(
                 delay,
                 Action::Input(here, life, Event::Connected(connected)),
