@@ -9,12 +9,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric};
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::namespace::{NamespaceName, inside};
-use super::{EndpointError, EndpointId};
+use super::{Endpoint, EndpointError, EndpointId};
 
 /// The gateway of a link of ours, IPv4: link-local, so that it collides with no network of anybody's.
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -90,6 +92,36 @@ pub async fn attach(node: &Handle, request: &LinkRequest) -> Result<Attached, En
             Err(error)
         }
     }
+}
+
+/// Brings the node's side of a link of ours up, and routes the workload's addresses to it. To be done when its
+/// gates stand; doing it again changes nothing.
+pub async fn open(node: &Handle, endpoint: &Endpoint) -> Result<(), EndpointError> {
+    node.link()
+        .set(LinkUnspec::new_with_index(endpoint.ifindex).up().build())
+        .execute()
+        .await
+        .map_err(netlink("bring the workload's link up"))?;
+    for address in &endpoint.addresses {
+        neighbour(node, endpoint.ifindex, *address, endpoint.mac).await?;
+        let route = match address {
+            IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(*address, 32)
+                .output_interface(endpoint.ifindex)
+                .build(),
+            IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(*address, 128)
+                .output_interface(endpoint.ifindex)
+                .build(),
+        };
+        node.route()
+            .add(route)
+            .replace()
+            .execute()
+            .await
+            .map_err(netlink("route the workload's address"))?;
+    }
+    Ok(())
 }
 
 /// Takes a link of ours away; one that is gone already is no error.
@@ -206,8 +238,18 @@ async fn make(
     use std::os::fd::AsRawFd;
 
     let passing = format!("{name}p");
+    // Both hardware addresses are said at once: a device manager gives those that are not said others later.
+    let (host_mac, inner_mac) = (hardware_address()?, hardware_address()?);
+    let peer = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(passing.clone())
+        .address(inner_mac.to_vec())
+        .build();
+    let link = LinkVeth::new(name, &passing)
+        .address(host_mac.to_vec())
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .build();
     node.link()
-        .add(LinkVeth::new(name, &passing).build())
+        .add(link)
         .execute()
         .await
         .map_err(netlink("make the workload's link"))?;
@@ -229,36 +271,11 @@ async fn make(
         .execute()
         .await
         .map_err(netlink("move the link into the workload's namespace"))?;
-    node.link()
-        .set(LinkUnspec::new_with_index(host.index).up().build())
-        .execute()
-        .await
-        .map_err(netlink("bring the workload's link up"))?;
-
     let (addresses, mtu, gateway_mac) = (request.addresses.clone(), request.mtu, host.mac);
     inside(namespace, move |inside| async move {
         configure_inside(&inside, &addresses, mtu, gateway_mac).await
     })?;
 
-    for address in &request.addresses {
-        neighbour(node, host.index, *address, inner.mac).await?;
-        let route = match address {
-            IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
-                .destination_prefix(*address, 32)
-                .output_interface(host.index)
-                .build(),
-            IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(*address, 128)
-                .output_interface(host.index)
-                .build(),
-        };
-        node.route()
-            .add(route)
-            .replace()
-            .execute()
-            .await
-            .map_err(netlink("route the workload's address"))?;
-    }
     Ok(host)
 }
 
@@ -392,6 +409,17 @@ async fn links(handle: &Handle) -> Result<Vec<Link>, EndpointError> {
         }
     }
     Ok(links)
+}
+
+/// A random address of our own making: locally administered, one station's.
+fn hardware_address() -> Result<[u8; 6], EndpointError> {
+    let mut address = [0; 6];
+    aws_lc_rs::rand::fill(&mut address).map_err(|_| EndpointError::Io {
+        doing: "make a hardware address".into(),
+        source: std::io::Error::other("no random numbers"),
+    })?;
+    address[0] = (address[0] & 0xfc) | 0x02;
+    Ok(address)
 }
 
 fn link_local(address: IpAddr) -> bool {

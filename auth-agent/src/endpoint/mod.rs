@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use link::{Attached, LinkRequest, attach, interfaces, remove};
+pub use link::{Attached, LinkRequest, attach, interfaces, open, remove};
 pub use namespace::{NamespaceName, exists as namespace_exists};
 pub use records::{EndpointRecords, RecordError};
 

@@ -105,15 +105,15 @@ impl EndpointRecords {
         self.change(|state| state.endpoints.push(endpoint))
     }
 
+    /// An endpoint, by name.
+    pub fn find(&self, name: &str) -> Result<&Endpoint, RecordError> {
+        let found = self.state.endpoints.iter().find(|e| e.name == name);
+        found.ok_or_else(|| RecordError::Unknown(name.to_owned()))
+    }
+
     /// Forgets an endpoint, by name.
     pub fn remove(&mut self, name: &str) -> Result<Endpoint, RecordError> {
-        let endpoint = self
-            .state
-            .endpoints
-            .iter()
-            .find(|endpoint| endpoint.name == name)
-            .cloned()
-            .ok_or_else(|| RecordError::Unknown(name.to_owned()))?;
+        let endpoint = self.find(name)?.clone();
         self.change(|state| state.endpoints.retain(|e| e.id != endpoint.id))?;
         Ok(endpoint)
     }

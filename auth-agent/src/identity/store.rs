@@ -46,8 +46,11 @@ pub struct Knowledge {
     pub nodes: Vec<KnownNode>,
     /// Entries that apply to this node.
     pub entries: Vec<KnownEntry>,
-    /// The policies.
+    /// The CA's policies, the last that could be read.
     pub policies: Vec<KnownPolicy>,
+    /// Those of this node's own files, the last that could be read.
+    #[serde(default)]
+    pub local_policies: Vec<KnownPolicy>,
 }
 
 /// A node of the mesh, as a hint: what counts is its SVID.

@@ -18,13 +18,12 @@ use super::gates::Gates;
 use super::net::Net;
 use super::observe::History;
 use super::park::Park;
-use super::policy::{Change, PolicyTable};
+use super::policy::PolicyTable;
 use super::tunnels::TunnelKeys;
+use super::updates::Unsettled;
 use super::{RunError, proofs};
 use crate::config::AgentConfig;
-use crate::core::{
-    Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, Policy, PolicyView,
-};
+use crate::core::{Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, PolicyView};
 use crate::endpoint::EndpointRecords;
 use crate::files;
 use crate::identity::{Knowledge, NodeStore, Svids};
@@ -60,6 +59,7 @@ pub(super) struct Agent {
     pub(super) policy: PolicyTable,
     pub(super) policy_version: u64,
     pub(super) policy_error: Option<String>,
+    pub(super) unsettled: Unsettled,
     pub(super) tunnel: Arc<WireGuard>,
     pub(super) tunnel_keys: TunnelKeys,
     pub(super) routes: Routes,
@@ -121,15 +121,20 @@ impl Agent {
                 authenticator,
                 request,
             } => events.extend(self.verify_proof(conn, &authenticator, request)),
-            Effect::VerifyDenyList { signed, .. } => events.extend(self.take_deny_list(&signed)?),
+            Effect::VerifyDenyList { signed, .. } => events.extend(self.take_deny_list(&signed)),
+            Effect::ClearTables => {
+                self.gates.clear()?;
+                self.policy.forget_installed();
+            }
             Effect::Identity { number, identity } => {
                 let workload = workload(&identity)?;
                 let changes = self.policy.set_identity(number.0, workload);
-                self.gates.write_policy(&changes)?;
+                self.write_policy(&changes)?;
             }
             Effect::IdentityForgotten { number } => {
                 let changes = self.policy.remove_identity(number.0);
-                self.gates.write_policy(&changes)?;
+                self.write_policy(&changes)?;
+                self.gates.remove_identity(number)?;
             }
             Effect::InstallTunnel {
                 peer,
@@ -257,25 +262,6 @@ impl Agent {
         }
     }
 
-    /// New policies, or new entries of the old ones: into the map, then to the core.
-    pub(super) async fn set_policies(&mut self, set: Arc<PolicySet>) -> Result<(), RunError> {
-        let changes = self.policy.replace_set(Arc::clone(&set));
-        self.gates.write_cidrs(self.policy.cidrs())?;
-        self.write_policy_anew(&changes)?;
-        self.feed(Event::Policy(Policy(Arc::new(Pairings(set)))))
-            .await;
-        Ok(())
-    }
-
-    /// Writes changes that concern flows that exist: they are decided anew.
-    pub(super) fn write_policy_anew(&mut self, changes: &[Change]) -> Result<(), RunError> {
-        self.gates.write_policy(changes)?;
-        if !changes.is_empty() {
-            self.gates.bump_policy_revision()?;
-        }
-        Ok(())
-    }
-
     fn raise(&mut self, alarm: &Alarm) {
         match alarm {
             // Refused addresses and ended sessions are everyday matters: the log has them.
@@ -328,7 +314,7 @@ pub(super) fn workload(identity: &Identity) -> Result<Workload, RunError> {
 }
 
 /// Policies as the core asks them.
-struct Pairings(Arc<PolicySet>);
+pub(super) struct Pairings(pub(super) Arc<PolicySet>);
 
 impl PolicyView for Pairings {
     fn pairing(&self, local: &Identity, remote: &Identity) -> Pairing {

@@ -47,7 +47,11 @@ impl Agent {
         match self.gate_endpoint(&endpoint).await {
             Ok(()) => Ok(endpoint),
             Err(error) => {
-                self.ungate_endpoint(&endpoint).await;
+                let known = self.endpoints.all().iter().any(|known| known.id == id);
+                match known {
+                    true => self.forget_endpoint(&endpoint).await?,
+                    false => self.ungate_endpoint(&endpoint).await,
+                }
                 Err(error)
             }
         }
@@ -67,24 +71,29 @@ impl Agent {
         self.gates.attach_endpoint(endpoint)?;
         self.endpoints.insert(endpoint.clone())?;
         self.apply_endpoint(endpoint).await?;
+        // Gates and policy stand: now the workload may be reached.
+        if endpoint.created {
+            endpoint::open(&self.netlink, endpoint).await?;
+        }
         self.renew()
     }
 
+    /// The link goes first: its workload never talks without gates.
     async fn ungate_endpoint(&mut self, endpoint: &Endpoint) {
-        if let Err(error) = self.gates.detach_endpoint(endpoint.id) {
-            tracing::warn!(%error, endpoint = endpoint.name, "gates were not taken away");
-        }
         if endpoint.created
             && let Err(error) = endpoint::remove(&self.netlink, &endpoint.interface).await
         {
             tracing::warn!(%error, endpoint = endpoint.name, "the link was not taken away");
+        }
+        if let Err(error) = self.gates.detach_endpoint(endpoint.id) {
+            tracing::warn!(%error, endpoint = endpoint.name, "gates were not taken away");
         }
     }
 
     /// Detaches a workload. The core withdraws its addresses first; until a peer has confirmed that, the kernel
     /// lets nobody else use them toward it.
     pub(super) async fn remove_endpoint(&mut self, name: &str) -> Result<Endpoint, RunError> {
-        let endpoint = self.endpoints.remove(name)?;
+        let endpoint = self.endpoints.find(name)?.clone();
         self.forget_endpoint(&endpoint).await?;
         Ok(endpoint)
     }
@@ -96,7 +105,9 @@ impl Agent {
         .await;
         self.ungate_endpoint(endpoint).await;
         let changes = self.policy.remove_endpoint(endpoint.id);
-        self.gates.write_policy(&changes)?;
+        self.write_policy(&changes)?;
+        // Forgotten last: an agent that dies before this does it again.
+        self.endpoints.remove(&endpoint.name)?;
         self.apply_entries().await
     }
 
@@ -108,6 +119,9 @@ impl Agent {
             if is_there(&endpoint, &interfaces) {
                 self.gates.attach_endpoint(&endpoint)?;
                 self.apply_endpoint(&endpoint).await?;
+                if endpoint.created {
+                    endpoint::open(&self.netlink, &endpoint).await?;
+                }
             } else {
                 gone.push(endpoint);
             }
@@ -115,7 +129,6 @@ impl Agent {
         self.feed(Event::Settled).await;
         for endpoint in gone {
             tracing::info!(endpoint = endpoint.name, "its workload is gone");
-            self.endpoints.remove(&endpoint.name)?;
             self.forget_endpoint(&endpoint).await?;
         }
         self.renew()

@@ -61,7 +61,6 @@ impl Gates {
     pub(super) fn apply(&self, effect: &Effect) -> Result<(), RunError> {
         let tables = self.tables();
         match effect {
-            Effect::ClearTables => tables.clear()?,
             Effect::SetPrefix { prefix, peer } => tables.set_prefix(*prefix, number(*peer))?,
             Effect::RemovePrefix { prefix } => tables.remove_prefix(*prefix)?,
             Effect::SetLocal {
@@ -77,7 +76,12 @@ impl Gates {
             }
             Effect::RemoveLocal { address } => tables.remove_local(*address)?,
             Effect::SetSession { peer, session } => {
-                tables.set_session(number(*peer), &to_session(*session))?;
+                let written = tables.set_session(number(*peer), &to_session(*session));
+                // A cut that cannot be written is made by removing what stands.
+                match (written, session.state) {
+                    (Err(_), SessionState::Cut) => tables.remove_session(number(*peer))?,
+                    (written, _) => written?,
+                }
             }
             Effect::SetRemote { address, remote } => {
                 tables.set_remote(*address, &to_remote(*remote))?;
@@ -139,22 +143,35 @@ impl Gates {
         Ok(())
     }
 
-    /// Changes of the policy map, in their order.
-    pub(super) fn write_policy(&self, changes: &[Change]) -> Result<(), RunError> {
-        for change in changes {
-            match change {
-                Change::Set(key, value) => {
-                    let entry = (key.packets, *value);
-                    self.tables()
-                        .add_policy(bpf::EndpointId(key.endpoint), &[entry])?;
-                }
-                Change::Remove(key) => {
-                    let endpoint = bpf::EndpointId(key.endpoint);
-                    self.tables().remove_policy_entry(endpoint, &key.packets)?;
-                }
+    /// One change of the policy map.
+    pub(super) fn write_policy(&self, change: &Change) -> Result<(), RunError> {
+        match change {
+            Change::Set(key, value) => {
+                let (endpoint, entry) = (bpf::EndpointId(key.endpoint), (key.packets, *value));
+                self.tables().add_policy(endpoint, &[entry])?;
+            }
+            Change::Remove(key) => {
+                let endpoint = bpf::EndpointId(key.endpoint);
+                self.tables().remove_policy_entry(endpoint, &key.packets)?;
             }
         }
         Ok(())
+    }
+
+    /// Empties everything whose numbers mean nothing any more.
+    pub(super) fn clear(&mut self) -> Result<(), RunError> {
+        self.cidrs.clear();
+        Ok(self.tables().clear()?)
+    }
+
+    /// A number that stands for nobody any more.
+    pub(super) fn remove_identity(&self, number: IdentityNumber) -> Result<(), RunError> {
+        Ok(self.tables().remove_identity(identity_number(number))?)
+    }
+
+    /// Nobody will give held packets back: what is undecided is dropped from now on.
+    pub(super) fn stop_holding(&self) -> Result<(), RunError> {
+        Ok(self.tables().reset_holds()?)
     }
 
     /// Flows that are open are decided anew by the next packet.
@@ -242,16 +259,29 @@ impl Gates {
         &mut self,
         interfaces: BTreeSet<(u32, String)>,
     ) -> Result<(), RunError> {
-        for (ifindex, name) in interfaces.difference(&self.wires) {
-            match self.kernel.attach_wire(*ifindex) {
+        let mut outcome = Ok(());
+        let mut watched = BTreeSet::new();
+        for wire in interfaces {
+            let known = self.wires.contains(&wire);
+            match if known {
+                Ok(())
+            } else {
+                self.kernel.attach_wire(wire.0)
+            } {
+                Ok(()) => {
+                    if !known {
+                        tracing::info!(interface = wire.1, "the tripwire watches");
+                    }
+                    watched.insert(wire);
+                }
                 // It went again meanwhile.
                 Err(bpf::Error::NoInterface(_)) => {}
-                attached => attached?,
+                // The others are watched all the same.
+                Err(error) => outcome = outcome.and(Err(error.into())),
             }
-            tracing::info!(interface = name, "the tripwire watches");
         }
-        self.wires = interfaces;
-        Ok(())
+        self.wires = watched;
+        outcome
     }
 
     /// How many interfaces the tripwire watches.

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use spiffe::SpiffeId;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::core::{CloseReason, ConnId, PeerNumber};
 use crate::proof::ProofContext;
@@ -15,6 +17,10 @@ use crate::wire::{Frame, Reason};
 
 /// Events that wait for the agent's loop; a full queue makes readers wait, and with them their peers.
 const QUEUE: usize = 1024;
+/// Frames that a peer may send at once: all of a large node's announcements after a reconnect, twice over.
+const BURST: u32 = 20_000;
+/// Frames a second that it may go on with.
+const RATE: u32 = 2_000;
 
 /// What happens on the network.
 #[derive(Debug)]
@@ -156,8 +162,13 @@ impl Net {
     }
 }
 
+/// A peer that sends faster than it may is read no faster: it waits, and nobody else does.
 async fn read(conn: ConnId, mut reader: FrameReader, events: mpsc::Sender<FromNet>) {
+    let mut pace = Pace::new(Instant::now());
     loop {
+        if let Some(pause) = pace.take(Instant::now()) {
+            tokio::time::sleep(pause).await;
+        }
         let event = match reader.next().await {
             Ok(frame) => FromNet::Frame(conn, frame),
             Err(error) => FromNet::Ended(conn, error),
@@ -166,6 +177,30 @@ async fn read(conn: ConnId, mut reader: FrameReader, events: mpsc::Sender<FromNe
         if events.send(event).await.is_err() || ended {
             return;
         }
+    }
+}
+
+/// A token bucket: [`BURST`] frames at once, [`RATE`] a second after that.
+#[derive(Debug)]
+struct Pace {
+    /// When the bucket would be full again, if nothing more were taken.
+    full_at: Instant,
+}
+
+impl Pace {
+    const EACH: Duration = Duration::from_nanos(1_000_000_000 / RATE as u64);
+
+    fn new(now: Instant) -> Self {
+        Self { full_at: now }
+    }
+
+    /// Takes one token; says how long to wait before it may be used.
+    fn take(&mut self, now: Instant) -> Option<Duration> {
+        self.full_at = self.full_at.max(now) + Self::EACH;
+        let empty_at = now + Self::EACH * BURST;
+        self.full_at
+            .checked_duration_since(empty_at)
+            .filter(|pause| !pause.is_zero())
     }
 }
 
@@ -203,4 +238,39 @@ fn bind(port: u16) -> std::io::Result<TcpListener> {
         }
     };
     socket.listen(256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_announcements_pass_at_once() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        assert!((0..BURST).all(|_| pace.take(now).is_none()));
+    }
+
+    #[test]
+    fn a_flood_is_read_at_the_rate_and_no_faster() {
+        let start = Instant::now();
+        let (mut now, mut pace) = (start, Pace::new(start));
+        for _ in 0..BURST + 10 * RATE {
+            now += pace.take(now).unwrap_or_default();
+        }
+        let took = (now - start).as_secs_f64();
+        assert!((9.9..10.1).contains(&took), "{took} s");
+    }
+
+    #[test]
+    fn who_pauses_may_burst_again() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        for _ in 0..BURST {
+            assert_eq!(pace.take(start), None);
+        }
+        assert!(pace.take(start).is_some());
+        let later = start + Duration::from_secs(11);
+        assert!((0..BURST).all(|_| pace.take(later).is_none()));
+    }
 }

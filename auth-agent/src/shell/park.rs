@@ -1,6 +1,7 @@
 //! Held packets: taken out of the hold device, kept in order, given back or dropped by the core's decision.
 //!
-//! How many may wait is counted in the kernel before a packet gets here, so nothing is bounded twice.
+//! How many may wait is counted in the kernel before a packet gets here, so nothing is bounded twice. The counts
+//! fall only when a packet goes through the device again: one that could not is kept until it can.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -11,10 +12,12 @@ use crate::core::{Direction, EndpointId, HoldKey};
 
 /// The hold device and what came out of it.
 pub(super) struct Park {
-    /// Absent once it was closed.
+    /// Absent once it was lost or closed.
     device: Option<HoldDevice>,
     name: String,
     waiting: HashMap<HoldKey, VecDeque<Held>>,
+    /// Dropped, but the kernel could not be told yet.
+    still_counted: Vec<Held>,
 }
 
 impl Park {
@@ -24,6 +27,7 @@ impl Park {
             device: Some(HoldDevice::open(name)?),
             name: name.to_owned(),
             waiting: HashMap::new(),
+            still_counted: Vec::new(),
         })
     }
 
@@ -32,7 +36,12 @@ impl Park {
         self.device.as_ref().map_or(0, HoldDevice::ifindex)
     }
 
-    /// The next packet that a gate could not decide. Safe to cancel.
+    /// Whether there is a device.
+    pub(super) fn is_open(&self) -> bool {
+        self.device.is_some()
+    }
+
+    /// The next packet that a gate could not decide; never one while there is no device. Safe to cancel.
     pub(super) async fn receive(&mut self) -> Result<Held, RunError> {
         match &mut self.device {
             Some(device) => Ok(device.receive().await?),
@@ -61,7 +70,7 @@ impl Park {
         for held in self.waiting.remove(&key).into_iter().flatten() {
             if let Err(error) = device.give_back(&held) {
                 tracing::warn!(%error, ?key, "a held packet was not given back");
-                drop_counted(device, &held);
+                self.still_counted.push(held);
             }
         }
     }
@@ -69,31 +78,135 @@ impl Park {
     /// Drops everything under a key, and tells how many packets that was.
     pub(super) fn discard(&mut self, key: HoldKey) -> usize {
         let waiting = self.waiting.remove(&key).unwrap_or_default();
-        if let Some(device) = &self.device {
-            waiting.iter().for_each(|held| drop_counted(device, held));
-        }
-        waiting.len()
+        let count = waiting.len();
+        self.drop_counted(waiting);
+        count
     }
 
     /// Drops everything.
     pub(super) fn discard_all(&mut self) {
-        let keys: Vec<HoldKey> = self.waiting.keys().copied().collect();
-        for key in keys {
-            self.discard(key);
-        }
+        let waiting = std::mem::take(&mut self.waiting);
+        self.drop_counted(waiting.into_values().flatten());
+        self.retry();
+    }
+
+    /// Tries again to tell the kernel of what was dropped, and says how many packets are left.
+    pub(super) fn retry(&mut self) -> usize {
+        let again = std::mem::take(&mut self.still_counted);
+        self.drop_counted(again);
+        self.still_counted.len()
+    }
+
+    /// Forgets a device that does not work, and what came out of it: its counts are to be reset.
+    pub(super) fn lose(&mut self) {
+        self.waiting.clear();
+        self.still_counted.clear();
+        self.device = None;
+    }
+
+    /// A device again, after one was lost. It holds nothing until the gates know it.
+    pub(super) fn reopen(&mut self) -> Result<(), RunError> {
+        self.lose();
+        self.device = Some(HoldDevice::open(&self.name)?);
+        Ok(())
     }
 
     /// Takes the device away.
     pub(super) fn close(&mut self) -> Result<(), RunError> {
-        self.waiting.clear();
-        self.device = None;
+        self.lose();
         Ok(HoldDevice::remove(&self.name)?)
+    }
+
+    /// Through the device again, so that the kernel's count falls.
+    fn drop_counted(&mut self, packets: impl IntoIterator<Item = Held>) {
+        let Some(device) = &self.device else { return };
+        for held in packets {
+            if let Err(error) = device.discard(&held) {
+                tracing::debug!(%error, "a held packet was dropped, and is still counted as held");
+                self.still_counted.push(held);
+            }
+        }
     }
 }
 
-/// Through the device again, so that the kernel's count falls.
-fn drop_counted(device: &HoldDevice, held: &Held) {
-    if let Err(error) = device.discard(held) {
-        tracing::warn!(%error, "a held packet was dropped, and is still counted as held");
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use handfast_layout::{HoldMeta, Hook};
+
+    use super::*;
+
+    /// Runs in a network namespace of its own, which ends with the thread.
+    fn alone<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+        let run = || {
+            if let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET) {
+                eprintln!("skipped: no network namespace: {errno}");
+                return;
+            }
+            if !std::path::Path::new("/dev/net/tun").exists() {
+                eprintln!("skipped: no /dev/net/tun");
+                return;
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(test());
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
+
+    fn ip(arguments: &str) {
+        let status = Command::new("ip").args(arguments.split(' ')).status();
+        assert!(status.unwrap().success(), "ip {arguments}");
+    }
+
+    fn held() -> Held {
+        let mut bytes = vec![0; 10];
+        let meta = HoldMeta {
+            hook: Hook::ToTunnel,
+            discard: false,
+            endpoint: 7,
+            ticket: 9,
+        };
+        bytes.extend(meta.to_bytes());
+        bytes.extend([8, 0]);
+        bytes.extend([
+            0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ]);
+        handfast_bpf::Frame::parse(&bytes).unwrap().keep()
+    }
+
+    #[test]
+    fn what_the_kernel_could_not_be_told_is_told_later() {
+        alone(|| async {
+            let mut park = Park::open("hfpark0").unwrap();
+            ip("link set hfpark0 down");
+            let released = park.keep(held());
+            park.release(released);
+            let discarded = park.keep(held());
+            assert_eq!(park.discard(discarded), 1);
+            assert_eq!(park.retry(), 2, "the device is down");
+            ip("link set hfpark0 up");
+            assert_eq!(park.retry(), 0);
+        });
+    }
+
+    #[test]
+    fn a_device_that_is_lost_is_made_again() {
+        alone(|| async {
+            let mut park = Park::open("hfpark0").unwrap();
+            let first = park.ifindex();
+            ip("link del hfpark0");
+            let heard = tokio::time::timeout(Duration::from_secs(5), park.receive()).await;
+            assert!(heard.unwrap().is_err());
+            park.lose();
+            let quiet = tokio::time::timeout(Duration::from_millis(50), park.receive()).await;
+            assert!(quiet.is_err(), "without a device there is nothing to hear");
+            park.reopen().unwrap();
+            assert!(park.is_open() && park.ifindex() != first);
+        });
     }
 }

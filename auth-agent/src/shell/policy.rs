@@ -30,6 +30,14 @@ pub(super) enum Change {
     Remove(Key),
 }
 
+/// An entry of which only that it stands is known; none that is ever wanted is like it.
+const STANDING: PolicyValue = PolicyValue {
+    verdict: Verdict::Deny,
+    auth: Auth::TestAlwaysFail,
+    encryption: true,
+    rule: u32::MAX,
+};
+
 /// Everything that decides the content of the policy map.
 #[derive(Debug)]
 pub(super) struct PolicyTable {
@@ -85,6 +93,25 @@ impl PolicyTable {
         }
     }
 
+    /// The map is empty.
+    pub(super) fn forget_installed(&mut self) {
+        self.installed.clear();
+    }
+
+    /// A change that the kernel has refused: it counts as not done, so that the next difference has it again.
+    pub(super) fn undo(&mut self, change: &Change) {
+        match change {
+            Change::Set(key, _) => {
+                self.installed.remove(key);
+            }
+            Change::Remove(key) => {
+                // What stands there is no longer known; any value differs from the one that will be wanted, or
+                // goes when none is.
+                self.installed.insert(*key, STANDING);
+            }
+        }
+    }
+
     /// New policies. Prefix numbers are never given twice, since connections may remember them.
     pub(super) fn replace_set(&mut self, set: Arc<PolicySet>) -> Vec<Change> {
         let wanted = set.cidrs();
@@ -96,6 +123,11 @@ impl PolicyTable {
             }
         }
         self.set = set;
+        self.refresh()
+    }
+
+    /// What must change in the map for the endpoints that are known.
+    pub(super) fn refresh(&mut self) -> Vec<Change> {
         let mut wanted = BTreeMap::new();
         for (endpoint, workload) in &self.endpoints {
             self.endpoint_entries(*endpoint, workload.as_ref(), &mut wanted);
@@ -191,7 +223,8 @@ impl PolicyTable {
         direction: Direction,
         wanted: &mut BTreeMap<Key, PolicyValue>,
     ) {
-        let mut allow = |identity: u32, auth: Auth| {
+        // What is outside the mesh has no identity and no tunnel: neither can be asked of it.
+        let mut allow = |identity: u32, auth: Auth, encryption: bool| {
             let packets = PolicyKey {
                 direction,
                 identity: IdentityNumber(identity),
@@ -202,19 +235,16 @@ impl PolicyTable {
                 PolicyValue {
                     verdict: Verdict::Allow,
                     auth,
-                    encryption: true,
+                    encryption,
                     rule: 0,
                 },
             );
         };
-        allow(IdentityNumber::ANY.0, self.default_authentication());
-        if self.default == DefaultAuthentication::Required {
-            // Who has no identity at all cannot be asked for one: these are outside the mesh.
-            allow(IdentityNumber::HOST.0, Auth::Disabled);
-            allow(IdentityNumber::WORLD.0, Auth::Disabled);
-            for number in self.cidrs.values() {
-                allow(*number, Auth::Disabled);
-            }
+        allow(IdentityNumber::ANY.0, self.default_authentication(), true);
+        allow(IdentityNumber::HOST.0, Auth::Disabled, false);
+        allow(IdentityNumber::WORLD.0, Auth::Disabled, false);
+        for number in self.cidrs.values() {
+            allow(*number, Auth::Disabled, false);
         }
     }
 
@@ -241,7 +271,10 @@ impl PolicyTable {
                     None if outside => Auth::Disabled,
                     None => self.default_authentication(),
                 },
-                encryption: entry.encryption != Some(Encryption::Disabled),
+                encryption: match entry.encryption {
+                    Some(encryption) => encryption == Encryption::Required,
+                    None => !outside,
+                },
                 rule: entry.rule.0,
             };
             for ports in gate_ports(&entry) {
@@ -360,12 +393,47 @@ spec:
     fn without_a_policy_an_endpoint_allows_everybody_both_ways() {
         let mut table = PolicyTable::new(DefaultAuthentication::Background);
         let changes = table.set_endpoint(1, Some(workload("web", "run=nginx")));
-        assert_eq!(changes.len(), 2);
-        assert!(changes.iter().all(|change| matches!(
+        let inside = |change: &&Change| matches!(change, Change::Set(_, value) if value.encryption);
+        assert_eq!(changes.iter().filter(inside).count(), 2);
+        assert!(changes.iter().filter(inside).all(|change| matches!(
             change,
             Change::Set(key, value)
                 if key.packets.identity == IdentityNumber::ANY && value.auth == Auth::Disabled
         )));
+    }
+
+    #[test]
+    fn what_lies_outside_the_mesh_is_asked_for_no_tunnel() {
+        let mut table = PolicyTable::new(DefaultAuthentication::Required);
+        table.set_endpoint(1, Some(workload("web", "run=nginx")));
+        for number in [IdentityNumber::HOST, IdentityNumber::WORLD] {
+            let entries: Vec<_> = table
+                .installed()
+                .filter(|(key, _)| key.packets.identity == number)
+                .collect();
+            assert_eq!(entries.len(), 2, "both directions");
+            assert!(
+                entries
+                    .iter()
+                    .all(|(_, value)| !value.encryption && value.auth == Auth::Disabled)
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_refused_is_wanted_again() {
+        let mut table = PolicyTable::new(DefaultAuthentication::Background);
+        let changes = table.set_endpoint(1, Some(workload("web", "run=nginx")));
+        assert!(table.refresh().is_empty());
+        table.undo(&changes[0]);
+        assert_eq!(table.refresh(), vec![changes[0]]);
+        let gone = table.replace_set(nginx());
+        let removal = gone
+            .iter()
+            .find(|change| matches!(change, Change::Remove(_)))
+            .unwrap();
+        table.undo(removal);
+        assert_eq!(table.refresh(), vec![*removal]);
     }
 
     #[test]

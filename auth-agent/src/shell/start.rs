@@ -18,12 +18,13 @@ use super::agent::{Agent, workload};
 use super::ca::{CaLink, Credentials, FromCa};
 use super::clock::Clock;
 use super::gates::Gates;
+use super::identities::private_key;
 use super::net::{FromNet, Net};
 use super::observe::History;
 use super::park::Park;
 use super::policy::PolicyTable;
 use super::tunnels::TunnelKeys;
-use super::updates::{deny_event, private_key};
+use super::updates::{Unsettled, deny_event};
 use super::{RunError, forwarding, forwarding_path, snapshot_path};
 use crate::admin::{self, Asked};
 use crate::config::AgentConfig;
@@ -137,6 +138,7 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
         alarms: std::collections::VecDeque::new(),
         policy_version: 0,
         policy_error: None,
+        unsettled: Unsettled::default(),
         ca_connected: false,
         config,
         clock,
@@ -186,7 +188,7 @@ async fn resume(agent: &mut Agent) -> Result<(), RunError> {
     // Policies before endpoints: an endpoint without them would be open for a moment. A node that has never heard
     // the CA has none to go by, and says nothing of pairs; an empty set would be a guess.
     if agent.knowledge.sequence > 0 || !agent.config.policy_paths.is_empty() {
-        agent.apply_policies().await?;
+        agent.resume_policies().await?;
     }
     agent.adopt_endpoints().await
 }

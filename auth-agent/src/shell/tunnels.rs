@@ -8,7 +8,8 @@ use handfast_encrypt::PublicKey;
 use crate::core::PeerNumber;
 use crate::files::{self, FileError};
 
-/// Keys by peer, kept in the run directory. Public keys only.
+/// Keys by peer, kept in the run directory. Public keys only. A key is written here before the device has it and
+/// removed after the device has lost it: what is not in here is not in the device.
 #[derive(Debug)]
 pub(super) struct TunnelKeys {
     path: PathBuf,
@@ -35,6 +36,19 @@ impl TunnelKeys {
         self.keys.get(&peer).copied()
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> &BTreeMap<PeerNumber, PublicKey> {
+        &self.keys
+    }
+
+    /// Another peer with this key.
+    pub(super) fn holder(&self, key: PublicKey, but: PeerNumber) -> Option<PeerNumber> {
+        let mut holders = self.keys.iter().filter(|(peer, _)| **peer != but);
+        holders
+            .find(|(_, held)| **held == key)
+            .map(|(peer, _)| *peer)
+    }
+
     pub(super) fn set(&mut self, peer: PeerNumber, key: PublicKey) -> Result<(), FileError> {
         if self.keys.insert(peer, key) == Some(key) {
             return Ok(());
@@ -42,12 +56,11 @@ impl TunnelKeys {
         self.save()
     }
 
-    pub(super) fn remove(&mut self, peer: PeerNumber) -> Result<Option<PublicKey>, FileError> {
-        let key = self.keys.remove(&peer);
-        if key.is_some() {
-            self.save()?;
+    pub(super) fn remove(&mut self, peer: PeerNumber) -> Result<(), FileError> {
+        if self.keys.remove(&peer).is_none() {
+            return Ok(());
         }
-        Ok(key)
+        self.save()
     }
 
     fn save(&self) -> Result<(), FileError> {

@@ -1,0 +1,117 @@
+//! Who this node's workloads are: entries matched to endpoints, proof SVIDs asked for and taken in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::RunError;
+use super::agent::{Agent, workload};
+use super::ca::ToCa;
+use crate::core::{self, Event, Identity};
+use crate::endpoint::Endpoint;
+use crate::identity::{self, KnownEntry, Renewed};
+
+impl Agent {
+    /// Which endpoint is whom, after entries or endpoints have changed.
+    pub(super) async fn apply_entries(&mut self) -> Result<(), RunError> {
+        for endpoint in self.endpoints.all().to_vec() {
+            self.apply_endpoint(&endpoint).await?;
+        }
+        let wanted = self.wanted_entries();
+        for gone in self.svids.retain(&wanted) {
+            // Another entry may give the same identity: then it lives on with that one's SVID.
+            let mut proofs = self.svids.proofs().values();
+            let other = proofs.find(|svid| svid.identity == gone.identity);
+            let event = match other {
+                Some(other) => Event::IdentityReady(other.local_identity()),
+                None => Event::IdentityGone(gone.identity),
+            };
+            self.feed(event).await;
+        }
+        self.renew()
+    }
+
+    /// Tells policy and core who an endpoint is.
+    pub(super) async fn apply_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), RunError> {
+        let identity = self.identity_of(endpoint);
+        let workload = identity.as_ref().map(workload).transpose()?;
+        let changes = self.policy.set_endpoint(endpoint.id, workload);
+        self.write_policy_anew(&changes)?;
+        self.feed(Event::EndpointAdded {
+            endpoint: core::EndpointId(endpoint.id),
+            addresses: endpoint.addresses.iter().copied().collect(),
+            identity,
+        })
+        .await;
+        Ok(())
+    }
+
+    /// The identity of the first entry that matches; a flow has one identity at each end.
+    pub(super) fn identity_of(&self, endpoint: &Endpoint) -> Option<Identity> {
+        self.entry_of(endpoint).map(|entry| Identity {
+            spiffe_id: entry.spiffe_id.clone(),
+            labels: entry.labels.clone(),
+        })
+    }
+
+    fn entry_of(&self, endpoint: &Endpoint) -> Option<&KnownEntry> {
+        self.knowledge.entries.iter().find(|entry| {
+            let selectors = entry.selectors.iter();
+            identity::matches(selectors.map(|(k, v)| (k.as_str(), v.as_str())), endpoint)
+        })
+    }
+
+    fn wanted_entries(&self) -> Vec<KnownEntry> {
+        let mut wanted = BTreeMap::new();
+        for endpoint in self.endpoints.all() {
+            if let Some(entry) = self.entry_of(endpoint) {
+                wanted.insert(entry.id.clone(), entry.clone());
+            }
+        }
+        wanted.into_values().collect()
+    }
+
+    /// Asks for every certificate that is due.
+    pub(super) fn renew(&mut self) -> Result<(), RunError> {
+        let wanted = self.wanted_entries();
+        let due = self.svids.due(self.clock.now().wall, &wanted)?;
+        if !due.is_empty() {
+            self.ca.say(ToCa::Issue(due));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn take_svid(
+        &mut self,
+        renewal: identity::Renewal,
+        svid: handfast_ca::client::Svid,
+        now: u64,
+    ) -> Result<(), RunError> {
+        match self.svids.accept(renewal, svid, &self.verifier, now)? {
+            Renewed::Node(renewed) => {
+                let (identity, node) = *renewed;
+                self.identity = Arc::new(identity);
+                self.node = node;
+                // In use at once: a disk that refuses must not throw away what the CA has given.
+                self.unsettled.identity = true;
+                self.tls
+                    .set_credentials(self.identity.chain.clone(), private_key(&self.identity))?;
+                self.ca.set_credentials(self.credentials());
+                self.settle_files();
+            }
+            Renewed::Proof(entry) => {
+                if let Some(svid) = self.svids.proofs().get(&entry) {
+                    let event = Event::IdentityReady(svid.local_identity());
+                    self.feed(event).await;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A node's key as TLS wants it.
+pub(super) fn private_key(identity: &handfast_ca::client::NodeIdentity) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.to_pkcs8().to_vec()))
+}

@@ -1,0 +1,136 @@
+//! Policies in force: read all together or not at all, compiled into the gates' map, told to the core.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use handfast_policies::{PolicySet, Source};
+
+use super::RunError;
+use super::agent::{Agent, Pairings};
+use super::policy::Change;
+use crate::core::{Event, Policy};
+use crate::identity::KnownPolicy;
+
+impl Agent {
+    /// Reads the policies of the CA and of the folders that the agent was given, together; all of them or none.
+    pub(super) async fn apply_policies(&mut self) -> Result<(), RunError> {
+        let read = local_documents(&self.config.policy_paths)
+            .map_err(|error| error.to_string())
+            .and_then(|local| Ok((read(&self.knowledge.policies, &local)?, local)));
+        match read {
+            Ok((set, local)) => {
+                self.policy_error = None;
+                self.policy_version += 1;
+                self.knowledge.local_policies = local;
+                self.set_policies(set).await
+            }
+            Err(error) => {
+                self.policy_error = Some(error.clone());
+                Err(RunError::Policy(format!(
+                    "policies are not applied, the last good ones stay in force: {error}"
+                )))
+            }
+        }
+    }
+
+    /// At a start: the same, and where that fails what was in force before. Without either the agent does not start,
+    /// since it would have to guess.
+    pub(super) async fn resume_policies(&mut self) -> Result<(), RunError> {
+        let Err(error) = self.apply_policies().await else {
+            return Ok(());
+        };
+        let last = read(&self.knowledge.policies, &self.knowledge.local_policies);
+        let set = last.map_err(|_| error)?;
+        self.alarm(format!(
+            "policies cannot be read, the last good ones stay in force: {}",
+            self.policy_error.as_deref().unwrap_or_default()
+        ));
+        self.set_policies(set).await
+    }
+
+    /// New policies, or new entries of the old ones: into the map, then to the core.
+    async fn set_policies(&mut self, set: PolicySet) -> Result<(), RunError> {
+        let set = Arc::new(set);
+        let changes = self.policy.replace_set(Arc::clone(&set));
+        let cidrs = self.gates.write_cidrs(self.policy.cidrs());
+        let written = self.write_policy_anew(&changes);
+        self.feed(Event::Policy(Policy(Arc::new(Pairings(set)))))
+            .await;
+        cidrs.and(written)
+    }
+
+    /// Writes changes that concern flows that exist: they are decided anew.
+    pub(super) fn write_policy_anew(&mut self, changes: &[Change]) -> Result<(), RunError> {
+        let written = self.write_policy(changes);
+        if !changes.is_empty() {
+            self.gates.bump_policy_revision()?;
+        }
+        written
+    }
+
+    /// Writes all that can be written, removals in any case. What the kernel refuses is tried again.
+    pub(super) fn write_policy(&mut self, changes: &[Change]) -> Result<(), RunError> {
+        let mut first = Ok(());
+        for change in changes {
+            if let Err(error) = self.gates.write_policy(change) {
+                self.policy.undo(change);
+                self.unsettled.policy_map = true;
+                first = first.and(Err(error));
+            }
+        }
+        first
+    }
+
+    /// Another try at what the kernel refused.
+    pub(super) fn settle_policy_map(&mut self) -> Result<(), RunError> {
+        if !std::mem::take(&mut self.unsettled.policy_map) {
+            return Ok(());
+        }
+        let changes = self.policy.refresh();
+        self.write_policy_anew(&changes)
+    }
+}
+
+fn read(central: &[KnownPolicy], local: &[KnownPolicy]) -> Result<PolicySet, String> {
+    let source = |policy: &KnownPolicy| Source {
+        name: policy.name.clone(),
+        text: policy.text.clone(),
+    };
+    PolicySet::read(central.iter().chain(local).map(source).collect()).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        lines.join("; ")
+    })
+}
+
+/// The documents of files and folders (`*.yaml`, `*.yml`, `*.json`), by name.
+fn local_documents(paths: &[std::path::PathBuf]) -> std::io::Result<Vec<KnownPolicy>> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let mut inside: Vec<_> = std::fs::read_dir(path)?
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<_, _>>()?;
+            inside.retain(|path| is_policy(path));
+            inside.sort();
+            files.extend(inside);
+        } else {
+            files.push(path.clone());
+        }
+    }
+    files
+        .into_iter()
+        .map(|path| {
+            Ok(KnownPolicy {
+                text: std::fs::read_to_string(&path)?,
+                name: path.display().to_string(),
+                version: 0,
+            })
+        })
+        .collect()
+}
+
+fn is_policy(path: &Path) -> bool {
+    path.extension()
+        .and_then(|extension| extension.to_str())
+        .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"))
+}
