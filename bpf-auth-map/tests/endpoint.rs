@@ -66,11 +66,11 @@ fn the_links_own_traffic_passes_with_true_senders() {
     };
     assert_eq!(
         node.run("from_endpoint", FORWARDED, &arp([10, 1, 0, 7])),
-        Outcome::Pass(0)
+        Outcome::Pass(SOURCE)
     );
     assert_eq!(
         node.run("from_endpoint", FORWARDED, &arp([0; 4])),
-        Outcome::Pass(0)
+        Outcome::Pass(SOURCE)
     );
     let spoofed = node.run("from_endpoint", FORWARDED, &arp([10, 1, 0, 8]));
     assert_eq!(spoofed, Outcome::Drop(Reason::Spoofed));
@@ -81,7 +81,7 @@ fn the_links_own_traffic_passes_with_true_senders() {
 
     let all = "255.255.255.255".parse().unwrap();
     let dhcp = ip("0.0.0.0".parse().unwrap(), all, UDP, &udp(68, 67));
-    assert_eq!(from(&mut node, &dhcp), Outcome::Pass(0));
+    assert_eq!(from(&mut node, &dhcp), Outcome::Pass(SOURCE));
     let server = ip(v4.me, all, UDP, &udp(67, 68));
     assert!(!matches!(to(&mut node, GATED, &server), Outcome::Pass(_)));
     let answer = ip(v4.world, all, UDP, &udp(67, 68));
@@ -101,11 +101,11 @@ fn the_links_own_traffic_passes_with_true_senders() {
     };
     assert_eq!(
         from(&mut node, &discovery(135, v6.neighbour, 255)),
-        Outcome::Pass(0)
+        Outcome::Pass(SOURCE)
     );
     assert_eq!(
         from(&mut node, &discovery(136, v6.me, 255)),
-        Outcome::Pass(0)
+        Outcome::Pass(SOURCE)
     );
     // From its own global address, as a kernel with one asks.
     let mut asks = discovery(135, v6.world, 255);
@@ -113,7 +113,7 @@ fn the_links_own_traffic_passes_with_true_senders() {
         panic!("IPv6")
     };
     asks[8..24].copy_from_slice(&own.octets());
-    assert_eq!(from(&mut node, &asks), Outcome::Pass(0));
+    assert_eq!(from(&mut node, &asks), Outcome::Pass(SOURCE));
     let std::net::IpAddr::V6(other) = v6.neighbour else {
         panic!("IPv6")
     };
@@ -218,7 +218,6 @@ fn what_another_gate_decided_passes_and_a_managed_stranger_does_not() {
             to(&mut node, FORWARDED, &data),
             Outcome::Drop(Reason::Cleartext)
         );
-        // The mark counts for forwarded packets only; a host's own are the host's.
         let gone = a.neighbour;
         node.tables().remove_local(gone).unwrap();
         let ghost = ip(gone, a.me, TCP, &tcp(80, 40000, ACK));
@@ -393,6 +392,177 @@ fn the_node_itself_may_send_and_be_answered_unless_set_otherwise() {
 }
 
 #[test]
+fn a_packet_that_lost_its_interface_is_not_the_nodes_own() {
+    let Some(mut node) = Node::new("homeless") else {
+        return;
+    };
+    let marked = |bits: u32| Came {
+        mark: bits << 2,
+        by: 0,
+    };
+    node.tables().replace_policy(ENDPOINT, &[]).unwrap();
+    for a in families() {
+        let near = ip(a.neighbour, a.me, UDP, &udp(40000, 53));
+        let far = ip(a.them, a.me, UDP, &udp(40000, 53));
+        let world = ip(a.world, a.me, UDP, &udp(40000, 53));
+        // What from-endpoint may have said of it: judged as what it is.
+        for bits in [SOURCE, SOURCE | UNDECIDED, SOURCE | RETURNED] {
+            assert_eq!(
+                to(&mut node, marked(bits), &near),
+                Outcome::Drop(Reason::NoRule)
+            );
+        }
+        // What the wire says of it is no decision.
+        let outside = marked(OUTSIDE);
+        assert_eq!(
+            to(&mut node, outside, &near),
+            Outcome::Drop(Reason::Ungated)
+        );
+        assert_eq!(
+            to(&mut node, outside, &far),
+            Outcome::Drop(Reason::Cleartext)
+        );
+        assert_eq!(
+            to(&mut node, outside, &world),
+            Outcome::Drop(Reason::NoRule)
+        );
+        let tunnelled = frame(&far);
+        assert_eq!(
+            node.run("to_tunnel", marked(SOURCE), &tunnelled),
+            Outcome::Drop(Reason::HostMade)
+        );
+        // What from-tunnel has decided stays so.
+        assert_eq!(to(&mut node, marked(DECIDED), &far), Outcome::Pass(DECIDED));
+        // The node's own DHCP has no mark.
+        let dhcp = ip(a.neighbour, a.me, UDP, &udp(67, 68));
+        assert_eq!(
+            to(&mut node, marked(SOURCE), &dhcp),
+            Outcome::Drop(Reason::NoRule)
+        );
+    }
+    // A mark that a process of the node forges gets it no more than it has without.
+    let valid = node.tables().settings().unwrap();
+    let denied = Settings {
+        host_denied: true,
+        ..valid
+    };
+    node.tables().set_settings(&denied).unwrap();
+    for a in families() {
+        let far = ip(a.them, a.me, UDP, &udp(40000, 53));
+        for bits in 0..16 {
+            assert_eq!(
+                to(&mut node, marked(bits), &far),
+                Outcome::Drop(Reason::HostDenied)
+            );
+        }
+    }
+    node.tables().set_settings(&valid).unwrap();
+    let cut = Identity {
+        valid_until: far(),
+        revoked: true,
+    };
+    node.tables().set_identity(ME, &cut).unwrap();
+    for a in families() {
+        let far = ip(a.them, a.me, UDP, &udp(40000, 53));
+        for bits in [0, DECIDED] {
+            assert_eq!(
+                to(&mut node, marked(bits), &far),
+                Outcome::Drop(Reason::IdentityRevoked)
+            );
+        }
+    }
+}
+
+#[test]
+fn the_nodes_membership_reports_pass_whatever_is_in_their_mark() {
+    let Some(mut node) = Node::new("membership") else {
+        return;
+    };
+    let [v4, v6] = families();
+    let mut report = vec![58, 0, 5, 2, 0, 0, 1, 0];
+    report.extend([143, 0, 0, 0, 0, 0, 0, 1]);
+    report.extend([4, 0, 0, 0]);
+    report.extend([0xff; 16]);
+    let mld = |src: &str, dst: &str| {
+        let (src, dst) = (src.parse().unwrap(), dst.parse().unwrap());
+        ip(src, dst, 0, &report)
+    };
+    let early = mld("::", "ff02::16");
+    for bits in 0..16 {
+        // The kernel keeps something else there.
+        let noise = Came {
+            mark: bits << 2,
+            by: 0,
+        };
+        assert_eq!(to(&mut node, noise, &early), Outcome::Pass(bits));
+        assert_eq!(
+            node.run("wire_egress", noise, &frame(&early)),
+            Outcome::Pass(bits)
+        );
+    }
+    for came in [FORWARDED, GATED] {
+        assert_eq!(
+            to(&mut node, came, &early),
+            Outcome::Drop(Reason::OtherEndpoint)
+        );
+    }
+    // Neither to one address, nor in fragments, is it a report.
+    let refused = Came {
+        mark: (SOURCE | UNDECIDED) << 2,
+        by: 3,
+    };
+    let std::net::IpAddr::V6(away) = v6.world else {
+        panic!("IPv6")
+    };
+    let addressed = mld("fd01::7", &away.to_string());
+    let broken = fragment(v4.me, "224.0.0.22".parse().unwrap(), 2, 0, true, &[0; 8]);
+    for packet in [addressed, broken] {
+        assert_eq!(
+            node.run("wire_egress", refused, &frame(&packet)),
+            Outcome::Drop(Reason::Undecided)
+        );
+    }
+}
+
+#[test]
+fn neighbour_discovery_is_no_way_beyond_the_link() {
+    let Some(mut node) = Node::new("discovery") else {
+        return;
+    };
+    let [_, a] = families();
+    let solicit = |dst: std::net::IpAddr, hops: u8| {
+        let mut bytes = vec![135, 0, 0, 0, 0, 0, 0, 0];
+        bytes.extend([0xfd; 16]);
+        let mut packet = ip(a.me, dst, 58, &bytes);
+        packet[7] = hops;
+        packet
+    };
+    let undecided = Came {
+        mark: (SOURCE | UNDECIDED) << 2,
+        by: 3,
+    };
+    let there = solicit(a.world, 255);
+    assert_eq!(from(&mut node, &there), Outcome::Pass(SOURCE | UNDECIDED));
+    // On a bridge with the underlay it is on its link; forwarded it is not.
+    assert_eq!(
+        node.run("wire_egress", undecided, &frame(&there)),
+        Outcome::Pass(SOURCE | UNDECIDED)
+    );
+    assert_eq!(
+        node.run("wire_egress", undecided, &frame(&solicit(a.world, 254))),
+        Outcome::Drop(Reason::Undecided)
+    );
+    // Fragmented (RFC 6980 forbids it) it is like any other packet.
+    let mut first = fragment(a.me, a.neighbour, 58, 0, true, &there[40..]);
+    first[7] = 255;
+    assert_eq!(from(&mut node, &first), Outcome::Pass(SOURCE));
+    node.tables().replace_policy(ENDPOINT, &[]).unwrap();
+    let mut first = fragment(a.neighbour, a.me, 58, 0, true, &there[40..]);
+    first[7] = 255;
+    assert_eq!(to(&mut node, GATED, &first), Outcome::Drop(Reason::NoRule));
+}
+
+#[test]
 fn nothing_managed_crosses_the_wire_in_cleartext() {
     let Some(mut node) = Node::new("wire") else {
         return;
@@ -503,11 +673,20 @@ fn the_wire_drops_what_policy_refused_and_forgets_foreign_marks() {
             node.run("wire_egress", refused, &away),
             Outcome::Drop(Reason::Undecided)
         );
-        let hosts_own = Came { by: 0, ..refused };
-        assert!(matches!(
-            node.run("wire_egress", hosts_own, &away),
-            Outcome::Pass(_)
-        ));
+        // It may have lost the interface that it came in by.
+        let homeless = Came { by: 0, ..refused };
+        assert_eq!(
+            node.run("wire_egress", homeless, &away),
+            Outcome::Drop(Reason::Undecided)
+        );
+        let from_outside = Came {
+            mark: OUTSIDE << 2,
+            by: 3,
+        };
+        assert_eq!(
+            node.run("wire_egress", from_outside, &away),
+            Outcome::Pass(OUTSIDE)
+        );
         let forged = Came {
             mark: u32::MAX,
             by: 3,
@@ -515,7 +694,7 @@ fn the_wire_drops_what_policy_refused_and_forgets_foreign_marks() {
         let home = frame(&ip(a.world, a.me, TCP, &tcp(40000, 22, SYN)));
         assert_eq!(
             node.raw("wire_ingress", forged, &home),
-            (u32::MAX, 0xffff_ffc3)
+            (u32::MAX, 0xffff_ffc3 | OUTSIDE << 2)
         );
     }
 }

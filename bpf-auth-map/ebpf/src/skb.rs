@@ -44,7 +44,8 @@ impl Skb {
         unsafe { (*self.0).mark }
     }
 
-    /// Index of the interface that it came in by; 0 if this node made it.
+    /// Index of the interface that it came in by; 0 if this node made it, or fragmented it anew after
+    /// its connection tracking had reassembled it (IPv6): then it is forwarded and still has its mark.
     #[inline(always)]
     pub fn came_in_by(&self) -> u32 {
         unsafe { (*self.0).ingress_ifindex }

@@ -3,7 +3,7 @@
 use handfast_layout::{
     Addr, AnnouncedKey, AuthKey, Config, Connection, ConnectionKey, EGRESS, FragmentKey, HoldKey,
     Hook, INGRESS, LpmKey, MARK_ALL, MARK_RETURNED, Parked, PolicyKey, Reason,
-    packet::{Packet, Version, outer::Outer},
+    packet::{ICMPV6, IGMP, Kind, Packet, Version, outer::Outer},
 };
 
 use crate::{maps, skb::Skb};
@@ -81,6 +81,30 @@ impl Work {
     #[inline(always)]
     pub fn returned(&self) -> bool {
         self.mark & MARK_RETURNED != 0
+    }
+
+    /// Whether the packet is neighbour discovery that nobody has forwarded. It is never fragmented
+    /// (RFC 6980).
+    #[inline(always)]
+    pub fn is_neighbour_discovery(&self) -> bool {
+        let packet = &self.packet;
+        packet.outer_proto == ICMPV6
+            && matches!(packet.icmp_type, 133..=136)
+            && packet.hop_limit == 255
+            && packet.kind == Kind::Plain
+    }
+
+    /// Whether the packet is about membership in multicast groups (IGMP, MLD). The kernel keeps
+    /// something else in the mark of those that the node itself sends (`reserved_tailroom`).
+    #[inline(always)]
+    pub fn is_membership(&self) -> bool {
+        let packet = &self.packet;
+        packet.kind == Kind::Plain
+            && match packet.outer_proto {
+                IGMP => true,
+                ICMPV6 => matches!(packet.icmp_type, 130..=132 | 143),
+                _ => false,
+            }
     }
 
     /// The flow as its local endpoint sees it. The local end is the source of what goes out and

@@ -84,8 +84,22 @@ pub const MARK_UNDECIDED: u32 = 2;
 pub const MARK_RETURNED: u32 = 4;
 /// Mark bit: a from-endpoint gate has checked that the source is the endpoint's own.
 pub const MARK_SOURCE: u32 = 8;
+/// Both together, which no gate says of a packet that it has judged: it came from outside.
+pub const MARK_OUTSIDE: u32 = MARK_DECIDED | MARK_UNDECIDED;
 /// All our mark bits, before the shift.
 pub const MARK_ALL: u32 = 15;
+
+/// Whether these mark bits say that a gate has judged the packet.
+#[inline(always)]
+pub const fn is_decided(bits: u32) -> bool {
+    bits & MARK_OUTSIDE == MARK_DECIDED
+}
+
+/// Whether these mark bits say that egress policy refused the address as written.
+#[inline(always)]
+pub const fn is_undecided(bits: u32) -> bool {
+    bits & MARK_OUTSIDE == MARK_UNDECIDED
+}
 
 /// Where a packet was judged.
 #[repr(u8)]

@@ -28,6 +28,8 @@ pub const DECIDED: u32 = 1;
 pub const UNDECIDED: u32 = 2;
 pub const RETURNED: u32 = 4;
 pub const SOURCE: u32 = 8;
+/// From the wire: no gate has judged it.
+pub const OUTSIDE: u32 = DECIDED | UNDECIDED;
 
 /// How a packet came.
 #[derive(Clone, Copy)]

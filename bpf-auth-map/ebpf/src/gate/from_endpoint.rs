@@ -7,7 +7,7 @@
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use handfast_layout::{
     Addr, Config, Hook, MARK_DECIDED, MARK_SOURCE, MARK_UNDECIDED, PEER_SELF, Reason,
-    packet::{ICMPV6, Source, UDP},
+    packet::{ICMPV6, Kind, Source, UDP},
 };
 
 use super::outside;
@@ -19,10 +19,6 @@ use crate::{
 
 const ETHERTYPE_ARP: u16 = 0x0806;
 
-/// What becomes of a packet that is not dropped: its mark bits, or `None` for the link's own
-/// traffic, which keeps none.
-type Marks = Option<u32>;
-
 #[classifier]
 pub fn from_endpoint(context: TcContext) -> i32 {
     let skb = Skb::new(&context);
@@ -33,30 +29,35 @@ pub fn from_endpoint(context: TcContext) -> i32 {
     skb.set_mark_bits(config, 0);
     work.endpoint = maps::endpoint();
     match judge(&skb, work, config) {
-        Ok(Some(marks)) => {
+        Ok(marks) => {
             skb.set_mark_bits(config, marks);
-            PASS
-        }
-        Ok(None) => {
-            report::count(Reason::Link);
             PASS
         }
         Err(reason) => report::drop(&skb, work, config, reason as u32),
     }
 }
 
+/// The mark bits of a packet that is not dropped. Never none: that would be the node's own.
 #[inline(always)]
-fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<Marks, Reason> {
+fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<u32, Reason> {
     // The tag would lead it past what is judged here.
     if skb.is_tagged() {
         return Err(Reason::NotIp);
     }
     if skb.ethertype() == ETHERTYPE_ARP {
-        return arp(skb, work).map(|()| None);
+        arp(skb, work)?;
+        report::count(Reason::Link);
+        return Ok(MARK_SOURCE);
     }
     work.read(skb)?;
     if is_link_traffic(skb, work) {
-        return Ok(None);
+        report::count(Reason::Link);
+        let dst = work.packet.dst;
+        // Not beyond the link: the kernel forwards neighbour discovery like anything else.
+        return match dst.is_multicast() || dst.is_v6_link_local() {
+            true => Ok(MARK_SOURCE),
+            false => Ok(MARK_SOURCE | MARK_UNDECIDED),
+        };
     }
     own(work, work.packet.src)?;
     flow::fragments(work)?;
@@ -68,18 +69,18 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<Marks, Reason> {
     let remote = work.key.remote;
     match work.prefix(remote) {
         // To another node: to-tunnel judges.
-        Some(peer) if peer != PEER_SELF => Ok(Some(MARK_SOURCE)),
+        Some(peer) if peer != PEER_SELF => Ok(MARK_SOURCE),
         // To this node: a reply is decided here, what is new at the called one's to-endpoint.
         Some(_) => match super::local::reply(work, config, remote)? {
-            true => Ok(Some(MARK_SOURCE | MARK_DECIDED)),
-            false => Ok(Some(MARK_SOURCE)),
+            true => Ok(MARK_SOURCE | MARK_DECIDED),
+            false => Ok(MARK_SOURCE),
         },
         None => {
             work.remote_identity = work.outside(remote);
             match outside_or_host(skb, work, config) {
-                Ok(()) => Ok(Some(MARK_SOURCE)),
+                Ok(()) => Ok(MARK_SOURCE),
                 Err(Reason::NoRule | Reason::Denied | Reason::NoIdentity | Reason::IcmpNoFlow) => {
-                    Ok(Some(MARK_SOURCE | MARK_UNDECIDED))
+                    Ok(MARK_SOURCE | MARK_UNDECIDED)
                 }
                 Err(reason) => Err(reason),
             }
@@ -141,7 +142,7 @@ fn is_link_traffic(skb: &Skb, work: &mut Work) -> bool {
                 && packet.dst.is_multicast()
                 && ports == (client6, server6));
     }
-    if packet.outer_proto != ICMPV6 {
+    if packet.outer_proto != ICMPV6 || packet.kind != Kind::Plain {
         return false;
     }
     let (src, kind) = (packet.src, packet.icmp_type);

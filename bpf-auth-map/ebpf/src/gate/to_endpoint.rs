@@ -6,9 +6,9 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use handfast_layout::{
-    AUTH_DISABLED, Config, HOST_DENIED, Hook, IDENTITY_HOST, MARK_DECIDED, MARK_SOURCE, PEER_SELF,
-    Reason,
-    packet::{ICMPV6, Kind, UDP},
+    AUTH_DISABLED, Config, HOST_DENIED, Hook, IDENTITY_HOST, MARK_SOURCE, PEER_SELF, Reason,
+    is_decided,
+    packet::{Kind, UDP},
 };
 
 use super::{local, outside};
@@ -48,8 +48,11 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
         return Ok(());
     }
     work.read(skb)?;
-    let by_host = skb.came_in_by() == 0;
-    if is_link_traffic(work, by_host) {
+    // A forwarded packet that was reassembled and fragmented again has lost the interface that it
+    // came in by, but not its mark; and whatever is forwarded has one.
+    let is_homeless = skb.came_in_by() == 0;
+    let by_host = is_homeless && work.mark == 0;
+    if is_link_traffic(work, is_homeless, by_host) {
         report::count(Reason::Link);
         return Ok(());
     }
@@ -61,10 +64,18 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
     if found.is_err() || !is_own {
         return Err(Reason::OtherEndpoint);
     }
-    if by_host {
-        return host(skb, work, config);
+    // The node's processes can forge a mark: it gets them no more than they may without.
+    if is_homeless {
+        if config.flags & HOST_DENIED != 0 {
+            return Err(Reason::HostDenied);
+        }
+        proof::revoked(work)?;
     }
-    if work.mark & MARK_DECIDED != 0 {
+    if by_host {
+        host(skb, work, config);
+        return Ok(());
+    }
+    if is_decided(work.mark) {
         report::count(Reason::Passed);
         return Ok(());
     }
@@ -102,22 +113,18 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
     outside::judge(skb, work, config)
 }
 
-/// What the node itself sends: allowed unless set otherwise, and its replies with it.
+/// What the node itself sends is allowed, and its replies with it.
 #[inline(always)]
-fn host(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
-    if config.flags & HOST_DENIED != 0 {
-        return Err(Reason::HostDenied);
-    }
-    proof::revoked(work)?;
+fn host(skb: &Skb, work: &mut Work, config: &Config) {
     report::count(Reason::Host);
     if work.packet.kind != Kind::Plain {
-        return Ok(());
+        return;
     }
     work.remote_identity = IDENTITY_HOST;
     work.set_key(false);
     if let Some(connection) = flow::known(work) {
         flow::touch(work, connection);
-        return Ok(());
+        return;
     }
     // Kept so that the reply is known; if there is no room, only that is lost.
     let allowed = Allowed {
@@ -126,12 +133,11 @@ fn host(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
         encryption: 0,
     };
     let _ = flow::open(skb, work, config, allowed);
-    Ok(())
 }
 
 /// Neighbour discovery, MLD, and DHCP from the node.
 #[inline(always)]
-fn is_link_traffic(work: &Work, by_host: bool) -> bool {
+fn is_link_traffic(work: &Work, is_homeless: bool, by_host: bool) -> bool {
     let packet = &work.packet;
     if packet.proto == UDP {
         let (client4, server4) = (68u16.to_be(), 67u16.to_be());
@@ -139,12 +145,8 @@ fn is_link_traffic(work: &Work, by_host: bool) -> bool {
         let ports = (packet.src_port, packet.dst_port);
         return by_host && (ports == (server4, client4) || ports == (server6, client6));
     }
-    packet.outer_proto == ICMPV6
-        && match packet.icmp_type {
-            133..=136 => packet.hop_limit == 255,
-            130..=132 | 143 => {
-                packet.src.is_v6_link_local() || (by_host && packet.src.is_unspecified())
-            }
-            _ => false,
-        }
+    // Neither source is ever forwarded. The mark of the node's own reports means nothing.
+    let membership = work.is_membership()
+        && (packet.src.is_v6_link_local() || (is_homeless && packet.src.is_unspecified()));
+    membership || work.is_neighbour_discovery()
 }

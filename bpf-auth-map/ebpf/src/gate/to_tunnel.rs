@@ -34,6 +34,8 @@ pub fn to_tunnel(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
+    // Only here does a mark open anything, and any process of the node can forge one: what has lost its
+    // interface is dropped too, whatever its mark says.
     if skb.came_in_by() == 0 {
         return Err(Reason::HostMade);
     }

@@ -2,7 +2,7 @@
 //! in cleartext, bare or inside an encapsulation, whatever went wrong before.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use handfast_layout::{Config, Hook, MARK_UNDECIDED, Reason, packet::outer};
+use handfast_layout::{Config, Hook, MARK_OUTSIDE, Reason, is_undecided, packet::outer};
 
 use crate::{
     maps, report,
@@ -17,8 +17,9 @@ pub fn wire_ingress(context: TcContext) -> i32 {
         return DROP;
     };
     work.begin(&skb, config, Hook::WireIngress);
-    // Our bits say what our gates know; from outside they say nothing.
-    skb.set_mark_bits(config, 0);
+    // Our bits say what our gates know. A packet without any looks like the node's own where it has
+    // lost the interface that it came by: one that was reassembled and fragmented again has.
+    skb.set_mark_bits(config, MARK_OUTSIDE);
     watch(&skb, work, config, Reason::WireIn, Reason::WireInInside)
 }
 
@@ -29,12 +30,17 @@ pub fn wire_egress(context: TcContext) -> i32 {
         return DROP;
     };
     work.begin(&skb, config, Hook::WireEgress);
-    if skb.came_in_by() != 0 && work.mark & MARK_UNDECIDED != 0 {
-        // For the event only: what cannot be read is dropped all the same.
-        let _ = work.read(&skb);
+    // Whatever it says of where it came in: a forged mark can only drop the forger's own.
+    if is_undecided(work.mark) && !(work.read(&skb).is_ok() && is_link_traffic(work)) {
         return report::drop(&skb, work, config, Reason::Undecided as u32);
     }
     watch(&skb, work, config, Reason::WireOut, Reason::WireOutInside)
+}
+
+/// What goes no further than the link, and need not have been judged.
+#[inline(always)]
+fn is_link_traffic(work: &Work) -> bool {
+    work.is_neighbour_discovery() || (work.is_membership() && work.packet.dst.is_multicast())
 }
 
 #[inline(always)]
