@@ -987,6 +987,47 @@ fn while_a_pair_drains_only_what_is_given_back_passes() {
 }
 
 #[test]
+fn a_count_below_nothing_holds_nobody_up_and_is_tidied_away() {
+    let Some(mut node) = Node::new("below") else {
+        return;
+    };
+    let [a, b] = families();
+    // Something else is held, so that the counts are looked at.
+    node.tables().remove_pair(pair()).unwrap();
+    assert_eq!(to_tunnel(&mut node, &b), Outcome::Hold);
+    let proven = Pair {
+        expires: far(),
+        epoch: EPOCH,
+    };
+    node.tables().set_pair(pair(), proven).unwrap();
+    node.set_held(a.them, 1);
+    assert_eq!(to_tunnel(&mut node, &a), Outcome::Hold);
+    let key = HoldKey {
+        endpoint: ENDPOINT,
+        direction: Direction::Egress,
+        remote: a.them,
+    };
+    for below in [0, -1, i64::MIN] {
+        node.set_held(a.them, below);
+        assert_eq!(node.tables().held(&key).unwrap(), HoldCount::default());
+        assert_eq!(to_tunnel(&mut node, &a), Outcome::Pass(0), "{below}");
+    }
+    // What is held next is within the bounds.
+    node.set_held(a.them, -1);
+    node.tables().remove_pair(pair()).unwrap();
+    assert_eq!(to_tunnel(&mut node, &a), Outcome::Hold);
+    node.tables().set_pair(pair(), proven).unwrap();
+
+    node.set_held(a.them, -1);
+    let before = node.hold_entries();
+    node.tables().tidy_holds().unwrap();
+    assert_eq!(node.hold_entries(), before - 1);
+    // What counts something stays: the other address, the endpoint, the peer.
+    node.tables().tidy_holds().unwrap();
+    assert_eq!(node.hold_entries(), 3);
+}
+
+#[test]
 fn audit_lets_through_and_counts() {
     let Some(mut node) = Node::new("audit") else {
         return;

@@ -24,12 +24,12 @@ pub fn queued(work: &mut Work, remote: Addr) -> bool {
         return false;
     };
     // SAFETY: a map value.
-    if work.returned() || unsafe { (*total).packets } == 0 {
+    if work.returned() || counted(unsafe { (*total).packets }) == 0 {
         return false;
     }
     set_key(work, remote);
     // SAFETY: as above.
-    matches!(unsafe { HOLDS.get(&work.hold) }, Some(held) if held.packets != 0)
+    matches!(unsafe { HOLDS.get(&work.hold) }, Some(held) if counted(held.packets) != 0)
 }
 
 #[inline(always)]
@@ -231,6 +231,13 @@ fn take_from(key: &HoldKey, parked: &Parked, limit: (u32, u32)) -> Option<u64> {
     take(HOLDS.get_ptr_mut(key)?, parked, limit)
 }
 
+/// A count, as it is to be understood. Where the agent tidies an entry away while a packet is counted
+/// in it, the packet is un-counted from the next one: less than nothing is nothing.
+#[inline(always)]
+fn counted(count: u64) -> u64 {
+    if (count as i64) < 0 { 0 } else { count }
+}
+
 /// How many packets were counted before; nothing if there is no room.
 #[inline(always)]
 fn take(value: *mut HoldValue, parked: &Parked, limit: (u32, u32)) -> Option<u64> {
@@ -242,6 +249,7 @@ fn take(value: *mut HoldValue, parked: &Parked, limit: (u32, u32)) -> Option<u64
             atomic::add(&raw mut (*value).bytes, bytes),
         )
     };
+    let (before, bytes_before) = (counted(before), counted(bytes_before));
     let fits = before.wrapping_add(packets) <= u64::from(limit.0)
         && bytes_before.wrapping_add(bytes) <= u64::from(limit.1);
     if !fits {

@@ -129,18 +129,26 @@ impl Tables {
             })
     }
 
-    /// Removes the counts of keys that hold nothing any more. To be called every few seconds.
+    /// Removes the counts of keys that hold nothing any more. To be called every few seconds. A packet
+    /// that a gate counts at the same moment may be un-counted from an entry made later, which is then
+    /// less than nothing: the gates take it for nothing, and the next call removes it.
     ///
     /// # Errors
     /// The map could not be written.
     pub fn tidy_holds(&self) -> Result<(), Error> {
-        self.holds.retain(|_, value| value.packets != 0)
+        self.holds
+            .retain(|_, value| value.packets.cast_signed() > 0)
     }
+}
+
+/// Less than nothing is nothing.
+fn count(value: u64) -> u64 {
+    u64::try_from(value.cast_signed()).unwrap_or(0)
 }
 
 fn to_count(value: layout::HoldValue) -> HoldCount {
     HoldCount {
-        packets: value.packets,
-        bytes: value.bytes,
+        packets: count(value.packets),
+        bytes: count(value.bytes),
     }
 }

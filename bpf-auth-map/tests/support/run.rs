@@ -8,6 +8,7 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
 use handfast_bpf::*;
+use handfast_layout as layout;
 
 use super::{OBJECT, Pins};
 
@@ -201,6 +202,37 @@ impl Node {
         self.tables().reset_holds().unwrap();
         assert_eq!(self.tables().settings().unwrap().hold, None);
         self.tables().set_settings(&settings).unwrap();
+    }
+
+    /// Counts as much as held by the pair of endpoint 7 and an address, outward.
+    pub fn set_held(&mut self, remote: IpAddr, packets: i64) {
+        let octets = match remote {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let key = layout::HoldKey {
+            endpoint: ENDPOINT.0,
+            direction: layout::EGRESS,
+            quota: layout::quota::PAIR,
+            reserved: 0,
+            remote: layout::Addr::v6(octets),
+        };
+        let value = layout::HoldValue {
+            packets: packets.cast_unsigned(),
+            bytes: packets.saturating_mul(100).cast_unsigned(),
+        };
+        let map = self.object.map_mut("holds").unwrap();
+        let mut holds = aya::maps::HashMap::try_from(map).unwrap();
+        holds.insert(key, value, 0).unwrap();
+    }
+
+    /// How many entries count what is held.
+    pub fn hold_entries(&self) -> usize {
+        let map = self.object.map("holds").unwrap();
+        aya::maps::HashMap::<_, layout::HoldKey, layout::HoldValue>::try_from(map)
+            .unwrap()
+            .keys()
+            .count()
     }
 
     /// Runs a program on a frame.
