@@ -35,6 +35,9 @@ enum Command {
         /// An address for the workload, within the node's prefixes; repeat for IPv4 and IPv6
         #[arg(long = "address", value_name = "IP")]
         addresses: Vec<IpAddr>,
+        /// A label that entries may select the endpoint by (label:KEY=VALUE); repeat for more
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -57,11 +60,13 @@ pub async fn run(args: EndpointArgs) -> anyhow::Result<()> {
             netns,
             name,
             addresses,
+            labels,
             output,
         } => {
             let request = Request::EndpointAdd {
                 name,
                 netns,
+                labels: labels.into_iter().collect(),
                 addresses,
             };
             let endpoint: EndpointInfo = args.socket.ask(&request).await?;
@@ -87,6 +92,13 @@ pub async fn run(args: EndpointArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".into()),
+    }
 }
 
 fn print(output: OutputArgs, endpoints: &[EndpointInfo]) -> anyhow::Result<()> {

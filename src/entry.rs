@@ -45,7 +45,7 @@ struct Create {
     /// The node that the workload runs on, by SPIFFE ID or name; any if not given
     #[arg(long, default_value = "any", value_name = "NODE")]
     parent_id: String,
-    /// What the workload must be (netns:NAME, label:KEY=VALUE); all that are given must match
+    /// What the workload must be (netns:NAME, endpoint:NAME, label:KEY=VALUE); all that are given must match
     #[arg(long, value_name = "KIND:VALUE", required = true)]
     selector: Vec<String>,
     /// A label of the identity, which policy selects by; again for more
@@ -89,6 +89,7 @@ pub async fn run(args: EntryArgs) -> anyhow::Result<()> {
                 dns_names: create.dns_name,
             };
             let entry = admin.create_entry(&entry).await?;
+            warn_of_unknown(&entry);
             show(&[entry], create.output)
         }
         Command::List { output } => show(&admin.entries().await?, output),
@@ -96,6 +97,18 @@ pub async fn run(args: EntryArgs) -> anyhow::Result<()> {
             let entry = admin.delete_entry(&id).await?;
             println!("deleted entry {} of {}", entry.id, entry.spiffe_id);
             Ok(())
+        }
+    }
+}
+
+/// A kind that agents of this version cannot look at is taken, since a newer agent may; it must not pass unnoticed.
+fn warn_of_unknown(entry: &Entry) {
+    for selector in &entry.selectors {
+        if !handfast_agent::identity::SELECTOR_KINDS.contains(&selector.kind.as_str()) {
+            eprintln!(
+                "warning: no agent of this version looks at {selector}: the entry matches no workload there (kinds: {})",
+                handfast_agent::identity::SELECTOR_KINDS.join(", ")
+            );
         }
     }
 }

@@ -30,6 +30,10 @@ pub async fn run(args: TunnelArgs) -> anyhow::Result<()> {
     let Command::Status { output } = args.command;
     let peers: Vec<PeerInfo> = args.socket.ask(&Request::TunnelStatus).await?;
     let some = |value: Option<String>| value.unwrap_or_else(|| "-".into());
+    let wire = |peer: &PeerInfo, value: Option<String>| match peer.tunnel_answers {
+        true => some(value),
+        false => "unknown".into(),
+    };
     output.print(
         &peers,
         &[
@@ -50,13 +54,14 @@ pub async fn run(args: TunnelArgs) -> anyhow::Result<()> {
                 peer.epoch.to_string(),
                 some(peer.expires_in_s.map(duration)),
                 peer.prefixes.join(","),
-                some(peer.tunnel_endpoint.clone()),
-                some(
+                wire(peer, peer.tunnel_endpoint.clone()),
+                wire(
+                    peer,
                     peer.last_handshake_s
                         .map(|s| format!("{} ago", duration(s))),
                 ),
-                peer.received_bytes.to_string(),
-                peer.sent_bytes.to_string(),
+                wire(peer, peer.received_bytes.map(|bytes| bytes.to_string())),
+                wire(peer, peer.sent_bytes.map(|bytes| bytes.to_string())),
             ]
         }),
     )

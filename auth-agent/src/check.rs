@@ -19,7 +19,7 @@ use crate::identity::NodeStore;
 /// How long a port may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The oldest kernel that tests have booted.
-const OLDEST_KERNEL: (u32, u32) = (6, 1);
+const OLDEST_KERNEL: (u32, u32) = (6, 18);
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, Serialize)]

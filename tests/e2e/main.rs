@@ -20,6 +20,7 @@ mod detach;
 mod hold;
 mod instruments;
 mod kills;
+mod outside;
 mod readme;
 mod same_node;
 mod support;

@@ -19,6 +19,9 @@ pub enum Request {
         name: Option<String>,
         /// Its network namespace.
         netns: NamespaceName,
+        /// Labels that entries may select it by.
+        #[serde(default)]
+        labels: BTreeMap<String, String>,
         /// Its addresses, where handfast makes the link.
         addresses: Vec<IpAddr>,
     },
@@ -161,14 +164,16 @@ pub struct PeerInfo {
     pub prefixes: Vec<String>,
     /// Seconds until the session must be renewed; absent without one.
     pub expires_in_s: Option<u64>,
+    /// False if the tunnel did not say in time how it stands; what it alone knows is absent then.
+    pub tunnel_answers: bool,
     /// Where the tunnel's packets go.
     pub tunnel_endpoint: Option<String>,
     /// Seconds since the tunnel's last handshake.
     pub last_handshake_s: Option<u64>,
     /// Bytes received through the tunnel.
-    pub received_bytes: u64,
+    pub received_bytes: Option<u64>,
     /// Bytes sent through the tunnel.
-    pub sent_bytes: u64,
+    pub sent_bytes: Option<u64>,
 }
 
 /// The policies in force on this node.

@@ -7,6 +7,7 @@ mod link;
 mod namespace;
 mod records;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,9 @@ pub struct Endpoint {
     pub netns: NamespaceName,
     /// The namespace's inode: a namespace made anew under the same name is another one.
     pub netns_inode: u64,
+    /// What it was labelled with when it was attached; entries may select by it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// The workload's addresses.
     pub addresses: Vec<IpAddr>,
     /// The node's side of the workload's link.

@@ -139,6 +139,7 @@ mod tests {
             name: name.into(),
             netns: NamespaceName::new(name).unwrap(),
             netns_inode: 1,
+            labels: Default::default(),
             addresses: vec![address.parse().unwrap()],
             interface: format!("hfe{id}"),
             ifindex: id,

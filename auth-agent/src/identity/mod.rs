@@ -12,7 +12,7 @@ use std::path::Path;
 use handfast_ca::token::JoinToken;
 use spiffe::SpiffeId;
 
-pub use selectors::matches;
+pub use selectors::{SELECTOR_KINDS, matches};
 pub use store::{Knowledge, KnownEntry, KnownNode, KnownPolicy, NodeStore};
 pub use svids::{ProofSvid, Renewal, Renewed, Svids, WorkloadIdentity, serial_bytes};
 

@@ -2,6 +2,9 @@
 
 use crate::endpoint::Endpoint;
 
+/// The kinds that this node can look at.
+pub const SELECTOR_KINDS: [&str; 3] = ["netns", "endpoint", "label"];
+
 /// True if every selector (`KIND:VALUE`) is a property of the endpoint. An entry without selectors matches nobody,
 /// and neither does one of a kind that this node cannot look at.
 pub fn matches<'a>(
@@ -13,6 +16,9 @@ pub fn matches<'a>(
         let found = match kind {
             "netns" => endpoint.netns.as_str() == value,
             "endpoint" => endpoint.name == value,
+            "label" => value.split_once('=').is_some_and(|(key, value)| {
+                endpoint.labels.get(key).is_some_and(|found| found == value)
+            }),
             _ => false,
         };
         if !found {
@@ -35,6 +41,7 @@ mod tests {
             name: "front".into(),
             netns: NamespaceName::new("web").unwrap(),
             netns_inode: 1,
+            labels: [("tier".to_owned(), "front".to_owned())].into(),
             addresses: vec![],
             interface: "hfe1".into(),
             ifindex: 1,
@@ -51,6 +58,12 @@ mod tests {
             [("netns", "web"), ("endpoint", "back")],
             &endpoint
         ));
+        assert!(matches(
+            [("netns", "web"), ("label", "tier=front")],
+            &endpoint
+        ));
+        assert!(!matches([("label", "tier=back")], &endpoint));
+        assert!(!matches([("label", "tier")], &endpoint));
         assert!(!matches([("unix", "uid:0")], &endpoint));
         assert!(!matches([], &endpoint));
     }

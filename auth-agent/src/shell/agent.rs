@@ -19,7 +19,7 @@ use super::net::Net;
 use super::observe::History;
 use super::park::Park;
 use super::policy::PolicyTable;
-use super::tunnels::TunnelKeys;
+use super::tunnel_worker::TunnelWorker;
 use super::updates::Unsettled;
 use super::{RunError, proofs};
 use crate::config::AgentConfig;
@@ -61,7 +61,9 @@ pub(super) struct Agent {
     pub(super) policy_error: Option<String>,
     pub(super) unsettled: Unsettled,
     pub(super) tunnel: Arc<WireGuard>,
-    pub(super) tunnel_keys: TunnelKeys,
+    pub(super) tunnels: TunnelWorker,
+    /// The device was made anew, and is not up yet.
+    pub(super) tunnel_unrestored: bool,
     pub(super) routes: Routes,
     pub(super) endpoints: EndpointRecords,
     pub(super) netlink: rtnetlink::Handle,
@@ -151,15 +153,13 @@ impl Agent {
                     endpoint,
                     prefixes,
                 };
-                events.push_back(match self.install_tunnel(conn, wanted).await {
-                    Ok(()) => Event::TunnelInstalled { conn },
-                    Err(error) => {
-                        self.alarm(format!("tunnel: {error}"));
-                        Event::TunnelFailed { conn }
-                    }
-                });
+                // The outcome comes from the worker; what cannot even be ordered has failed.
+                if let Err(error) = self.install_tunnel(conn, wanted) {
+                    self.alarm(format!("tunnel: {error}"));
+                    events.push_back(Event::TunnelFailed { conn });
+                }
             }
-            Effect::RemoveTunnel { peer } => self.remove_tunnel(peer).await?,
+            Effect::RemoveTunnel { peer } => self.tunnels.remove(peer)?,
             Effect::Discard { key, reason } => {
                 tracing::debug!(?key, %reason, "held packets dropped");
                 if self.park.discard(key) > 0 {
@@ -223,7 +223,7 @@ impl Agent {
         })
     }
 
-    async fn install_tunnel(&mut self, conn: ConnId, to: TunnelTo) -> Result<(), RunError> {
+    fn install_tunnel(&self, conn: ConnId, to: TunnelTo) -> Result<(), RunError> {
         let open = self.net.get(conn).ok_or(RunError::SessionGone)?;
         let (ours, theirs) = (self.node.spiffe_id.to_string(), to.id.as_str());
         let own_key = self.tunnel.public_key();
@@ -238,28 +238,13 @@ impl Agent {
                 tunnel_key: to.key.as_bytes(),
             },
         )?;
-        // A prefix has one holder in the device: the key of the peer's former boot goes first.
-        let former = self.tunnel_keys.get(to.peer);
-        if let Some(former) = former.filter(|former| *former != to.key) {
-            self.tunnel.remove(former).await?;
-        }
-        self.tunnel
-            .install(Peer {
-                public_key: to.key,
-                preshared_key: PresharedKey::new(secret),
-                endpoint: to.endpoint,
-                prefixes: to.prefixes,
-            })
-            .await?;
-        self.tunnel_keys.set(to.peer, to.key)?;
-        Ok(())
-    }
-
-    async fn remove_tunnel(&mut self, peer: PeerNumber) -> Result<(), RunError> {
-        match self.tunnel_keys.remove(peer)? {
-            Some(key) => Ok(self.tunnel.remove(key).await?),
-            None => Ok(()),
-        }
+        let peer = Peer {
+            public_key: to.key,
+            preshared_key: PresharedKey::new(secret),
+            endpoint: to.endpoint,
+            prefixes: to.prefixes,
+        };
+        self.tunnels.install(conn, to.peer, peer)
     }
 
     fn raise(&mut self, alarm: &Alarm) {

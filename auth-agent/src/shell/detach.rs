@@ -1,5 +1,7 @@
 //! Leaving: everything of ours is taken out of the kernel while traffic goes on.
 
+use std::time::Duration;
+
 use handfast_bpf::{HoldDevice, Kernel};
 use handfast_encrypt::{Tunnel, nat};
 
@@ -15,6 +17,7 @@ impl Agent {
     /// Says goodbye, then takes everything away; the answer lists what.
     pub(super) async fn detach_all(&mut self) -> Result<Vec<String>, RunError> {
         self.feed(Event::Stop).await;
+        self.tunnels.stop(Duration::ZERO).await;
         self.park.discard_all();
         let mut removed = self.gates.detach_all()?;
         self.routes.detach().await?;

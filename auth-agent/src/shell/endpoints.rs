@@ -1,6 +1,6 @@
 //! Workloads that come and go: link, gates, policy, then the core; and the other way round when they go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use handfast_encrypt::Tunnel;
@@ -19,6 +19,7 @@ impl Agent {
         &mut self,
         name: Option<String>,
         netns: NamespaceName,
+        labels: BTreeMap<String, String>,
         addresses: Vec<IpAddr>,
     ) -> Result<Endpoint, RunError> {
         let name = name.unwrap_or_else(|| netns.to_string());
@@ -37,6 +38,7 @@ impl Agent {
             name,
             netns,
             netns_inode: link.netns_inode,
+            labels,
             addresses: link.addresses,
             interface: link.interface,
             ifindex: link.ifindex,

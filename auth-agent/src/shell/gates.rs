@@ -19,7 +19,10 @@ use crate::endpoint::{Endpoint, EndpointId};
 /// The gates and their maps.
 pub(super) struct Gates {
     kernel: Kernel,
+    /// What stands in the map: the prefixes that rules name, and the node's own addresses.
     cidrs: BTreeMap<IpNet, u32>,
+    rules: BTreeMap<IpNet, u32>,
+    hosts: BTreeSet<IpNet>,
     wires: BTreeSet<(u32, String)>,
 }
 
@@ -43,6 +46,8 @@ impl Gates {
         Ok(Self {
             kernel,
             cidrs: cidrs.into_iter().map(|(net, id)| (net, id.0)).collect(),
+            rules: BTreeMap::new(),
+            hosts: BTreeSet::new(),
             wires: BTreeSet::new(),
         })
     }
@@ -201,7 +206,11 @@ impl Gates {
 
     /// The prefixes that rules name, as they stand.
     pub(super) fn cidrs(&self) -> impl Iterator<Item = (IpNet, u32)> {
-        self.cidrs.iter().map(|(prefix, number)| (*prefix, *number))
+        let rules = |number: &u32| *number >= bpf::IdentityNumber::FIRST_CIDR.0;
+        self.cidrs
+            .iter()
+            .filter(move |(_, number)| rules(number))
+            .map(|(prefix, number)| (*prefix, *number))
     }
 
     /// The prefixes that rules name, exactly these.
@@ -209,11 +218,24 @@ impl Gates {
         &mut self,
         wanted: impl Iterator<Item = (IpNet, u32)>,
     ) -> Result<(), RunError> {
-        let wanted: BTreeMap<IpNet, u32> = wanted.collect();
+        self.rules = wanted.collect();
+        self.write_outside()
+    }
+
+    /// The node's own addresses: to its workloads they are the host, not the world.
+    pub(super) fn set_hosts(&mut self, addresses: BTreeSet<IpNet>) -> Result<(), RunError> {
+        self.hosts = addresses;
+        self.write_outside()
+    }
+
+    fn write_outside(&mut self) -> Result<(), RunError> {
+        let mut wanted = self.rules.clone();
+        let host = bpf::IdentityNumber::HOST.0;
+        wanted.extend(self.hosts.iter().map(|address| (*address, host)));
         for (prefix, identity) in &wanted {
             if self.cidrs.get(prefix) != Some(identity) {
-                self.tables()
-                    .set_cidr(*prefix, bpf::IdentityNumber(*identity))?;
+                let number = bpf::IdentityNumber(*identity);
+                self.tables().set_cidr(*prefix, number)?;
             }
         }
         for prefix in self.cidrs.keys().filter(|p| !wanted.contains_key(*p)) {
@@ -242,6 +264,22 @@ impl Gates {
         self.kernel.detach_endpoint(id)?;
         self.tables().remove_connections(id)?;
         Ok(self.tables().remove_endpoint(id)?)
+    }
+
+    /// Takes away what an agent that died in between has left of endpoints that nobody knows.
+    pub(super) fn forget_unknown(&self, known: &[Endpoint]) -> Result<(), RunError> {
+        let unknown = |id: u32| id != 0 && !known.iter().any(|endpoint| endpoint.id == id);
+        for (address, local) in self.tables().locals()? {
+            if unknown(local.endpoint.0) {
+                self.tables().remove_local(address)?;
+            }
+        }
+        for attachment in self.kernel.attached()? {
+            if unknown(attachment.key) {
+                self.detach_endpoint(attachment.key)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gates on the tunnel device.

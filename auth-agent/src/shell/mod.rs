@@ -22,6 +22,7 @@ mod report;
 mod requests;
 mod run;
 mod start;
+mod tunnel_worker;
 mod tunnels;
 mod updates;
 mod verify;

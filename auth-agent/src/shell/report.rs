@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use handfast_encrypt::Tunnel;
+use handfast_encrypt::{PeerStatus, Tunnel};
 
 use super::RunError;
 use super::agent::Agent;
@@ -121,15 +121,19 @@ impl Agent {
     }
 
     pub(super) async fn peers(&self) -> Result<Vec<PeerInfo>, RunError> {
-        let tunnel = self.tunnel.status().await?;
+        let tunnel = self.tunnels.status().await;
         let now = self.clock.now();
         let view = self.view();
         Ok(view
             .peers
             .iter()
             .map(|peer| {
-                let key = self.tunnel_keys.get(peer.number);
-                let wire = key.and_then(|key| tunnel.peers.iter().find(|p| p.public_key == key));
+                let key = self.tunnels.key(peer.number);
+                let mut wires = tunnel.iter().flat_map(|tunnel| &tunnel.peers);
+                let wire = wires.find(|wire| Some(wire.public_key) == key);
+                let bytes = |counted: fn(&PeerStatus) -> u64| {
+                    tunnel.as_ref().map(|_| wire.map_or(0, counted))
+                };
                 PeerInfo {
                     name: peer.name.clone(),
                     spiffe_id: peer.id.clone(),
@@ -140,13 +144,14 @@ impl Agent {
                         .session
                         .and_then(|session| session.expires.checked_sub(now.boot))
                         .map(|left| left.as_secs()),
+                    tunnel_answers: tunnel.is_some(),
                     tunnel_endpoint: wire.and_then(|w| w.endpoint).map(|e| e.to_string()),
                     last_handshake_s: wire
                         .and_then(|w| w.last_handshake)
                         .and_then(|at| SystemTime::now().duration_since(at).ok())
                         .map(|since: Duration| since.as_secs()),
-                    received_bytes: wire.map_or(0, |w| w.received_bytes),
-                    sent_bytes: wire.map_or(0, |w| w.sent_bytes),
+                    received_bytes: bytes(|wire| wire.received_bytes),
+                    sent_bytes: bytes(|wire| wire.sent_bytes),
                 }
             })
             .collect())

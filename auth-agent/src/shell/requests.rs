@@ -45,9 +45,10 @@ impl Agent {
             Request::EndpointAdd {
                 name,
                 netns,
+                labels,
                 addresses,
             } => {
-                let endpoint = self.add_endpoint(name, netns, addresses).await?;
+                let endpoint = self.add_endpoint(name, netns, labels, addresses).await?;
                 to_value(self.endpoint_info(&endpoint))
             }
             Request::EndpointRemove { name } => {

@@ -1,15 +1,23 @@
 //! A node's life: start, the loop of inputs, and the end that cuts nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use handfast_bpf::{Events, Held};
 use handfast_encrypt::{Health, Tunnel};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::agent::Agent;
+use super::ca::FromCa;
 use super::net::{Dialled, FromNet};
+use super::park::Park;
 use super::requests::Next;
 use super::start::{self, Started};
+use super::tunnel_worker::Outcome;
 use super::{RunError, clock, wires};
+use crate::admin::Asked;
 use crate::config::AgentConfig;
 use crate::core::{Connected, Event, PeerNode};
 use crate::identity::serial_bytes;
@@ -18,6 +26,9 @@ use crate::tls::{Connection, TlsError};
 /// How often things are looked at that nothing reports: certificates that are due, flows whose time is over.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 
+/// What was ordered of the tunnel before the end may take this long.
+const LAST_ORDERS: Duration = Duration::from_millis(500);
+
 /// Runs a node until SIGTERM, SIGINT or `detach`. The kernel goes on when it ends.
 ///
 /// # Errors
@@ -25,80 +36,159 @@ const HOUSEKEEPING: Duration = Duration::from_secs(2);
 pub async fn run(config: AgentConfig) -> Result<(), RunError> {
     let Started {
         mut agent,
-        mut net,
-        mut ca,
-        mut admin,
-        mut kernel,
-        mut tunnel,
+        net,
+        ca,
+        admin,
+        kernel,
+        tunnel,
+        tunnels,
         lock: _lock,
     } = start::start(config).await?;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(RunError::io("watch for SIGTERM"))?;
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(RunError::io("watch for SIGINT"))?;
-    let interfaces = wires::watch().map_err(RunError::io("watch interfaces"))?;
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-    housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut inputs = Inputs {
+        net,
+        ca,
+        admin,
+        kernel,
+        kernel_tells: true,
+        tunnel,
+        tunnels,
+        interfaces: wires::watch().map_err(RunError::io("watch interfaces"))?,
+        housekeeping,
+        ticked: Duration::ZERO,
+    };
     tracing::info!(node = %agent.node.spiffe_id, "the agent runs");
 
     loop {
         let deadline = agent.core.next_deadline();
-        tokio::select! {
-            // What is waiting for a decision goes first, administrators and housekeeping last.
+        let input = tokio::select! {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            Some(event) = net.recv() => agent.hear_net(event).await,
-            held = agent.park.receive() => match held {
-                Ok(held) => {
-                    let key = agent.park.keep(held);
-                    agent.feed(Event::Held(key)).await;
-                }
-                Err(error) => {
-                    agent.alarm(format!("held packets: {error}"));
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-            event = kernel.next() => match event {
-                Ok(event) => agent.hear_kernel(event).await,
-                Err(error) => {
-                    agent.alarm(format!("events of the gates: {error}"));
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-            () = sleep_until(deadline) => agent.feed(Event::Tick).await,
-            Some(event) = ca.recv() => agent.hear_ca(event).await,
-            Ok(()) = tunnel.changed() => {
-                let health = tunnel.borrow_and_update().clone();
-                agent.hear_tunnel(health).await;
-            }
-            Some(asked) = admin.recv() => {
-                if agent.answer(asked).await == Next::Detached {
-                    tracing::info!("everything is taken away");
-                    // The answer is on its way to the asker.
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    return Ok(());
-                }
-            }
-            () = interfaces.notified() => agent.look_at_interfaces().await,
-            _ = housekeeping.tick() => agent.keep_house().await,
+            input = inputs.next(&mut agent.park, deadline) => input,
+        };
+        if agent.take(input).await == Next::Detached {
+            tracing::info!("everything is taken away");
+            // The answer is on its way to the asker.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            return Ok(());
         }
     }
-    tracing::info!("the agent stops; the kernel goes on");
-    agent.feed(Event::Stop).await;
-    // The goodbyes that were queued leave.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    agent.stop().await;
     Ok(())
 }
 
-async fn sleep_until(deadline: Option<Duration>) {
-    match deadline {
-        Some(deadline) => {
-            let left = deadline.saturating_sub(clock::boot());
-            // Never a busy loop, whatever the deadline says.
-            tokio::time::sleep(left.max(Duration::from_millis(1))).await;
+/// All that the agent hears. Each is bounded; none can keep it from hearing the others.
+struct Inputs {
+    net: mpsc::Receiver<FromNet>,
+    ca: mpsc::Receiver<FromCa>,
+    admin: mpsc::Receiver<Asked>,
+    kernel: Events,
+    /// False after an error, until the next housekeeping.
+    kernel_tells: bool,
+    tunnel: watch::Receiver<Health>,
+    tunnels: mpsc::Receiver<Outcome>,
+    interfaces: Arc<Notify>,
+    housekeeping: Interval,
+    /// When the core's deadline was last passed on.
+    ticked: Duration,
+}
+
+/// One input.
+enum Input {
+    Net(FromNet),
+    Held(Result<Held, RunError>),
+    Kernel(Result<handfast_bpf::Event, handfast_bpf::Error>),
+    Tick,
+    Ca(FromCa),
+    Tunnel(Health),
+    TunnelDone(Outcome),
+    Asked(Asked),
+    Interfaces,
+    KeepHouse,
+}
+
+impl Inputs {
+    /// The next input, by lot among those that are there: whoever floods waits for the others. Safe to cancel.
+    async fn next(&mut self, park: &mut Park, deadline: Option<Duration>) -> Input {
+        let input = tokio::select! {
+            Some(event) = self.net.recv() => Input::Net(event),
+            held = park.receive() => Input::Held(held),
+            event = self.kernel.next(), if self.kernel_tells => Input::Kernel(event),
+            () = sleep_until(deadline, self.ticked) => Input::Tick,
+            Some(event) = self.ca.recv() => Input::Ca(event),
+            Ok(()) = self.tunnel.changed() => {
+                Input::Tunnel(self.tunnel.borrow_and_update().clone())
+            }
+            Some(outcome) = self.tunnels.recv() => Input::TunnelDone(outcome),
+            Some(asked) = self.admin.recv() => Input::Asked(asked),
+            () = self.interfaces.notified() => Input::Interfaces,
+            _ = self.housekeeping.tick() => Input::KeepHouse,
+        };
+        match &input {
+            Input::Tick => self.ticked = clock::boot(),
+            Input::Kernel(Err(_)) => self.kernel_tells = false,
+            Input::KeepHouse => self.kernel_tells = true,
+            _ => {}
         }
-        None => std::future::pending().await,
+        input
+    }
+}
+
+/// Ready at once when the deadline has passed, but never twice in a millisecond, whatever the deadline says.
+async fn sleep_until(deadline: Option<Duration>, ticked: Duration) {
+    let Some(deadline) = deadline else {
+        return std::future::pending().await;
+    };
+    let due = deadline.max(ticked + Duration::from_millis(1));
+    let left = due.saturating_sub(clock::boot());
+    if !left.is_zero() {
+        tokio::time::sleep(left).await;
+    }
+}
+
+impl Agent {
+    async fn take(&mut self, input: Input) -> Next {
+        match input {
+            Input::Net(event) => self.hear_net(event).await,
+            Input::Held(Ok(held)) => {
+                let key = self.park.keep(held);
+                self.feed(Event::Held(key)).await;
+            }
+            Input::Held(Err(error)) => {
+                self.alarm(format!("held packets: {error}"));
+                // Housekeeping makes it anew: that is the pause between two attempts.
+                self.park.lose();
+            }
+            Input::Kernel(Ok(event)) => self.hear_kernel(event).await,
+            Input::Kernel(Err(error)) => self.alarm(format!("events of the gates: {error}")),
+            Input::Tick => self.feed(Event::Tick).await,
+            Input::Ca(event) => self.hear_ca(event).await,
+            Input::Tunnel(health) => self.hear_tunnel(health).await,
+            Input::TunnelDone(outcome) => self.hear_tunnel_done(outcome).await,
+            Input::Asked(asked) => return self.answer(asked).await,
+            Input::Interfaces => self.look_at_interfaces().await,
+            Input::KeepHouse => self.keep_house().await,
+        }
+        Next::GoOn
+    }
+
+    /// The kernel goes on alone: nothing may wait there for an agent that is gone.
+    async fn stop(&mut self) {
+        tracing::info!("the agent stops; the kernel goes on");
+        self.feed(Event::Stop).await;
+        self.park.discard_all();
+        if let Err(error) = self.gates.stop_holding() {
+            tracing::error!(%error, "the gates still hold what they cannot decide");
+        }
+        self.tunnels.stop(LAST_ORDERS).await;
+        // The goodbyes that were queued leave.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -155,13 +245,39 @@ impl Agent {
     async fn hear_tunnel(&mut self, health: Health) {
         match health {
             Health::Good => {}
-            Health::Lost { reason } => self.alarm(format!("tunnel lost: {reason}")),
-            Health::Replaced { device } => {
-                self.alarm(format!("tunnel device {} was made anew", device.name));
-                if let Err(error) = self.restore_tunnel().await {
-                    self.alarm(format!("tunnel: {error}"));
-                }
+            Health::Lost { reason } => {
+                self.tunnel_unrestored = false;
+                self.alarm(format!("tunnel lost: {reason}"));
             }
+            Health::Replaced { device } => {
+                self.tunnel_unrestored = true;
+                self.alarm(format!("tunnel device {} was made anew", device.name));
+                self.retry_tunnel().await;
+            }
+        }
+    }
+
+    async fn hear_tunnel_done(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Installed(conn) => self.feed(Event::TunnelInstalled { conn }).await,
+            Outcome::NotInstalled(conn, error) => {
+                self.alarm(format!("tunnel: {error}"));
+                self.feed(Event::TunnelFailed { conn }).await;
+            }
+            Outcome::NotRemoved(peer, error) => {
+                self.alarm(format!("tunnel of peer {peer} is not removed yet: {error}"));
+            }
+        }
+    }
+
+    /// Until a device that was made anew works.
+    async fn retry_tunnel(&mut self) {
+        if !self.tunnel_unrestored {
+            return;
+        }
+        match self.restore_tunnel().await {
+            Ok(()) => self.tunnel_unrestored = false,
+            Err(error) => self.alarm(format!("tunnel: {error}")),
         }
     }
 
@@ -170,6 +286,13 @@ impl Agent {
         self.gates.attach_tunnel(self.tunnel.device().index)?;
         self.tunnel.up().await?;
         self.apply_nodes().await
+    }
+
+    /// Packets in a device that was lost are lost, and must not stay counted: the counts begin anew with it.
+    fn restore_hold(&mut self) -> Result<(), RunError> {
+        self.gates.stop_holding()?;
+        self.park.reopen()?;
+        self.gates.attach_hold(self.park.ifindex())
     }
 
     /// Workloads may have gone, and underlay interfaces may have come.
@@ -183,6 +306,22 @@ impl Agent {
     }
 
     async fn keep_house(&mut self) {
+        if !self.park.is_open()
+            && let Err(error) = self.restore_hold()
+        {
+            self.park.lose();
+            self.alarm(format!("hold device: {error}"));
+        }
+        let still_counted = self.park.retry();
+        if still_counted > 0 {
+            self.alarm(format!(
+                "{still_counted} packets that were dropped are still counted as held"
+            ));
+        }
+        self.retry_tunnel().await;
+        if let Err(error) = self.settle().await {
+            self.alarm(error.to_string());
+        }
         if let Err(error) = self.renew() {
             self.alarm(format!("certificates: {error}"));
         }

@@ -23,6 +23,7 @@ use super::net::{FromNet, Net};
 use super::observe::History;
 use super::park::Park;
 use super::policy::PolicyTable;
+use super::tunnel_worker::{Outcome, TunnelWorker};
 use super::tunnels::TunnelKeys;
 use super::updates::{Unsettled, deny_event};
 use super::{RunError, forwarding, forwarding_path, snapshot_path};
@@ -46,6 +47,7 @@ pub(super) struct Started {
     pub(super) admin: mpsc::Receiver<Asked>,
     pub(super) kernel: Events,
     pub(super) tunnel: watch::Receiver<Health>,
+    pub(super) tunnels: mpsc::Receiver<Outcome>,
     pub(super) lock: Flock<File>,
 }
 
@@ -97,7 +99,7 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
     if !turned.is_empty() {
         files::write_json(&forwarding_path(&config), &turned)?;
     }
-    nat::install(&[config.wireguard_device.parse()?]).await?;
+    nat::install(&[config.wireguard_device.parse()?], nat::Marks::default()).await?;
     let routes = Routes::open(route_options(&config)).await?;
 
     let (admin_sender, admin_requests) = mpsc::channel(QUEUE);
@@ -128,12 +130,21 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
     };
     let snapshot: Option<Snapshot> = files::read_json(&snapshot_path(&config))?;
     let clock = Clock::new();
+    let core = Core::new(Config::new(seed()?), local, snapshot);
+    let standing = core.view().peers;
+    let standing = standing.iter().filter(|peer| peer.session.is_some());
+    let (tunnels, tunnel_outcomes) = TunnelWorker::start(
+        Arc::clone(&tunnel) as Arc<dyn Tunnel>,
+        TunnelKeys::open(&config.run_dir)?,
+        &standing.map(|peer| peer.number).collect(),
+    );
     let mut agent = Agent {
         started: Instant::now(),
-        core: Core::new(Config::new(seed()?), local, snapshot),
+        core,
         svids: Svids::new(node.not_after, clock.now().wall),
         policy: PolicyTable::new(config.default_authentication),
-        tunnel_keys: TunnelKeys::open(&config.run_dir)?,
+        tunnels,
+        tunnel_unrestored: false,
         history: History::new(),
         alarms: std::collections::VecDeque::new(),
         policy_version: 0,
@@ -166,12 +177,14 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
         admin: admin_requests,
         kernel: kernel_events,
         tunnel: tunnel_health,
+        tunnels: tunnel_outcomes,
         lock,
     })
 }
 
 /// Takes up what the CA said last and what an earlier run left in the kernel.
 async fn resume(agent: &mut Agent) -> Result<(), RunError> {
+    agent.gates.forget_unknown(agent.endpoints.all())?;
     let installed = agent.gates.policy_entries(agent.endpoints.all())?;
     agent.policy.adopt(installed, agent.gates.cidrs());
     for (number, known) in agent.view().identities {

@@ -50,10 +50,13 @@ impl TunnelKeys {
     }
 
     pub(super) fn set(&mut self, peer: PeerNumber, key: PublicKey) -> Result<(), FileError> {
-        if self.keys.insert(peer, key) == Some(key) {
+        if self.get(peer) == Some(key) {
             return Ok(());
         }
-        self.save()
+        self.keys.insert(peer, key);
+        self.save().inspect_err(|_| {
+            self.keys.remove(&peer);
+        })
     }
 
     pub(super) fn remove(&mut self, peer: PeerNumber) -> Result<(), FileError> {

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use handfast_encrypt::Tunnel;
 use handfast_policies::{
     Authentication, Direction, Protocol, Remote, RuleRef, Verdict, Workload, lookup,
 };
@@ -333,23 +332,7 @@ impl Agent {
                 ),
             ),
         }
-        let status = self.tunnel.status().await?;
-        let key = self.tunnel_keys.get(peer.number);
-        let wire = key.and_then(|key| status.peers.iter().find(|p| p.public_key == key));
-        checks.holds(
-            "tunnel",
-            wire.is_some_and(|wire| wire.preshared),
-            match wire {
-                Some(wire) => format!(
-                    "WireGuard ({}) to {}, preshared key from the session, {} bytes sent, {} received",
-                    status.device.backend,
-                    wire.endpoint.map_or_else(|| "nowhere yet".into(), |e| e.to_string()),
-                    wire.sent_bytes,
-                    wire.received_bytes
-                ),
-                None => format!("no tunnel to {}", peer.name),
-            },
-        );
+        self.check_tunnel(peer, checks).await;
         let same_family = |address: &IpAddr| address.is_ipv4() == far.address.is_ipv4();
         for address in near.addresses.iter().filter(|a| same_family(a)) {
             let state = peer
@@ -375,6 +358,29 @@ impl Agent {
             );
         }
         Ok(())
+    }
+
+    async fn check_tunnel(&self, peer: &PeerView, checks: &mut Checks) {
+        let Some(status) = self.tunnels.status().await else {
+            let detail = "the tunnel did not say in time how it stands";
+            return checks.add("tunnel", VerifyState::Unknown, detail);
+        };
+        let key = self.tunnels.key(peer.number);
+        let wire = key.and_then(|key| status.peers.iter().find(|p| p.public_key == key));
+        checks.holds(
+            "tunnel",
+            wire.is_some_and(|wire| wire.preshared),
+            match wire {
+                Some(wire) => format!(
+                    "WireGuard ({}) to {}, preshared key from the session, {} bytes sent, {} received",
+                    status.device.backend,
+                    wire.endpoint.map_or_else(|| "nowhere yet".into(), |e| e.to_string()),
+                    wire.sent_bytes,
+                    wire.received_bytes
+                ),
+                None => format!("no tunnel to {}", peer.name),
+            },
+        );
     }
 
     /// Both ends' rules; policies are the same on every node. Tells whether a proof is needed.

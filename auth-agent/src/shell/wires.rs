@@ -1,11 +1,11 @@
 //! Which interfaces the tripwire watches: all that have an address of their own and are not ours or a workload's.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use rtnetlink::MulticastGroup;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
 use rtnetlink::packet_route::link::LinkAttribute;
 use tokio::sync::Notify;
@@ -32,20 +32,18 @@ pub(super) fn watch() -> std::io::Result<Arc<Notify>> {
 }
 
 impl Agent {
-    /// Attaches the tripwire to underlay interfaces that it does not watch yet.
+    /// Has the tripwire watch the underlay, and the gates know the node's own addresses.
     pub(super) async fn attach_wires(&mut self) -> Result<(), RunError> {
-        let interfaces = self.underlay_interfaces().await?;
-        self.gates.set_wires(interfaces)
+        let addresses = self.addresses().await?;
+        let interfaces = self.underlay_interfaces(&addresses).await?;
+        let watched = self.gates.set_wires(interfaces);
+        let own = addresses.into_iter().map(|(_, address)| address.into());
+        watched.and(self.gates.set_hosts(own.collect()))
     }
 
-    async fn underlay_interfaces(&self) -> Result<BTreeSet<(u32, String)>, RunError> {
-        let failed = |doing| {
-            move |error: rtnetlink::Error| RunError::Io {
-                doing,
-                source: std::io::Error::other(error.to_string()),
-            }
-        };
-        let addresses: Vec<_> = self
+    /// The node's own addresses but loopback's, each with its interface's index.
+    async fn addresses(&self) -> Result<Vec<(u32, IpAddr)>, RunError> {
+        let messages: Vec<_> = self
             .netlink
             .address()
             .get()
@@ -53,21 +51,24 @@ impl Agent {
             .try_collect()
             .await
             .map_err(failed("list addresses"))?;
-        let addressed: BTreeSet<u32> = addresses
+        Ok(messages
             .iter()
-            .filter(|message| {
-                message.header.scope == AddressScope::Universe
-                    && matches!(
-                        message.header.family,
-                        AddressFamily::Inet | AddressFamily::Inet6
-                    )
-                    && message
-                        .attributes
-                        .iter()
-                        .any(|a| matches!(a, AddressAttribute::Address(ip) if !ip.is_loopback()))
+            .filter(|message| message.header.scope == AddressScope::Universe)
+            .flat_map(|message| {
+                let index = message.header.index;
+                message.attributes.iter().filter_map(move |a| match a {
+                    AddressAttribute::Address(address) => Some((index, *address)),
+                    _ => None,
+                })
             })
-            .map(|message| message.header.index)
-            .collect();
+            .filter(|(_, address)| !address.is_loopback())
+            .collect())
+    }
+
+    async fn underlay_interfaces(
+        &self,
+        addresses: &[(u32, IpAddr)],
+    ) -> Result<BTreeSet<(u32, String)>, RunError> {
         let links: Vec<_> = self
             .netlink
             .link()
@@ -76,31 +77,29 @@ impl Agent {
             .try_collect()
             .await
             .map_err(failed("list interfaces"))?;
-        let own = [
+        let ours = [
             self.config.wireguard_device.as_str(),
             self.config.hold_device.as_str(),
         ];
-        Ok(links
-            .into_iter()
-            .filter_map(|link| {
-                let name = link
-                    .attributes
-                    .iter()
-                    .find_map(|attribute| match attribute {
-                        LinkAttribute::IfName(name) => Some(name.clone()),
-                        _ => None,
-                    })?;
-                let workload = self
-                    .endpoints
-                    .all()
-                    .iter()
-                    .any(|endpoint| endpoint.ifindex == link.header.index);
-                (addressed.contains(&link.header.index)
-                    && !workload
-                    && name != "lo"
-                    && !own.contains(&name.as_str()))
-                .then_some((link.header.index, name))
-            })
-            .collect())
+        let watched = links.into_iter().filter_map(|link| {
+            let index = link.header.index;
+            let name = link.attributes.into_iter().find_map(|a| match a {
+                LinkAttribute::IfName(name) => Some(name),
+                _ => None,
+            })?;
+            let endpoints = self.endpoints.all();
+            let workload = endpoints.iter().any(|endpoint| endpoint.ifindex == index);
+            let addressed = addresses.iter().any(|(of, _)| *of == index);
+            let watched = addressed && !workload && name != "lo" && !ours.contains(&name.as_str());
+            watched.then_some((index, name))
+        });
+        Ok(watched.collect())
+    }
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(rtnetlink::Error) -> RunError {
+    move |error| RunError::Io {
+        doing,
+        source: std::io::Error::other(error.to_string()),
     }
 }
