@@ -306,7 +306,7 @@ impl Agent {
     }
 
     async fn keep_house(&mut self) {
-        if !self.park.is_open()
+        if !self.park.is_there()
             && let Err(error) = self.restore_hold()
         {
             self.park.lose();
@@ -328,5 +328,34 @@ impl Agent {
         if let Err(error) = self.gates.collect(clock::boot()) {
             self.alarm(format!("old connections: {error}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    #[tokio::test]
+    async fn a_deadline_that_has_passed_is_due_at_the_first_look() {
+        // In a flood there is no second look: the future is made anew for every input.
+        let now = clock::boot();
+        let due = sleep_until(Some(now), Duration::ZERO).now_or_never();
+        assert!(due.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_stays_in_the_past_spins_nothing() {
+        let ticked = clock::boot();
+        sleep_until(Some(Duration::ZERO), ticked).await;
+        assert!(clock::boot() >= ticked + MILLISECOND);
+    }
+
+    #[tokio::test]
+    async fn without_a_deadline_nothing_is_due() {
+        assert!(sleep_until(None, Duration::ZERO).now_or_never().is_none());
     }
 }
