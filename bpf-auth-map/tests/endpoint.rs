@@ -563,6 +563,28 @@ fn neighbour_discovery_is_no_way_beyond_the_link() {
 }
 
 #[test]
+fn the_nodes_own_addresses_in_its_prefix_are_asked_of_policy_too() {
+    let Some(mut node) = Node::new("gateway") else {
+        return;
+    };
+    let policy = node.tables().policy(ENDPOINT).unwrap();
+    for (a, gateway) in families().into_iter().zip(["10.1.0.1", "fd01::1"]) {
+        let gateway = gateway.parse().unwrap();
+        let syn = ip(a.me, gateway, TCP, &tcp(40000, 22, SYN));
+        node.tables().replace_policy(ENDPOINT, &[]).unwrap();
+        assert_eq!(from(&mut node, &syn), Outcome::Pass(SOURCE | UNDECIDED));
+        // An answer to the node is none of policy's business.
+        let answer = ip(a.me, gateway, TCP, &tcp(80, 50000, SYN | ACK));
+        let probe = ip(gateway, a.me, TCP, &tcp(50000, 80, SYN));
+        assert_eq!(from(&mut node, &answer), Outcome::Pass(SOURCE | UNDECIDED));
+        assert_eq!(to(&mut node, HOST, &probe), Outcome::Pass(0));
+        assert_eq!(from(&mut node, &answer), Outcome::Pass(SOURCE));
+        node.tables().replace_policy(ENDPOINT, &policy).unwrap();
+        assert_eq!(from(&mut node, &syn), Outcome::Pass(SOURCE));
+    }
+}
+
+#[test]
 fn nothing_managed_crosses_the_wire_in_cleartext() {
     let Some(mut node) = Node::new("wire") else {
         return;

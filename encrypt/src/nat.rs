@@ -1,8 +1,20 @@
-//! A nat chain that keeps source addresses true toward the tunnel.
+//! Our nftables table: what only the host's packet filter can do for the gates.
 //!
-//! A CNI's masquerade (`saddr podCIDR daddr != podCIDR masquerade`, at priority 100) would give packets to
+//! **Sources stay true toward the tunnel.** //! A CNI's masquerade (`saddr podCIDR daddr != podCIDR masquerade`, at priority 100) would give packets to
 //! another node's workloads this node's address, and the source gate would refuse them. Our chain at priority 90
-//! maps the source to itself; the translation is settled then, and later rules are not asked (DATAPATH.md).
+//! maps the source to itself; the translation is settled then, and later rules are not asked.
+//!
+//! **What policy refused does not reach this host.** The gate at a workload's interface cannot tell a service
+//! address from any other, so it only marks what egress policy refuses as written; the gates at the tunnel, at other
+//! workloads and on the underlay decide on the true address. No gate stands before the host itself: here the input
+//! chain drops what still carries that mark. Neighbour discovery of the link is let through.
+//!
+//! **Whatever is forwarded has a mark.** A packet that the host reassembles and fragments again has lost the interface
+//! it came by; without a mark it would look like the host's own. The gates mark what they see; the forward chain marks
+//! the rest, which came by an interface without a gate, as from outside.
+//!
+//! Not done here: what policy refused and is forwarded into an interface without a gate (another bridge, a VPN) passes.
+//! At the forward hook it looks like traffic to another workload, whose own gate is yet to decide.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -15,15 +27,52 @@ use tokio::process::Command;
 use crate::wireguard::DeviceName;
 use crate::{Error, programs};
 
+/// The four mark bits of the gates: what this table reads and writes of them. The numbers are the gates' own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    shift: u32,
+}
+
+impl Marks {
+    /// All four.
+    const ALL: u32 = 15;
+    /// The two in which a gate says what it knows.
+    const JUDGED: u32 = 3;
+    /// Their value for: egress policy refused the address as written.
+    const UNDECIDED: u32 = 2;
+    /// Their value for: from outside.
+    const OUTSIDE: u32 = 3;
+
+    /// Marks that begin at this bit; nothing above 28, since four would not fit.
+    #[must_use]
+    pub const fn at(shift: u32) -> Option<Self> {
+        match shift {
+            0..=28 => Some(Self { shift }),
+            _ => None,
+        }
+    }
+
+    const fn place(self, bits: u32) -> u32 {
+        bits << self.shift
+    }
+}
+
+impl Default for Marks {
+    /// Where the gates put them unless told otherwise: bits 2 to 5.
+    fn default() -> Self {
+        Self { shift: 2 }
+    }
+}
+
 /// The table, family inet (kernel 5.2 for nat in it). Nobody else writes to it.
 const TABLE: &str = "inet handfast";
 /// Before every masquerade at the usual priority `srcnat` (100).
 const PRIORITY: i32 = 90;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Installs the chain for these tunnel devices, in one transaction; an older one of ours is replaced.
-pub async fn install(devices: &[DeviceName]) -> Result<(), Error> {
-    run(&script(devices)).await
+/// Installs the table for these tunnel devices and mark bits, in one transaction; an older one of ours is replaced.
+pub async fn install(devices: &[DeviceName], marks: Marks) -> Result<(), Error> {
+    run(&script(devices, marks)).await
 }
 
 /// Takes the table away; that it is gone already is no error.
@@ -31,7 +80,7 @@ pub async fn remove() -> Result<(), Error> {
     run(&format!("add table {TABLE}\ndelete table {TABLE}\n")).await
 }
 
-fn script(devices: &[DeviceName]) -> String {
+fn script(devices: &[DeviceName], marks: Marks) -> String {
     let mut script = format!(
         "add table {TABLE}\n\
          delete table {TABLE}\n\
@@ -46,6 +95,18 @@ fn script(devices: &[DeviceName]) -> String {
             );
         }
     }
+    let (all, judged) = (marks.place(Marks::ALL), marks.place(Marks::JUDGED));
+    let (undecided, outside) = (marks.place(Marks::UNDECIDED), marks.place(Marks::OUTSIDE));
+    let discovery = "nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert";
+    let _ = write!(
+        script,
+        "add chain {TABLE} input {{ type filter hook input priority filter; policy accept; }}\n\
+         add rule {TABLE} input meta mark and {judged:#x} != {undecided:#x} accept\n\
+         add rule {TABLE} input ip6 hoplimit 255 icmpv6 type {{ {discovery} }} accept\n\
+         add rule {TABLE} input counter drop\n\
+         add chain {TABLE} forward {{ type filter hook forward priority filter; policy accept; }}\n\
+         add rule {TABLE} forward meta mark and {all:#x} == 0 meta mark set meta mark or {outside:#x}\n"
+    );
     script
 }
 
@@ -88,11 +149,22 @@ mod tests {
 
     #[test]
     fn the_script_replaces_the_whole_table_in_one_go_for_both_families() {
-        let script = script(&["hf-wg0".parse().unwrap()]);
+        let script = script(&["hf-wg0".parse().unwrap()], Marks::default());
         assert_eq!(script.matches("snat").count(), 2);
         assert!(
             script.starts_with("add table inet handfast\ndelete table inet handfast\nadd table")
         );
         assert!(script.contains("oifname \"hf-wg0\" meta nfproto ipv6 snat ip6 to ip6 saddr"));
+    }
+
+    #[test]
+    fn the_mark_bits_are_where_they_are_set() {
+        for (shift, judged, undecided) in [(2, "0xc", "0x8"), (28, "0x30000000", "0x20000000")] {
+            let script = script(&[], Marks::at(shift).unwrap());
+            let rule = format!("meta mark and {judged} != {undecided} accept");
+            assert!(script.contains(&rule), "{script}");
+        }
+        assert_eq!(Marks::at(29), None);
+        assert_eq!(Marks::at(2), Some(Marks::default()));
     }
 }

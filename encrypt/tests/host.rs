@@ -130,6 +130,73 @@ fn a_masquerade_of_the_cni_does_not_change_sources_toward_the_tunnel() {
 }
 
 #[test]
+fn what_policy_refused_does_not_reach_the_host_and_what_is_forwarded_has_a_mark() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (host, other) = (&pair.a, &pair.b);
+    // Stands in for the gates: marks by destination, and all discovery as refused.
+    let mut marks = String::new();
+    let addresses: Vec<(String, u32)> = (0..16)
+        .flat_map(|bits| {
+            [
+                (format!("198.51.100.{}", bits + 1), bits),
+                (format!("2001:db8::{:x}", bits + 1), bits),
+            ]
+        })
+        .collect();
+    for (address, bits) in &addresses {
+        let (family, length) = match address.contains(':') {
+            true => ("ip6", 128),
+            false => ("ip", 32),
+        };
+        host.run(&format!("ip addr add {address}/{length} dev lo"));
+        marks += &format!(
+            "{family} daddr {address} meta mark set {:#x}\n",
+            bits << 2 | 1
+        );
+    }
+    host.nft(&format!(
+        "table inet gates {{ chain prerouting {{ type filter hook prerouting priority 0;\n\
+         icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} meta mark set 0x8 accept\n{marks}}}\n\
+         chain postrouting {{ type filter hook postrouting priority 0;\n\
+         oifname lo2 meta mark 0xc counter\noifname lo2 meta mark 0x24 counter\n}}\n}}\n"
+    ));
+    host.run("ip addr add 2001:db8:1::1/64 dev up0 nodad");
+    other.run("ip addr add 2001:db8:1::2/64 dev up0 nodad");
+    other.run("ip route replace default via 192.0.2.1");
+    other.run("ip -6 route replace default via 2001:db8:1::1");
+    let mut agent = Agent::start(host);
+    agent.tell("nat");
+    for (address, bits) in &addresses {
+        let reply = other.try_run(&format!("ping -c 1 -W 1 {address}")).status;
+        assert_eq!(reply.success(), bits & 3 != 2, "{address} {bits}");
+    }
+    let table = host.run("nft list chain inet handfast input");
+    assert!(table.contains("counter packets 8 "), "{table}");
+
+    // Forwarded: what has no bit of ours gets those for "from outside", the rest keeps its own.
+    host.run("sysctl -q -w net.ipv4.ip_forward=1");
+    host.run("ip link add lo2 type veth peer name lo3");
+    host.run("ip link set lo3 up");
+    host.run("ip link set lo2 up");
+    host.run("ip route add 203.0.113.0/24 dev lo2");
+    host.nft("insert rule inet gates prerouting ip daddr 203.0.113.2 meta mark set 0x24\n");
+    for address in ["203.0.113.1", "203.0.113.2"] {
+        other.run(&format!(
+            "ip neigh replace {address} lladdr 02:00:00:00:00:01 dev up0"
+        ));
+        host.run(&format!(
+            "ip neigh replace {address} lladdr 02:00:00:00:00:01 dev lo2"
+        ));
+        other.try_run(&format!("ping -c 1 -W 1 {address}"));
+    }
+    let seen = host.run("nft list chain inet gates postrouting");
+    assert_eq!(seen.matches("counter packets 1 ").count(), 2, "{seen}");
+}
+
+#[test]
 fn what_others_use_is_refused_by_name_and_left_alone() {
     if skipped() {
         return;

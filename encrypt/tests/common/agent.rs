@@ -145,7 +145,10 @@ impl TestAgent {
                 let index = self.tunnel().device().index;
                 self.routes.as_ref().unwrap().set(index, &prefixes).await?;
             }
-            ["nat"] => nat::install(std::slice::from_ref(&self.options.name)).await?,
+            ["nat"] => {
+                let devices = std::slice::from_ref(&self.options.name);
+                nat::install(devices, nat::Marks::default()).await?;
+            }
             ["detach"] => {
                 nat::remove().await?;
                 Routes::open(RouteOptions::default())

@@ -12,7 +12,9 @@ use handfast_layout::{
 
 use super::outside;
 use crate::{
-    flow, maps, proof, report,
+    flow,
+    maps::{self, LOCALS},
+    proof, report,
     skb::{DROP, PASS, Skb},
     work::Work,
 };
@@ -67,24 +69,28 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<u32, Reason> {
         return Err(Reason::IcmpNoFlow);
     }
     let remote = work.key.remote;
-    match work.prefix(remote) {
+    let is_here = match work.prefix(remote) {
         // To another node: to-tunnel judges.
-        Some(peer) if peer != PEER_SELF => Ok(MARK_SOURCE),
-        // To this node: a reply is decided here, what is new at the called one's to-endpoint.
-        Some(_) => match super::local::reply(work, config, remote)? {
+        Some(peer) if peer != PEER_SELF => return Ok(MARK_SOURCE),
+        // SAFETY: only whether it is there.
+        Some(_) => unsafe { LOCALS.get(&remote) }.is_some(),
+        None => false,
+    };
+    if is_here {
+        // A reply is decided here, what is new at the called one's to-endpoint.
+        return match super::local::reply(work, config, remote)? {
             true => Ok(MARK_SOURCE | MARK_DECIDED),
             false => Ok(MARK_SOURCE),
-        },
-        None => {
-            work.remote_identity = work.outside(remote);
-            match outside_or_host(skb, work, config) {
-                Ok(()) => Ok(MARK_SOURCE),
-                Err(Reason::NoRule | Reason::Denied | Reason::NoIdentity | Reason::IcmpNoFlow) => {
-                    Ok(MARK_SOURCE | MARK_UNDECIDED)
-                }
-                Err(reason) => Err(reason),
-            }
+        };
+    }
+    // Outside the mesh; or in this node's prefix and no endpoint's: an address of the node itself.
+    work.remote_identity = work.outside(remote);
+    match outside_or_host(skb, work, config) {
+        Ok(()) => Ok(MARK_SOURCE),
+        Err(Reason::NoRule | Reason::Denied | Reason::NoIdentity | Reason::IcmpNoFlow) => {
+            Ok(MARK_SOURCE | MARK_UNDECIDED)
         }
+        Err(reason) => Err(reason),
     }
 }
 
