@@ -5,6 +5,7 @@
 //! the peer has confirmed the withdrawal or the session has ended: nobody else speaks with that address before.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::effect::{AnnouncedEntry, AnnouncedState};
 use super::endpoint::Rest;
@@ -23,6 +24,7 @@ impl Core {
         for identity in wanted {
             self.pursue(number, identity);
         }
+        self.withdraw_again(number);
         self.check_ready(number);
     }
 
@@ -60,7 +62,7 @@ impl Core {
         identity: IdentityNumber,
         leaf: LeafHash,
     ) {
-        let now = self.now.boot;
+        let (now, retry) = (self.now.boot, self.config.times.retry);
         if !self.is_own(address) {
             return;
         }
@@ -78,7 +80,13 @@ impl Core {
                 Said::Nothing => {}
                 Said::Refused { retry_at } if now >= retry_at => {}
                 Said::Refused { retry_at } => return peer.retry(retry_at),
-                Said::Waiting { .. } | Said::Confirmed => return,
+                Said::Waiting { since, .. } if now < since + retry => {
+                    return peer.retry(since + retry);
+                }
+                Said::Waiting { generation, .. } => {
+                    return self.say_again(number, address, conn, leaf, generation);
+                }
+                Said::Confirmed => return,
             },
             None => {
                 if let Some(rest) = rest
@@ -93,7 +101,9 @@ impl Core {
         let Some(peer) = self.peer_mut(number) else {
             return;
         };
-        let said = Said::Waiting { generation };
+        let since = now;
+        let said = Said::Waiting { generation, since };
+        peer.retry(since + retry);
         match peer.announced.get_mut(&address) {
             // Confirmed in an older epoch, which counts until this one is confirmed.
             Some(earlier) if earlier.entry.state == AnnouncedState::Confirmed => {
@@ -115,6 +125,26 @@ impl Core {
                 self.write_announced(number, address);
             }
         }
+        self.say_announce(conn, address, leaf, generation);
+    }
+
+    /// An announcement without an answer is said again as it was: the peer takes the same one twice.
+    fn say_again(
+        &mut self,
+        number: PeerNumber,
+        address: IpAddr,
+        conn: ConnId,
+        leaf: LeafHash,
+        generation: u64,
+    ) {
+        let (since, retry) = (self.now.boot, self.config.times.retry);
+        if let Some(peer) = self.peer_mut(number) {
+            peer.retry(since + retry);
+            if let Some(announcement) = peer.announced.get_mut(&address) {
+                announcement.said = Said::Waiting { generation, since };
+            }
+        }
+        self.count("announcements-unanswered");
         self.say_announce(conn, address, leaf, generation);
     }
 
@@ -141,8 +171,13 @@ impl Core {
             return;
         };
         let leaf = live.leaf_of(announcement.identity);
-        if let (Some(leaf), Said::Confirmed) = (leaf, announcement.said) {
-            let (conn, generation) = (live.conn, announcement.entry.generation);
+        let generation = match announcement.said {
+            Said::Confirmed => announcement.entry.generation,
+            Said::Waiting { generation, .. } => generation,
+            Said::Nothing | Said::Refused { .. } => return,
+        };
+        let conn = live.conn;
+        if let Some(leaf) = leaf.filter(|_| !announcement.withdrawing()) {
             self.say_announce(conn, address, leaf, generation);
         }
     }
@@ -173,7 +208,7 @@ impl Core {
         };
         let epoch = peer.last_epoch;
         let announcement = peer.announced.get_mut(&address);
-        match announcement.filter(|a| a.said == Said::Waiting { generation } && !a.withdrawing()) {
+        match announcement.filter(|a| a.awaits(generation) && !a.withdrawing()) {
             Some(announcement) => {
                 announcement.said = Said::Confirmed;
                 announcement.entry.state = AnnouncedState::Confirmed;
@@ -203,7 +238,7 @@ impl Core {
         };
         let id = peer.id.clone();
         let announcement = peer.announced.get_mut(&address);
-        match announcement.filter(|a| a.said == Said::Waiting { generation } && !a.withdrawing()) {
+        match announcement.filter(|a| a.awaits(generation) && !a.withdrawing()) {
             Some(announcement) => {
                 announcement.said = Said::Refused { retry_at };
                 let endpoint = announcement.entry.endpoint;
@@ -257,8 +292,41 @@ impl Core {
         }
     }
 
-    /// Says a withdrawal, once a session.
+    /// Withdrawals without an answer are said again.
+    fn withdraw_again(&mut self, number: PeerNumber) {
+        let (now, retry) = (self.now.boot, self.config.times.retry);
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        let mut late = Vec::new();
+        let mut next: Option<Duration> = None;
+        for (address, announcement) in &mut peer.announced {
+            let Said::Waiting { since, .. } = announcement.said else {
+                continue;
+            };
+            if !announcement.withdrawing() {
+                continue;
+            }
+            let due = since + retry;
+            if due <= now {
+                announcement.said = Said::Nothing;
+                late.push(*address);
+            } else {
+                next = Some(next.map_or(due, |next| next.min(due)));
+            }
+        }
+        if let Some(next) = next {
+            peer.retry(next);
+        }
+        for address in late {
+            self.count("withdrawals-unanswered");
+            self.send_withdraw(number, address);
+        }
+    }
+
+    /// Says a withdrawal, once a session unless it is not answered.
     pub(super) fn send_withdraw(&mut self, number: PeerNumber, address: IpAddr) {
+        let (since, retry) = (self.now.boot, self.config.times.retry);
         let Some(peer) = self.peer_mut(number) else {
             return;
         };
@@ -271,7 +339,8 @@ impl Core {
             && announcement.said == Said::Nothing
         {
             let generation = announcement.entry.generation;
-            announcement.said = Said::Waiting { generation };
+            announcement.said = Said::Waiting { generation, since };
+            peer.retry(since + retry);
             self.emit(Effect::Send {
                 conn,
                 frame: Frame::Withdraw {
@@ -293,9 +362,8 @@ impl Core {
         let Some(peer) = self.peer_mut(number) else {
             return;
         };
-        let said = Said::Waiting { generation };
         match peer.announced.get(&address).copied() {
-            Some(announcement) if announcement.withdrawing() && announcement.said == said => {
+            Some(announcement) if announcement.withdrawing() && announcement.awaits(generation) => {
                 peer.announced.remove(&address);
                 self.persist();
                 self.emit(Effect::RemoveAnnounced {

@@ -49,6 +49,8 @@ pub struct Limits {
     pub holds: usize,
     /// Identities known at a time.
     pub identities: usize,
+    /// Proofs, announcements and withdrawals of a peer's that may be refused in one session.
+    pub refusals_per_session: u32,
     /// Resolves a second, for each endpoint and each peer, with as large a burst.
     pub resolves_per_second: u32,
 }
@@ -64,7 +66,9 @@ impl Default for Limits {
             grants: 256,
             endpoints: 4_096,
             holds: 16_384,
-            identities: 131_072,
+            // As many as the kernel's map has room for.
+            identities: 65_536,
+            refusals_per_session: 64,
             resolves_per_second: 128,
         }
     }

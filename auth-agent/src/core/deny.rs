@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::effect::SessionEntry;
 use super::event::{DenyList, PeerNode};
 use super::types::{IdentityNumber, PeerNumber};
 use super::{Alarm, CloseReason, Core, Effect};
@@ -20,9 +21,15 @@ impl Core {
         }
         self.deny = list;
         self.count("deny-lists");
-        let lifted = self.revoke_identities();
+        // What cuts comes first, one write each; only then the rest is tidied up.
+        let nodes = self.cut_nodes();
+        let changed = self.mark_identities();
+        for (number, _) in changed.iter().filter(|(_, revoked)| *revoked) {
+            self.cut_identity(*number);
+        }
+        let lifted = changed.iter().any(|(_, revoked)| !revoked);
         self.revoke_serials();
-        self.revoke_nodes();
+        self.revoke_nodes(nodes);
         if lifted {
             self.pair_everything();
         }
@@ -35,8 +42,8 @@ impl Core {
         }
     }
 
-    /// Brings every identity's mark in line with the list. True if some were lifted.
-    fn revoke_identities(&mut self) -> bool {
+    /// Brings every identity's mark in line with the list. True stands for revoked, false for lifted.
+    fn mark_identities(&mut self) -> Vec<(IdentityNumber, bool)> {
         let changed: Vec<(IdentityNumber, bool)> = self
             .numbers
             .iter()
@@ -47,17 +54,13 @@ impl Core {
             .filter(|(_, before, now)| before != now)
             .map(|(number, _, now)| (number, now))
             .collect();
-        // One write an identity cuts; only then the rest is tidied up.
         for (number, revoked) in &changed {
             if let Some(known) = self.numbers.get_mut(*number) {
                 known.revoked = *revoked;
             }
             self.write_identity(*number);
         }
-        for (number, _) in changed.iter().filter(|(_, revoked)| *revoked) {
-            self.cut_identity(*number);
-        }
-        changed.iter().any(|(_, revoked)| !revoked)
+        changed
     }
 
     fn cut_identity(&mut self, identity: IdentityNumber) {
@@ -104,7 +107,8 @@ impl Core {
         }
     }
 
-    fn revoke_nodes(&mut self) {
+    /// Ends the epochs of every node on the list, and says which they are.
+    fn cut_nodes(&mut self) -> Vec<PeerNumber> {
         let cut: Vec<PeerNumber> = self
             .peers
             .values()
@@ -113,6 +117,20 @@ impl Core {
             })
             .map(|peer| peer.number)
             .collect();
+        for number in &cut {
+            let standing = self.peer(*number).filter(|peer| peer.standing.is_some());
+            if let Some(last_epoch) = standing.map(|peer| peer.last_epoch) {
+                self.persist();
+                self.emit(Effect::SetSession {
+                    peer: *number,
+                    session: SessionEntry::cut(last_epoch),
+                });
+            }
+        }
+        cut
+    }
+
+    fn revoke_nodes(&mut self, cut: Vec<PeerNumber>) {
         for number in cut {
             let stands = self.peer(number).is_some_and(|peer| {
                 peer.standing.is_some() || peer.live.is_some() || !peer.greetings.is_empty()

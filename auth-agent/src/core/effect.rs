@@ -149,6 +149,11 @@ pub enum Effect {
         /// The entry.
         session: SessionEntry,
     },
+    /// Remove one entry of `sessions`: the peer is forgotten, and its number does not come back.
+    RemoveSession {
+        /// The peer.
+        peer: PeerNumber,
+    },
     /// Write one entry of `remotes`.
     SetRemote {
         /// The address.
@@ -246,6 +251,18 @@ pub struct SessionEntry {
     pub state: SessionState,
 }
 
+impl SessionEntry {
+    /// After the last epoch: none counts.
+    pub(super) fn cut(last_epoch: u32) -> Self {
+        Self {
+            oldest: last_epoch.saturating_add(1),
+            current: last_epoch,
+            expires: Duration::ZERO,
+            state: SessionState::Cut,
+        }
+    }
+}
+
 /// Whether packets may pass between two nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SessionState {
@@ -297,7 +314,9 @@ pub enum AnnouncedState {
 }
 
 /// Two identities proven to each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct PairKey {
     /// The identity on this node.
     pub local: IdentityNumber,

@@ -285,6 +285,9 @@ impl Core {
         };
         self.persist();
         self.emit(Effect::Identity { number, identity });
+        if revoked {
+            self.emit_identity(number);
+        }
         Some(number)
     }
 
@@ -305,8 +308,17 @@ impl Core {
             Some(not_after) => known.not_after.max(not_after),
             None => now.wall.min(known.not_after),
         };
-        let (not_after, revoked) = (known.not_after, known.revoked);
         self.persist();
+        self.emit_identity(number);
+    }
+
+    /// Writes an identity as it is known.
+    pub(super) fn emit_identity(&mut self, number: IdentityNumber) {
+        let now = self.now;
+        let Some(known) = self.numbers.get(number) else {
+            return;
+        };
+        let (not_after, revoked) = (known.not_after, known.revoked);
         self.emit(Effect::SetIdentity {
             number,
             valid_until: now.boot_at(not_after),

@@ -9,22 +9,11 @@ use std::time::Duration;
 use super::types::{EndpointId, HoldKey, IdentityNumber, PeerNumber};
 use super::{Alarm, Core, Discarded, Effect, PairKey};
 
-/// Releases of one key within the hold time, after which something is amiss: the gate holds what it could
-/// decide.
-const RELEASES: u32 = 8;
-
 /// Packets that wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hold {
     pub peer: Option<PeerNumber>,
     pub until: Duration,
-}
-
-/// How often a key has been released lately.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Released {
-    pub since: Duration,
-    pub times: u32,
 }
 
 /// What is to become of a key now.
@@ -209,24 +198,9 @@ impl Core {
         }
     }
 
+    /// However often: new packets come into the queue while it drains, and none goes round, since a gate drops
+    /// what was given back and is undecided still.
     fn release(&mut self, key: HoldKey) {
-        let (now, window) = (self.now.boot, self.config.times.hold);
-        let released = self.released.entry(key).or_insert(Released {
-            since: now,
-            times: 0,
-        });
-        if released.since + window <= now {
-            *released = Released {
-                since: now,
-                times: 0,
-            };
-        }
-        released.times += 1;
-        if released.times > RELEASES {
-            // The gate holds what it can decide: giving it back again would go on for ever.
-            self.count("holds-going-round");
-            return self.discard(key, Discarded::Timeout);
-        }
         if self.forget_hold(key) {
             self.count("holds-released");
             self.releases.push(key);
@@ -279,6 +253,18 @@ impl Core {
         for key in released {
             self.discarded(key, reason);
         }
+    }
+
+    /// Discards what waits for an address of this peer's.
+    pub(super) fn discard_toward(
+        &mut self,
+        number: PeerNumber,
+        address: IpAddr,
+        reason: Discarded,
+    ) {
+        self.discard_where(reason, |_, key, hold| {
+            key.remote == address && hold.peer == Some(number)
+        });
     }
 
     pub(super) fn discard_peer(&mut self, number: PeerNumber, reason: Discarded) {

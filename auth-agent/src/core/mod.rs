@@ -58,7 +58,8 @@ pub use event::{
 };
 pub use reason::{Alarm, CloseReason, Discarded};
 pub use snapshot::{
-    AnnouncedSnapshot, IdentitySnapshot, PeerSnapshot, RemoteSnapshot, SessionSnapshot, Snapshot,
+    AnnouncedSnapshot, IdentitySnapshot, PeerSnapshot, RemoteSnapshot, Removals, SessionSnapshot,
+    Snapshot,
 };
 pub use types::{
     ConnId, Direction, EndpointId, HoldKey, Identity, IdentityNumber, Now, Pairing, PeerNumber,
@@ -67,7 +68,7 @@ pub use types::{
 pub use view::{ConnectionView, EndpointView, IdentityView, PairView, PeerView, View};
 
 use endpoint::{Endpoint, Mine, Rest};
-use hold::{Hold, Released};
+use hold::Hold;
 use identity::Numbers;
 use pair::Pair;
 use peer::Peer;
@@ -96,7 +97,6 @@ pub struct Core {
     pairs: BTreeMap<PairKey, Pair>,
     holds: BTreeMap<HoldKey, Hold>,
     hold_order: VecDeque<(Duration, HoldKey)>,
-    released: BTreeMap<HoldKey, Released>,
     policy: Option<Policy>,
     deny: Arc<DenyList>,
     generation: u64,
@@ -112,6 +112,8 @@ pub struct Core {
     effects: Vec<Effect>,
     releases: Vec<HoldKey>,
     dirty: bool,
+    /// Of the step that was persisted last: an agent that dies in it leaves them undone.
+    removals: Removals,
 }
 
 impl Core {
@@ -141,7 +143,6 @@ impl Core {
             pairs: BTreeMap::new(),
             holds: BTreeMap::new(),
             hold_order: VecDeque::new(),
-            released: BTreeMap::new(),
             policy: None,
             deny: Arc::new(DenyList::default()),
             generation: 0,
@@ -157,6 +158,7 @@ impl Core {
             effects: Vec::new(),
             releases: Vec::new(),
             dirty: false,
+            removals: Removals::default(),
         };
         if let Some(snapshot) = snapshot {
             core.restore(snapshot);
@@ -232,13 +234,14 @@ impl Core {
         }
     }
 
-    /// The first effects ever: what no event brings.
+    /// The first effects ever: what no event brings, and what the kernel may lack of the snapshot.
     fn begin(&mut self) {
         self.begun = true;
         self.housekeeping_at = self.now.boot + timer::HOUSEKEEPING;
         if self.fresh {
             self.emit(Effect::ClearTables);
         }
+        self.cut_again();
         let session = SessionEntry {
             oldest: pair::LOCAL_EPOCH,
             current: pair::LOCAL_EPOCH,
@@ -258,6 +261,7 @@ impl Core {
             self.emit(Effect::Identity { number, identity });
         }
         self.write_prefixes();
+        self.write_again();
     }
 
     fn finish(&mut self) -> Vec<Effect> {
@@ -265,6 +269,7 @@ impl Core {
         let mut effects = Vec::new();
         if std::mem::take(&mut self.dirty) {
             effects.push(Effect::Persist);
+            self.removals = Removals::of(&self.effects);
         }
         effects.append(&mut self.effects);
         let releases = std::mem::take(&mut self.releases);

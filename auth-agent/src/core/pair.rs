@@ -124,6 +124,10 @@ impl Core {
         if self.pairs.insert(key, pair).is_none() {
             self.count("pairs-recorded");
         }
+        if self.removals.pairs.contains(&key) {
+            // An agent that starts again must not take it for undone.
+            self.persist();
+        }
         self.emit(Effect::SetPair {
             pair: key,
             expires,
@@ -145,6 +149,7 @@ impl Core {
             .map(|(key, _)| key)
             .collect();
         for pair in keys {
+            self.persist();
             self.emit(Effect::RemovePair { pair });
         }
     }

@@ -130,6 +130,8 @@ pub(super) struct Session {
     /// Frames that came after a proof whose verdict is still out.
     pub waiting: VecDeque<(u64, Frame)>,
     pub deny_number: u64,
+    /// Proofs, announcements and withdrawals of the peer's that were refused.
+    pub refusals: u32,
     pub resolves_in: Bucket,
     pub deny_lists_in: Bucket,
 }
@@ -201,7 +203,7 @@ pub(super) struct Announcement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     Nothing,
-    Waiting { generation: u64 },
+    Waiting { generation: u64, since: Duration },
     Confirmed,
     Refused { retry_at: Duration },
 }
@@ -209,6 +211,11 @@ pub(super) enum Said {
 impl Announcement {
     pub(super) fn withdrawing(&self) -> bool {
         self.entry.state == AnnouncedState::Withdrawing
+    }
+
+    /// The peer owes an answer to this one.
+    pub(super) fn awaits(&self, answered: u64) -> bool {
+        matches!(self.said, Said::Waiting { generation, .. } if generation == answered)
     }
 
     pub(super) fn is_of(&self, endpoint: EndpointId, identity: IdentityNumber) -> bool {

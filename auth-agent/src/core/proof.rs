@@ -100,6 +100,8 @@ impl Core {
     /// Shows an identity to the peer, unless it has been shown already with this very SVID.
     pub(super) fn show(&mut self, number: PeerNumber, identity: IdentityNumber) {
         let now = self.now.boot;
+        // Verifying takes its time where many prove themselves at once.
+        let again_at = now + self.config.times.retry * 3;
         let Some(mine) = self.mine.get(&identity).cloned() else {
             return;
         };
@@ -110,16 +112,21 @@ impl Core {
             return;
         };
         let name = known.identity.clone();
-        let Some(live) = self.session_mut(number) else {
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        let Some(live) = peer.live.as_mut() else {
             return;
         };
         let given = live.given.entry(identity).or_default();
         let shown = |shown: &Option<Shown>| shown.is_some_and(|s| s.leaf_hash == mine.leaf_hash);
-        if shown(&given.sent) || shown(&given.accepted) {
+        if shown(&given.accepted) {
             return;
         }
-        if given.retry_at.is_some_and(|at| now < at) {
-            return;
+        let unanswered = shown(&given.sent);
+        let other_sent = given.sent.is_some() && !unanswered;
+        if let Some(at) = given.retry_at.filter(|at| now < *at && !other_sent) {
+            return peer.retry(at);
         }
         let request = if live.dialled {
             match live.grants.contexts.pop_front() {
@@ -129,15 +136,24 @@ impl Core {
         } else {
             None
         };
-        given.retry_at = None;
-        given.sent = Some(Shown {
-            leaf_hash: mine.leaf_hash,
-            not_after: mine.not_after,
-            at: now,
-        });
-        live.given_order.push_back((identity, mine.leaf_hash));
+        given.retry_at = Some(again_at);
+        if !unanswered {
+            given.sent = Some(Shown {
+                leaf_hash: mine.leaf_hash,
+                not_after: mine.not_after,
+                at: now,
+            });
+        }
+        let sent = (identity, mine.leaf_hash);
+        live.given_order.retain(|other| *other != sent);
+        live.given_order.push_back(sent);
         let conn = live.conn;
-        self.count("proofs-sent");
+        peer.retry(again_at);
+        self.count(if unanswered {
+            "proofs-unanswered"
+        } else {
+            "proofs-sent"
+        });
         self.emit(Effect::SendProof {
             conn,
             identity: name,
@@ -152,12 +168,18 @@ impl Core {
         };
         let known = live.given_order.iter().position(|(_, sent)| *sent == leaf);
         let Some((identity, _)) = known.and_then(|at| live.given_order.remove(at)) else {
+            let mut given = live.given.values().filter_map(|given| given.accepted);
+            // Said twice, since it was shown twice.
+            if given.any(|accepted| accepted.leaf_hash == leaf) {
+                return self.count("late-confirmations");
+            }
             return self.violation(conn, CloseReason::NeverSaid("proof-accepted"));
         };
         if let Some(given) = live.given.get_mut(&identity)
             && given.sent.is_some_and(|sent| sent.leaf_hash == leaf)
         {
             given.accepted = given.sent.take();
+            given.retry_at = None;
         }
         let remotes: BTreeSet<IdentityNumber> =
             live.proven.values().map(|proven| proven.identity).collect();
@@ -299,6 +321,7 @@ impl Core {
                 what: "a proof".to_owned(),
                 reason,
             });
+            self.refused_something(number, conn);
         }
         self.drain_waiting(number, conn);
     }

@@ -35,6 +35,12 @@ pub enum CloseReason {
     /// Violation: frames of a kind faster than allowed.
     #[error("too many {0} frames")]
     TooFast(&'static str),
+    /// Violation: more proofs and announcements that had to be refused than allowed.
+    #[error("too much of it had to be refused")]
+    TooManyRefused,
+    /// Violation: the Hello's tunnel key is another peer's, or ours.
+    #[error("the tunnel key belongs to another node")]
+    TunnelKeyTaken,
     /// The peer speaks no version that we do.
     #[error("no common protocol version")]
     Version,
@@ -87,6 +93,8 @@ impl CloseReason {
                 | Self::TooManyProofs
                 | Self::NeverSaid(_)
                 | Self::TooFast(_)
+                | Self::TooManyRefused
+                | Self::TunnelKeyTaken
         )
     }
 
@@ -102,6 +110,8 @@ impl CloseReason {
             Self::TooManyProofs => "too-many-proofs",
             Self::NeverSaid(_) => "never-said",
             Self::TooFast(_) => "too-fast",
+            Self::TooManyRefused => "too-many-refused",
+            Self::TunnelKeyTaken => "tunnel-key-taken",
             Self::Version => "version",
             Self::HelloTimeout => "hello-timeout",
             Self::Silent => "silent",

@@ -9,7 +9,7 @@ use super::effect::RemoteEntry;
 use super::peer::Peer;
 use super::prefix::contains;
 use super::types::{ConnId, EndpointId, IdentityNumber, PeerNumber};
-use super::{Alarm, Core, Discarded, Effect};
+use super::{Alarm, CloseReason, Core, Discarded, Effect};
 use crate::wire::{BootId, Frame, LeafHash};
 
 impl Core {
@@ -51,7 +51,20 @@ impl Core {
                     what: format!("address {address}"),
                     reason: reason.to_owned(),
                 });
+                self.refused_something(number, conn);
             }
+        }
+    }
+
+    /// What a peer makes us refuse costs us work and log lines: so much of it, and its connection ends.
+    pub(super) fn refused_something(&mut self, number: PeerNumber, conn: ConnId) {
+        let limit = self.config.limits.refusals_per_session;
+        let Some(live) = self.session_mut(number).filter(|live| live.conn == conn) else {
+            return;
+        };
+        live.refusals += 1;
+        if live.refusals >= limit {
+            self.violation(conn, CloseReason::TooManyRefused);
         }
     }
 
@@ -116,7 +129,7 @@ impl Core {
             .and_then(|peer| peer.remotes.get(&address))
             .map(|remote| remote.identity);
         if before.is_some_and(|before| before != identity) {
-            self.discard_where(Discarded::RemoteChanged, |_, key, _| key.remote == address);
+            self.discard_toward(number, address, Discarded::RemoteChanged);
         }
         let limit = self.config.limits.remotes_per_peer;
         let Some(peer) = self.peer_mut(number) else {
@@ -139,7 +152,7 @@ impl Core {
 
     /// Forgets who an address is; packets that wait for it as that are dropped first.
     pub(super) fn remove_remote(&mut self, number: PeerNumber, address: IpAddr) {
-        self.discard_where(Discarded::RemoteChanged, |_, key, _| key.remote == address);
+        self.discard_toward(number, address, Discarded::RemoteChanged);
         let known = self
             .peer_mut(number)
             .is_some_and(|peer| peer.remotes.remove(&address).is_some());
@@ -168,11 +181,15 @@ impl Core {
         if newer {
             return self.count("late-withdrawals");
         }
-        if contains(&peer.signed, address) {
+        let signed = contains(&peer.signed, address);
+        if signed {
             peer.saw(address, generation, limit);
             self.persist();
+            self.remove_remote(number, address);
+        } else {
+            // Nothing is known of it here. A node whose prefixes have just changed may mean it well.
+            self.count("withdrawals-of-others");
         }
-        self.remove_remote(number, address);
         self.emit(Effect::Send {
             conn,
             frame: Frame::Withdrawn {
@@ -180,6 +197,9 @@ impl Core {
                 generation,
             },
         });
+        if !signed {
+            self.refused_something(number, conn);
+        }
     }
 
     /// Asks the peer who an address is, in the name of a local identity, if that has not just been asked.
@@ -285,7 +305,20 @@ impl Core {
             peer: number,
             until,
         });
-        self.discard_where(Discarded::ResolveRefused, |_, key, _| key.remote == address);
+        self.discard_toward(number, address, Discarded::ResolveRefused);
+    }
+
+    /// Takes refusals out of the kernel, unless somebody has been announced there since.
+    pub(super) fn forget_negatives(&mut self, number: PeerNumber, addresses: Vec<IpAddr>) {
+        for address in addresses {
+            let known = self
+                .peers
+                .get_mut(&number)
+                .is_some_and(|peer| peer.negative.remove(&address).is_some());
+            if known && !self.holders.contains_key(&address) {
+                self.emit(Effect::RemoveRemote { address });
+            }
+        }
     }
 
     /// A packet came from an address that its peer has not announced: it was dropped, and the peer is asked once.

@@ -1,16 +1,17 @@
 //! From state to snapshot and back, and the view for people.
 
-use super::Core;
 use super::config::Local;
 use super::effect::{AnnouncedEntry, RemoteEntry, SessionEntry, SessionState};
 use super::endpoint::Rest;
 use super::identity::Numbers;
 use super::peer::{Announcement, Ends, Peer, Said, Standing};
 use super::snapshot::{
-    AnnouncedSnapshot, IdentitySnapshot, PeerSnapshot, RemoteSnapshot, SessionSnapshot, Snapshot,
+    AnnouncedSnapshot, IdentitySnapshot, PeerSnapshot, RemoteSnapshot, Removals, SessionSnapshot,
+    Snapshot,
 };
-use super::types::PeerNumber;
+use super::types::{IdentityNumber, PeerNumber};
 use super::view::{ConnectionView, EndpointView, IdentityView, PairView, PeerView, View};
+use super::{Core, Effect};
 
 /// The snapshot's format.
 const VERSION: u32 = 1;
@@ -43,6 +44,7 @@ impl Core {
                 })
                 .collect(),
             peers: self.peers.values().map(peer_snapshot).collect(),
+            removals: self.removals.clone(),
             rests: rests
                 .map(|(address, rest)| (*address, rest.until, rest.identity))
                 .collect(),
@@ -53,6 +55,7 @@ impl Core {
         self.numbers = Numbers::restore(snapshot.next_identity, snapshot.identities);
         self.next_peer = snapshot.next_peer.max(1);
         self.generation = snapshot.generation;
+        self.removals = snapshot.removals;
         for (address, until, identity) in snapshot.rests {
             self.rests.insert(address, Rest { until, identity });
         }
@@ -65,6 +68,103 @@ impl Core {
             self.by_id.insert(peer.id.clone(), peer.number);
             self.touched.insert(peer.number);
             self.peers.insert(peer.number, peer);
+        }
+    }
+
+    /// An agent may die between any two effects, after it has stored what they lead to. So the next one makes
+    /// the kernel what the snapshot says, by the same order as ever: here what forbids.
+    pub(super) fn cut_again(&mut self) {
+        let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
+        for number in &peers {
+            self.write_cut(*number);
+        }
+        let revoked: Vec<IdentityNumber> = self
+            .numbers
+            .iter()
+            .filter(|(_, known)| known.revoked)
+            .map(|(number, _)| number)
+            .collect();
+        for number in revoked {
+            self.emit_identity(number);
+        }
+        let removals = self.removals.clone();
+        for pair in removals.pairs {
+            self.emit(Effect::RemovePair { pair });
+        }
+        for address in removals.remotes {
+            if !self.holders.contains_key(&address) {
+                self.emit(Effect::RemoveRemote { address });
+            }
+        }
+        self.write_all_announced(true);
+    }
+
+    /// The session is over: nothing of any epoch so far counts.
+    fn write_cut(&mut self, number: PeerNumber) {
+        let Some(peer) = self.peers.get(&number) else {
+            return;
+        };
+        if peer.standing.is_none() && peer.last_epoch > 0 {
+            let session = SessionEntry::cut(peer.last_epoch);
+            self.emit(Effect::SetSession {
+                peer: number,
+                session,
+            });
+            self.emit(Effect::RemoveTunnel { peer: number });
+        }
+    }
+
+    /// And here what permits.
+    pub(super) fn write_again(&mut self) {
+        let good: Vec<IdentityNumber> = self
+            .numbers
+            .iter()
+            .filter(|(_, known)| !known.revoked)
+            .map(|(number, _)| number)
+            .collect();
+        for number in good {
+            self.emit_identity(number);
+        }
+        let now = self.now;
+        let mut effects = Vec::new();
+        for peer in self.peers.values() {
+            let Some(standing) = peer.standing else {
+                continue;
+            };
+            for (address, remote) in &peer.remotes {
+                effects.push(Effect::SetRemote {
+                    address: *address,
+                    remote: *remote,
+                });
+            }
+            let mut session = standing.entry;
+            session.expires = session.expires.min(standing.ends.at(now));
+            effects.push(Effect::SetSession {
+                peer: peer.number,
+                session,
+            });
+        }
+        self.write_all_announced(false);
+        for effect in effects {
+            self.emit(effect);
+        }
+    }
+
+    fn write_all_announced(&mut self, withdrawing: bool) {
+        let mut effects = Vec::new();
+        for peer in self.peers.values() {
+            for (address, announcement) in &peer.announced {
+                if announcement.withdrawing() == withdrawing {
+                    effects.push(Effect::SetAnnounced {
+                        address: *address,
+                        peer: peer.number,
+                        announced: announcement.entry,
+                    });
+                }
+            }
+        }
+        for effect in effects {
+            self.emit(effect);
         }
     }
 
@@ -156,6 +256,27 @@ impl Core {
                 .collect(),
             violations: peer.violations,
         }
+    }
+}
+
+impl Removals {
+    pub(super) fn of(effects: &[Effect]) -> Self {
+        let mut removals = Self::default();
+        for effect in effects {
+            match effect {
+                Effect::RemovePair { pair } => {
+                    removals.pairs.insert(*pair);
+                }
+                Effect::SetPair { pair, .. } => {
+                    removals.pairs.remove(pair);
+                }
+                Effect::RemoveRemote { address } => {
+                    removals.remotes.insert(*address);
+                }
+                _ => {}
+            }
+        }
+        removals
     }
 }
 

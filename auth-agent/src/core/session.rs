@@ -171,19 +171,27 @@ impl Core {
         };
         let id = peer.id.clone();
         let demonstrated = peer.live.as_ref().is_none_or(|live| live.demonstrated);
-        let Some(greeting) = peer.greetings.get_mut(&conn) else {
+        let Some(greeted) = peer.greetings.get(&conn).map(|g| g.hello.is_some()) else {
             return;
         };
-        if greeting.hello.is_some() {
+        if greeted {
             return self.violation(conn, CloseReason::OutOfState("hello"));
         }
         if hello.node_id != id {
             return self.violation(conn, CloseReason::NodeIdMismatch);
         }
+        if self.tunnel_key_taken(number, &hello.tunnel_key) {
+            return self.violation(conn, CloseReason::TunnelKeyTaken);
+        }
         if hello.version < OLDEST_VERSION {
             return self.close_greeting(number, conn, CloseReason::Version);
         }
-        greeting.hello = Some(hello);
+        if let Some(greeting) = self
+            .peer_mut(number)
+            .and_then(|peer| peer.greetings.get_mut(&conn))
+        {
+            greeting.hello = Some(hello);
+        }
         if self.leads(&id) {
             // Live here, but the peer may not know yet: what it does next tells which one it has chosen.
             if demonstrated {
@@ -197,6 +205,19 @@ impl Core {
                 frame: Frame::Ping,
             });
         }
+    }
+
+    /// A tunnel's key stands for one peer: it may be neither ours nor that of another one with a session.
+    /// Otherwise the tunnel would take the other's packets for this peer's, and its address for the other's.
+    fn tunnel_key_taken(&self, number: PeerNumber, key: &[u8; 32]) -> bool {
+        *key == self.local.tunnel_key
+            || self.peers.values().any(|other| {
+                let hellos = other.greetings.values().filter_map(|g| g.hello.as_ref());
+                let stands = other.standing.is_some() || other.live.is_some();
+                other.number != number
+                    && (stands && other.tunnel_key.as_ref() == Some(key)
+                        || hellos.map(|hello| &hello.tunnel_key).any(|k| k == key))
+            })
     }
 
     /// The peer has shown that it takes this session as live: what it dialled before is not needed.
@@ -270,6 +291,7 @@ impl Core {
             proofs_ended: 0,
             waiting: Default::default(),
             deny_number: hello.deny_number,
+            refusals: 0,
             resolves_in: Bucket::default(),
             deny_lists_in: Bucket::default(),
             hello,

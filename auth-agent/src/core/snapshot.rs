@@ -5,13 +5,14 @@
 //! their epoch until the successor session has proven them anew. A snapshot of another boot or another node is
 //! void, since the kernel it describes is gone.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::effect::AnnouncedState;
+use super::effect::{AnnouncedState, PairKey};
 use super::types::{EndpointId, Identity, IdentityNumber, PeerNumber};
 use crate::wire::BootId;
 
@@ -34,8 +35,20 @@ pub struct Snapshot {
     pub identities: Vec<IdentitySnapshot>,
     /// Peers with something in the kernel.
     pub peers: Vec<PeerSnapshot>,
+    /// What the step that was stored last takes out of the kernel: done again, since it may not have been done.
+    #[serde(default)]
+    pub removals: Removals,
     /// Addresses that rest: until when (boot clock), and the identity that had them.
     pub rests: Vec<(IpAddr, Duration, Option<IdentityNumber>)>,
+}
+
+/// Entries on their way out of the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removals {
+    /// Of `auth`.
+    pub pairs: BTreeSet<PairKey>,
+    /// Of `remotes`.
+    pub remotes: BTreeSet<IpAddr>,
 }
 
 /// One identity.

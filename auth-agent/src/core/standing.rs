@@ -237,6 +237,7 @@ impl Core {
         if expires < standing.entry.expires {
             standing.entry.expires = expires;
             let session = standing.entry;
+            self.persist();
             self.emit(Effect::SetSession {
                 peer: number,
                 session,
@@ -272,20 +273,16 @@ impl Core {
             return;
         }
         let below = peer.last_epoch.saturating_add(1);
-        let session = SessionEntry {
-            oldest: below,
-            current: peer.last_epoch,
-            expires: std::time::Duration::ZERO,
-            state: SessionState::Cut,
-        };
+        let session = SessionEntry::cut(peer.last_epoch);
+        let refused = peer.negative.keys().copied().collect();
         peer.wanted.clear();
         peer.asked.clear();
-        peer.negative.clear();
         self.emit(Effect::SetSession {
             peer: number,
             session,
         });
         self.discard_peer(number, Discarded::SessionEnded);
+        self.forget_negatives(number, refused);
         self.sweep(number, below);
         self.emit(Effect::RemoveTunnel { peer: number });
         self.write_prefixes();

@@ -72,7 +72,7 @@ impl Core {
     fn shorten(&mut self) {
         let numbers: Vec<_> = self.numbers.iter().map(|(number, _)| number).collect();
         for number in numbers {
-            self.write_identity(number);
+            self.emit_identity(number);
         }
         self.rewrite_pairs();
         let peers: Vec<_> = self.peers.keys().copied().collect();
@@ -84,8 +84,6 @@ impl Core {
     fn housekeeping(&mut self) {
         let (now, limits) = (self.now, self.config.times.hold);
         self.rests.retain(|_, rest| rest.until > now.boot);
-        self.released
-            .retain(|_, released| released.since + limits > now.boot);
         self.expire_pairs();
         let peers: Vec<_> = self.peers.keys().copied().collect();
         for number in peers {
@@ -93,18 +91,34 @@ impl Core {
             let Some(peer) = self.peers.get_mut(&number) else {
                 continue;
             };
-            peer.negative.retain(|_, until| *until > now.boot);
             peer.asked.retain(|_, at| *at + limits > now.boot);
-            if peer.is_idle() {
-                let id = peer.id.clone();
-                self.peers.remove(&number);
-                self.by_id.remove(&id);
-                self.touched.insert(number);
-                self.persist();
+            let expired: Vec<_> = peer
+                .negative
+                .iter()
+                .filter(|(_, until)| **until <= now.boot)
+                .map(|(address, _)| *address)
+                .collect();
+            let idle = peer.is_idle();
+            self.forget_negatives(number, expired);
+            if idle {
+                self.forget_peer(number);
             }
         }
         if self.settled {
             self.forget_identities();
+        }
+    }
+
+    /// Its number does not come back, nor does what the kernel has under it.
+    fn forget_peer(&mut self, number: PeerNumber) {
+        let Some(peer) = self.peers.remove(&number) else {
+            return;
+        };
+        self.by_id.remove(&peer.id);
+        self.touched.insert(number);
+        self.persist();
+        if peer.last_epoch > 0 {
+            self.emit(Effect::RemoveSession { peer: number });
         }
     }
 

@@ -36,6 +36,16 @@ pub enum Verdict {
 
 use Verdict::{Drop, Hold, Pass};
 
+impl Verdict {
+    /// A packet that was given back and is still undecided is not held again.
+    pub fn once(self, again: bool) -> Self {
+        match self {
+            Hold(_) if again => Drop("hold again"),
+            verdict => verdict,
+        }
+    }
+}
+
 impl Kernel {
     /// Carries out what concerns the maps; true if the effect did.
     pub fn apply(&mut self, effect: &Effect) -> bool {
@@ -60,6 +70,9 @@ impl Kernel {
             Effect::SetSession { peer, session } => {
                 self.sessions.insert(peer, session);
             }
+            Effect::RemoveSession { peer } => {
+                self.sessions.remove(&peer);
+            }
             Effect::SetRemote { address, remote } => {
                 self.negative.remove(&address);
                 self.remotes.insert(address, remote);
@@ -69,6 +82,7 @@ impl Kernel {
                 self.negative.insert(address, until);
             }
             Effect::RemoveRemote { address } => {
+                self.negative.remove(&address);
                 self.remotes.remove(&address);
             }
             Effect::SetAnnounced {
@@ -157,7 +171,9 @@ impl Kernel {
     /// Which endpoint may use a local address toward a peer.
     pub fn user_of(&self, peer: PeerNumber, address: IpAddr) -> Option<EndpointId> {
         let entry = self.announced.get(&(address, peer))?;
-        let open = entry.state == AnnouncedState::Confirmed && self.epoch_valid(peer, entry.epoch);
+        let session = self.sessions.get(&peer);
+        let open = entry.state == AnnouncedState::Confirmed
+            && session.is_some_and(|session| entry.epoch >= session.oldest);
         let (endpoint, _) = self.locals.get(&address)?;
         (open && *endpoint == entry.endpoint).then_some(*endpoint)
     }
@@ -184,15 +200,15 @@ impl Kernel {
         let Some(peer) = self.peer_of(destination) else {
             return Drop("unmanaged");
         };
-        if !self.session_ready(peer, now) {
-            return Hold("session");
-        }
         if self
             .negative
             .get(&destination)
             .is_some_and(|until| *until > now)
         {
             return Drop("negative");
+        }
+        if !self.session_ready(peer, now) {
+            return Hold("session");
         }
         let Some(remote) = self.believes(peer, destination) else {
             return Hold("remote");

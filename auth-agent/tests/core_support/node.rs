@@ -121,6 +121,14 @@ impl Node {
         BootId(bytes)
     }
 
+    /// Every boot of every node has its own.
+    pub fn tunnel_key(&self) -> [u8; 32] {
+        let mut key = [0; 32];
+        key[0] = u8::try_from(self.index).unwrap();
+        key[1..9].copy_from_slice(&self.boot.to_be_bytes());
+        key
+    }
+
     pub fn now(&self, at: Duration) -> Now {
         Now {
             boot: self.boot_offset + at,
@@ -134,7 +142,7 @@ impl Node {
             name: self.name.clone(),
             boot_id: self.boot_id(),
             prefixes: vec![self.prefix],
-            tunnel_key: [u8::try_from(self.boot % 200).unwrap(); 32],
+            tunnel_key: self.tunnel_key(),
             tunnel_port: 51872,
         };
         Core::new(Config::new(seed), local, self.stored.clone())

@@ -50,6 +50,8 @@ pub struct World {
     pub partitions: BTreeSet<(usize, usize)>,
     /// Percent of effects after which the agent dies.
     pub crash_percent: u64,
+    /// The agent of this node dies after so many more effects.
+    pub crash_after: Option<(usize, usize)>,
     pub history: VecDeque<String>,
     links: BTreeMap<u64, Link>,
     queue: BTreeMap<(Duration, u64), Action>,
@@ -70,6 +72,7 @@ impl World {
             dropped: BTreeMap::new(),
             partitions: BTreeSet::new(),
             crash_percent: 0,
+            crash_after: None,
             history: VecDeque::new(),
             links: BTreeMap::new(),
             queue: BTreeMap::new(),
@@ -234,6 +237,14 @@ impl World {
         }
     }
 
+    /// Only one node hears of it.
+    pub fn deny_at(&mut self, index: usize, list: DenyList) {
+        self.say(format!("deny list {} at node {index}", list.number));
+        let list = Arc::new(list);
+        self.nodes[index].deny = Some(list.clone());
+        self.feed(index, Event::DenyList(list));
+    }
+
     pub fn set_policy(&mut self, policy: Policy) {
         self.policy = policy.clone();
         for index in 0..self.nodes.len() {
@@ -280,7 +291,8 @@ impl World {
             true => Verdict::Hold("order"),
             false => self.nodes[index]
                 .kernel
-                .to_tunnel(packet.source, packet.destination, now),
+                .to_tunnel(packet.source, packet.destination, now)
+                .once(again),
         };
         match verdict {
             Verdict::Pass => {
@@ -349,7 +361,7 @@ impl World {
         let kernel = &self.nodes[index].kernel;
         let verdict = match kernel.from_tunnel(peer, source, destination, now) {
             Verdict::Pass if queued && !again => Verdict::Hold("order"),
-            verdict => verdict,
+            verdict => verdict.once(again),
         };
         match verdict {
             Verdict::Pass => self.deliver(index, peer, packet),
@@ -546,15 +558,22 @@ impl World {
             return;
         };
         let side = usize::from(to_dialler);
+        let (one, two) = (link.dialler, link.acceptor);
+        let to = if to_dialler { one } else { two };
+        if self.partitions.contains(&(one.min(two), one.max(two))) {
+            // Stalls until the way is free or somebody gives up: a connection loses nothing from its middle.
+            if !link.queues[side].is_empty() {
+                let action = Action::Deliver {
+                    link: number,
+                    to_dialler,
+                };
+                self.later(Duration::from_millis(200), action);
+            }
+            return;
+        }
         let Some(frame) = link.queues[side].pop_front() else {
             return;
         };
-        let (one, two) = (link.dialler, link.acceptor);
-        let to = if to_dialler { one } else { two };
-        if self.cut_off(one, two) {
-            // Stalls until somebody gives up.
-            return;
-        }
         let conn = ConnId(number);
         self.feed(to, Event::Frame { conn, frame });
     }
@@ -632,6 +651,16 @@ impl World {
                 if self.crash_percent > 0 && self.rng.below(1_000) < self.crash_percent {
                     let down = self.millis(10, 4_000);
                     return self.crash(index, down);
+                }
+                match self.crash_after {
+                    Some((node, 0)) if node == index => {
+                        self.crash_after = None;
+                        return self.crash(index, Duration::from_millis(100));
+                    }
+                    Some((node, left)) if node == index => {
+                        self.crash_after = Some((node, left - 1));
+                    }
+                    _ => {}
                 }
                 self.carry_out(index, effect, &mut events);
                 self.check_properties();
