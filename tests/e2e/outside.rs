@@ -34,7 +34,12 @@ fn outside_the_mesh_is_open_by_default_and_closed_by_policy_the_node_itself_incl
         let (to, via) = (address.to_string(), gateway.to_string());
         let route = ["route", "replace", &to, "via", &via];
         let mut route = command("ip", &route);
-        outer.place.run(&mut route, SOON).unwrap().success("ip").unwrap();
+        outer
+            .place
+            .run(&mut route, SOON)
+            .unwrap()
+            .success("ip")
+            .unwrap();
     }
     let outer_server = web(outer, "web-outside");
     let node_server = web(node, "web-node");
@@ -51,7 +56,10 @@ fn outside_the_mesh_is_open_by_default_and_closed_by_policy_the_node_itself_incl
 
     mesh.apply(CLOSED);
     for address in destinations() {
-        assert!(support::curl(&workload, &url(*address), 1).is_err(), "{address}");
+        assert!(
+            support::curl(&workload, &url(*address), 1).is_err(),
+            "{address}"
+        );
     }
     for address in inside {
         assert!(!reaches(&mesh, address, 1), "{address} from outside");
@@ -65,7 +73,13 @@ fn reaches(mesh: &Mesh, address: IpAddr, limit_s: u8) -> bool {
     let url = support::url(address);
     let words = ["-sS", "-g", "--noproxy", "*", "-m", &limit, &url];
     let mut curl = command("curl", &words);
-    mesh.authority.host().place.run(&mut curl, SOON).unwrap().code() == 0
+    mesh.authority
+        .host()
+        .place
+        .run(&mut curl, SOON)
+        .unwrap()
+        .code()
+        == 0
 }
 
 fn url(address: IpAddr) -> String {
@@ -79,7 +93,15 @@ fn web(host: &crate::harness::lab::Host, name: &str) -> Process {
     server.arg(&host.dir);
     let process = host.place.spawn(name, &mut server).unwrap();
     wait::until("the web server", SOON, || {
-        let probe = ["-sS", "-g", "--noproxy", "*", "-m", "1", "http://[::1]:8081/"];
+        let probe = [
+            "-sS",
+            "-g",
+            "--noproxy",
+            "*",
+            "-m",
+            "1",
+            "http://[::1]:8081/",
+        ];
         let said = host.place.run(&mut command("curl", &probe), SOON)?;
         Ok((said.code() == 0).then_some(()))
     })

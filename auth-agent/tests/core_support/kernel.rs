@@ -229,7 +229,7 @@ impl Kernel {
     }
 
     /// Ingress of the tunnel, from a peer.
-    pub fn from_tunnel(
+    pub fn at_ingress(
         &self,
         peer: PeerNumber,
         source: IpAddr,

@@ -341,10 +341,10 @@ impl World {
             direction: Direction::Ingress,
             remote: packet.source,
         };
-        self.from_tunnel(index, key, packet, peer, false);
+        self.at_ingress(index, key, packet, peer, false);
     }
 
-    fn from_tunnel(
+    fn at_ingress(
         &mut self,
         index: usize,
         key: HoldKey,
@@ -359,7 +359,7 @@ impl World {
             .is_some_and(|q| !q.is_empty());
         let (source, destination) = (packet.source, packet.destination);
         let kernel = &self.nodes[index].kernel;
-        let verdict = match kernel.from_tunnel(peer, source, destination, now) {
+        let verdict = match kernel.at_ingress(peer, source, destination, now) {
             Verdict::Pass if queued && !again => Verdict::Hold("order"),
             verdict => verdict.once(again),
         };
@@ -772,7 +772,7 @@ impl World {
                 for Parked { packet, peer } in packets {
                     match peer {
                         None => self.at_tunnel(index, key, packet, true),
-                        Some(peer) => self.from_tunnel(index, key, packet, peer, true),
+                        Some(peer) => self.at_ingress(index, key, packet, peer, true),
                     }
                 }
             }

@@ -6,8 +6,8 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use handfast_layout::{
-    AUTH_DISABLED, Config, HOST_DENIED, Hook, IDENTITY_HOST, MARK_SOURCE, PEER_SELF, Reason,
-    is_decided,
+    AUTH_DISABLED, Config, HOST_DENIED, Hook, IDENTITY_HOST, IDENTITY_WORLD, MARK_SOURCE,
+    PEER_SELF, Reason, is_decided,
     packet::{Kind, UDP},
 };
 
@@ -109,7 +109,11 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
     if work.packet.kind == Kind::IcmpError && work.prefix(remote).is_some() {
         return Err(Reason::IcmpNoFlow);
     }
-    work.remote_identity = work.outside(remote);
+    // What came in by an interface is not the node's, whatever address it shows.
+    work.remote_identity = match work.outside(remote) {
+        IDENTITY_HOST => IDENTITY_WORLD,
+        identity => identity,
+    };
     outside::judge(skb, work, config)
 }
 
