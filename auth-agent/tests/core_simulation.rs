@@ -358,7 +358,7 @@ fn dies_within_a_revocation(list: &DenyList, effects: usize) -> bool {
             let out = node.kernel.to_tunnel(here.address, there.address, boot);
             let back = node
                 .kernel
-                .from_tunnel(peer, there.address, here.address, boot);
+                .at_ingress(peer, there.address, here.address, boot);
             if cut && (out == Verdict::Pass || back == Verdict::Pass) {
                 world.fail(&format!(
                     "property 6: dead after effect {effects}, {out:?} {back:?}"
