@@ -311,3 +311,20 @@ fn revoking_nodes_cuts_all_their_sessions_before_anything_else() {
         assert!(cut, "{effects:?}");
     }
 }
+
+#[test]
+fn a_refusal_that_has_expired_leaves_the_kernel() {
+    let mut core = new_core();
+    add(&mut core, 1, "w");
+    ready(&mut core, "w");
+    greet(&mut core, 1, [1; 32]);
+    let key = held(1, [10, 1, 0, 1]);
+    let address = key.remote;
+    core.handle(at(1), Event::Held(key));
+    let effects = say(&mut core, 1, Frame::ResolveRefused { address });
+    let negative = |effect: &Effect| matches!(effect, Effect::SetNegative { .. });
+    assert!(effects.iter().any(negative), "{effects:?}");
+    let effects = core.handle(at(10_100), Event::Tick);
+    let gone = Effect::RemoveRemote { address };
+    assert!(effects.contains(&gone), "{effects:?}");
+}
