@@ -88,6 +88,7 @@ impl Gates {
                     (written, _) => written?,
                 }
             }
+            Effect::RemoveSession { peer } => tables.remove_session(number(*peer))?,
             Effect::SetRemote { address, remote } => {
                 tables.set_remote(*address, &to_remote(*remote))?;
             }
