@@ -69,7 +69,28 @@ fn disturb(world: &mut World, deny_number: &mut u64) {
         7..=10 => {
             let endpoints: Vec<EndpointId> = world.nodes[index].workloads.keys().copied().collect();
             if let Some(endpoint) = world.rng.pick(&endpoints) {
+                let address = world.nodes[index].workloads[&endpoint].address;
+                let host = address
+                    .to_string()
+                    .rsplit('.')
+                    .next()
+                    .unwrap()
+                    .parse()
+                    .unwrap();
+                // Its last words are still under way when somebody else gets the address at once.
+                let others = (0..nodes).filter(|other| *other != index as u64);
+                for other in others.collect::<Vec<_>>() {
+                    let other = usize::try_from(other).unwrap();
+                    for host in 1..=2 {
+                        let to = world.nodes[other].address(host);
+                        world.send(index, endpoint, to);
+                    }
+                }
                 world.remove_workload(index, endpoint);
+                if world.rng.chance(50) {
+                    let name = format!("n{}", world.rng.below(5));
+                    world.add_workload(index, host, identity(&name));
+                }
             }
         }
         11..=14 => {
@@ -142,6 +163,7 @@ fn history(seed: u64, steps: u32, crash_permille: u64) {
     populate(&mut world);
     let mut deny_number = 0;
     world.crash_percent = crash_permille;
+    world.straggle_percent = 25;
     for _ in 0..steps {
         disturb(&mut world, &mut deny_number);
         some_traffic(&mut world);
@@ -154,6 +176,7 @@ fn history(seed: u64, steps: u32, crash_permille: u64) {
     }
     // Faults stop: within a bounded time everything that policy wants works again.
     world.crash_percent = 0;
+    world.straggle_percent = 0;
     world.partitions.clear();
     world.deny(DenyList {
         number: deny_number + 1,

@@ -23,7 +23,8 @@ pub struct Kernel {
     pub identities: BTreeMap<IdentityNumber, (Duration, bool)>,
     pub names: BTreeMap<IdentityNumber, Arc<Identity>>,
     pub pairs: BTreeMap<PairKey, (Duration, u32)>,
-    pub tunnels: BTreeMap<PeerNumber, String>,
+    /// Whose, and its key.
+    pub tunnels: BTreeMap<PeerNumber, (String, [u8; 32])>,
 }
 
 /// What a gate says.
@@ -123,8 +124,10 @@ impl Kernel {
                 self.pairs
                     .retain(|key, (_, epoch)| key.peer != peer || *epoch >= below);
             }
-            Effect::InstallTunnel { peer, id, .. } => {
-                self.tunnels.insert(peer, id);
+            Effect::InstallTunnel {
+                peer, id, peer_key, ..
+            } => {
+                self.tunnels.insert(peer, (id, peer_key));
             }
             Effect::RemoveTunnel { peer } => {
                 self.tunnels.remove(&peer);

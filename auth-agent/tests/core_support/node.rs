@@ -23,6 +23,8 @@ pub struct Packet {
     pub from: Identity,
     pub from_node: usize,
     pub to_node: usize,
+    /// The sender's tunnel key, and the one it took for the receiver's: a node that has rebooted cannot read it.
+    pub keys: Option<([u8; 32], [u8; 32])>,
 }
 
 /// A held packet, and where it was taken.

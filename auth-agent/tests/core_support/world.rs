@@ -50,6 +50,8 @@ pub struct World {
     pub partitions: BTreeSet<(usize, usize)>,
     /// Percent of effects after which the agent dies.
     pub crash_percent: u64,
+    /// Percent of packets that a tunnel keeps back for up to four seconds, as WireGuard does before a handshake.
+    pub straggle_percent: u64,
     /// The agent of this node dies after so many more effects.
     pub crash_after: Option<(usize, usize)>,
     pub history: VecDeque<String>,
@@ -72,6 +74,7 @@ impl World {
             dropped: BTreeMap::new(),
             partitions: BTreeSet::new(),
             crash_percent: 0,
+            straggle_percent: 0,
             crash_after: None,
             history: VecDeque::new(),
             links: BTreeMap::new(),
@@ -271,6 +274,7 @@ impl World {
             from: workload.identity.clone(),
             from_node: index,
             to_node: to_node.unwrap_or(index),
+            keys: None,
         };
         let key = HoldKey {
             endpoint,
@@ -281,7 +285,7 @@ impl World {
         number
     }
 
-    fn at_tunnel(&mut self, index: usize, key: HoldKey, packet: Packet, again: bool) {
+    fn at_tunnel(&mut self, index: usize, key: HoldKey, mut packet: Packet, again: bool) {
         let now = self.nodes[index].now(self.at).boot;
         let queued = self.nodes[index]
             .parked
@@ -300,7 +304,13 @@ impl World {
                 if cut {
                     return self.lose("underlay");
                 }
-                let delay = self.millis(1, 40);
+                let own = self.nodes[index].tunnel_key();
+                let kernel = &self.nodes[index].kernel;
+                let peer = kernel.peer_of(packet.destination);
+                let tunnel = peer.and_then(|peer| kernel.tunnels.get(&peer));
+                packet.keys = tunnel.map(|(_, theirs)| (own, *theirs));
+                let straggles = self.straggle_percent > 0 && self.rng.chance(self.straggle_percent);
+                let delay = self.millis(1, if straggles { 4_000 } else { 40 });
                 self.later(delay, Action::Arrive(packet));
             }
             Verdict::Hold(_) => self.park(index, key, packet, None),
@@ -328,11 +338,14 @@ impl World {
             .kernel
             .tunnels
             .iter()
-            .find(|(_, id)| **id == sender)
-            .map(|(peer, _)| *peer);
-        let Some(peer) = peer else {
+            .find(|(_, (id, _))| *id == sender)
+            .map(|(peer, (_, key))| (*peer, *key));
+        let Some((peer, key)) = peer else {
             return self.lose("no tunnel");
         };
+        if packet.keys != Some((key, self.nodes[index].tunnel_key())) {
+            return self.lose("other key");
+        }
         let Some((endpoint, _)) = self.nodes[index].workload_at(packet.destination) else {
             return self.lose("destination");
         };
