@@ -1,0 +1,88 @@
+//! Revocation: one write first, everything else after it.
+
+use super::*;
+
+#[test]
+fn revoking_an_identity_is_one_write_first_and_lifting_it_proves_anew() {
+    for name in ["web", "db"] {
+        let mut bench = Bench::paired();
+        let effects = bench.feed(deny(1, &[name], &[], &[]));
+        let cut = place(&effects, |e| {
+            matches!(e, Effect::SetIdentity { revoked: true, .. })
+        });
+        assert!(
+            cut < place(&effects, |e| matches!(e, Effect::RemovePair { .. })),
+            "{name}"
+        );
+        let others = effects[..cut].iter().all(|e| matches!(e, Effect::Persist));
+        assert!(others, "nothing comes before the cut");
+        assert!(bench.pairs().is_empty());
+        assert!(!released(&bench.hold(1, "10.122.0.1")));
+        let effects = bench.feed(deny(2, &[], &[], &[]));
+        assert!(has(&effects, |e| matches!(
+            e,
+            Effect::SetIdentity { revoked: false, .. }
+        )));
+        if name == "web" {
+            assert_eq!(proofs(&effects).len(), 1);
+        }
+    }
+}
+
+#[test]
+fn revoking_a_node_cuts_first_and_keeps_it_out() {
+    for event in [deny(1, &[], &[HIGHER], &[]), deny(1, &[], &[], &[b"z"])] {
+        let mut bench = Bench::paired();
+        let effects = bench.feed(event);
+        let cut = place(
+            &effects,
+            |e| matches!(e, Effect::SetSession { session, .. } if session.state == SessionState::Cut),
+        );
+        assert!(cut < place(&effects, |e| matches!(e, Effect::RemoveTunnel { .. })));
+        assert!(closed(&effects).contains(&(1, CloseReason::Revoked)));
+        let effects = bench.connected(2, peer_node(HIGHER), false);
+        assert_eq!(closed(&effects), [(2, CloseReason::Revoked)]);
+    }
+}
+
+#[test]
+fn revoking_the_certificate_of_a_proof_ends_its_pairs() {
+    for serial in [&[101][..], &[1][..]] {
+        let mut bench = Bench::paired();
+        let effects = bench.feed(deny(1, &[], &[], &[serial]));
+        assert!(has(&effects, |e| matches!(e, Effect::RemovePair { .. })));
+        assert!(bench.pairs().is_empty());
+    }
+}
+
+#[test]
+fn an_older_deny_list_is_not_taken_and_a_newer_one_is_passed_on() {
+    let mut bench = Bench::new();
+    bench.live(1, LOWER, false);
+    let effects = bench.feed(deny(5, &["web"], &[], &[]));
+    assert_eq!(sent(&effects, 1), [Frame::DenyList { bytes: vec![5] }]);
+    let effects = bench.feed(deny(4, &[], &[], &[]));
+    assert!(matches!(
+        effects[..],
+        [Effect::Alarm(Alarm::DenyListOlder { .. })]
+    ));
+    let effects = bench.live(2, HIGHER, false);
+    let passed_on = sent(&effects, 2);
+    assert!(
+        passed_on.contains(&Frame::DenyList { bytes: vec![5] }),
+        "to who has an older one"
+    );
+    let effects = bench.frame(2, Frame::DenyList { bytes: vec![9] });
+    assert!(matches!(effects[..], [Effect::VerifyDenyList { .. }]));
+}
+
+#[test]
+fn a_flood_of_deny_lists_is_a_violation() {
+    let mut bench = Bench::new();
+    bench.live(1, LOWER, false);
+    let mut effects = Vec::new();
+    for _ in 0..10 {
+        effects.extend(bench.frame(1, Frame::DenyList { bytes: vec![9] }));
+    }
+    assert_eq!(closed(&effects), [(1, CloseReason::TooFast("deny-list"))]);
+}
