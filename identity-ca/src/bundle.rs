@@ -7,6 +7,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use serde_json::{Value, json};
 use spiffe::TrustDomain;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
 
 use crate::{Error, proto};
 
@@ -216,7 +217,8 @@ impl std::str::FromStr for Fingerprint {
     }
 }
 
-pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+/// SHA-256 of a certificate's DER, as proofs and announcements name it.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     let mut hash = [0; 32];
     hash.iter_mut()
@@ -225,10 +227,12 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     hash
 }
 
-/// PEM (RFC 7468).
-pub(crate) fn pem(label: &str, der: &[u8]) -> String {
-    let body = data_encoding::BASE64.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
+/// PEM (RFC 7468). Of a private key nothing is left behind but the text, which the caller wipes.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let body = Zeroizing::new(data_encoding::BASE64.encode(der));
+    // Room for all of it at once: a text that grows leaves copies.
+    let mut text = String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 64);
+    text.push_str(&format!("-----BEGIN {label}-----\n"));
     let mut rest = body.as_str();
     while let Some((line, more)) = rest.split_at_checked(64) {
         text.push_str(line);

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use handfast_ca::bundle::TrustBundle;
+use handfast_ca::bundle::{TrustBundle, pem};
 use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::{Joined, NodeIdentity};
 use handfast_ca::deny::DenyList;
@@ -219,21 +219,6 @@ impl NodeStore {
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
-}
-
-/// RFC 7468.
-fn pem(label: &str, der: &[u8]) -> String {
-    let body = Zeroizing::new(data_encoding::BASE64.encode(der));
-    let mut text = format!("-----BEGIN {label}-----\n");
-    let mut rest = body.as_str();
-    while !rest.is_empty() {
-        let (line, more) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
-        text.push('\n');
-        rest = more;
-    }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
 }
 
 #[cfg(test)]

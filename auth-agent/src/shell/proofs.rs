@@ -1,5 +1,6 @@
 //! Proofs made and judged: the authenticator's cryptography, then the certificate's rules.
 
+use handfast_ca::bundle::sha256;
 use handfast_ca::verify::Verifier;
 use rustls_pki_types::UnixTime;
 
@@ -45,13 +46,4 @@ pub(super) fn judge(
         not_after: svid.not_after,
         serial: serial_bytes(&svid.serial),
     })
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    let mut hash = [0; 32];
-    hash.iter_mut()
-        .zip(digest.as_ref())
-        .for_each(|(to, from)| *to = *from);
-    hash
 }

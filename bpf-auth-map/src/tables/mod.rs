@@ -293,24 +293,6 @@ impl Tables {
         self.remotes.remove(&to_addr(address))
     }
 
-    /// All remote addresses.
-    ///
-    /// # Errors
-    /// The map could not be read.
-    pub fn remotes(&self) -> Result<Vec<(IpAddr, Remote)>, Error> {
-        self.remotes.all(|addr, value| {
-            let refused = value.flags & layout::REMOTE_REFUSED != 0;
-            let remote = Remote {
-                identity: IdentityNumber(value.identity),
-                peer: PeerNumber(value.peer),
-                epoch: Epoch(value.epoch),
-                generation: value.generation,
-                refused_until: refused.then(|| Duration::from_nanos(value.expires)),
-            };
-            (to_ip(addr), remote)
-        })
-    }
-
     /// Makes a prefix managed: it is this node's, by [`PeerNumber::LOCAL`].
     ///
     /// # Errors
@@ -369,26 +351,6 @@ impl Tables {
     /// The map could not be written.
     pub fn remove_session(&self, peer: PeerNumber) -> Result<(), Error> {
         self.sessions.remove(&peer.0)
-    }
-
-    /// All sessions.
-    ///
-    /// # Errors
-    /// The map could not be read.
-    pub fn sessions(&self) -> Result<Vec<(PeerNumber, Session)>, Error> {
-        self.sessions.all(|peer, value| {
-            let session = Session {
-                oldest: Epoch(value.oldest),
-                current: Epoch(value.current),
-                expires: Duration::from_nanos(value.expiry),
-                state: match value.state {
-                    layout::SESSION_READY => SessionState::Ready,
-                    layout::SESSION_PENDING => SessionState::Pending,
-                    _ => SessionState::Cut,
-                },
-            };
-            (PeerNumber(peer), session)
-        })
     }
 
     /// Writes how far an announcement of ours is.
@@ -471,20 +433,6 @@ impl Tables {
     /// The map could not be written.
     pub fn remove_identity(&self, number: IdentityNumber) -> Result<(), Error> {
         self.identities.remove(&number.0)
-    }
-
-    /// All identities.
-    ///
-    /// # Errors
-    /// The map could not be read.
-    pub fn identities(&self) -> Result<Vec<(IdentityNumber, Identity)>, Error> {
-        self.identities.all(|number, value| {
-            let identity = Identity {
-                valid_until: Duration::from_nanos(value.valid_until),
-                revoked: value.revoked != 0,
-            };
-            (IdentityNumber(number), identity)
-        })
     }
 
     /// Gives a CIDR outside the mesh an identity, so that rules can name it.

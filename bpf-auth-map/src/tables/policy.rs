@@ -76,15 +76,6 @@ impl Tables {
             .retain(|key, _| key.data().endpoint != endpoint.0)
     }
 
-    /// Forgets what every endpoint's policy says of an identity.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn forget_identity(&self, identity: IdentityNumber) -> Result<(), Error> {
-        self.policy
-            .retain(|key, _| key.data().identity != identity.0)
-    }
-
     /// An endpoint's policy.
     ///
     /// # Errors
