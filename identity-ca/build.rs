@@ -1,10 +1,20 @@
-//! Compiles the protocol description without protoc.
+//! Compiles the protocol descriptions without protoc.
 
 use std::error::Error;
 
+const FILES: [&str; 5] = [
+    "proto/ca.proto",
+    "proto/audit.proto",
+    "proto/federation.proto",
+    "proto/operators.proto",
+    "proto/rotation.proto",
+];
+
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=proto/ca.proto");
-    let descriptors = protox::compile(["proto/ca.proto"], ["proto"])?;
+    for file in FILES {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(FILES, ["proto"])?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())
 }

@@ -12,6 +12,7 @@ impl From<&TrustBundle> for proto::Bundle {
             trust_domain: bundle.trust_domain().as_str().to_owned(),
             sequence: bundle.sequence(),
             roots: bundle.roots().map(|root| root.to_vec()).collect(),
+            ..Self::default()
         }
     }
 }
@@ -40,6 +41,7 @@ impl From<&Node> for proto::Node {
             acknowledged: node.acknowledged,
             problem: node.problem.clone(),
             revoked: node.revoked,
+            ..Self::default()
         }
     }
 }
@@ -79,6 +81,7 @@ impl From<&Entry> for proto::Entry {
             workload_ttl_seconds: entry.workload_ttl_seconds.unwrap_or(0),
             dns_names: entry.dns_names.clone(),
             created_at_ms: entry.created_at_ms,
+            ..Self::default()
         }
     }
 }

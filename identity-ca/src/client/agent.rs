@@ -96,7 +96,11 @@ impl AgentClient {
     /// keeps the node on the operator's list until a later update is applied.
     pub async fn ack(&self, sequence: u64, problem: Option<&str>) -> Result<(), Error> {
         let problem = problem.unwrap_or_default().to_owned();
-        let request = proto::AcknowledgeRequest { sequence, problem };
+        let request = proto::AcknowledgeRequest {
+            sequence,
+            problem,
+            ..Default::default()
+        };
         self.client
             .clone()
             .acknowledge(bounded(request))

@@ -31,6 +31,24 @@ pub(super) fn service(state: Arc<State>, stopping: watch::Receiver<bool>) -> Ser
 #[tonic::async_trait]
 impl Agents for Service {
     type WatchStream = UpdateStream;
+    type AttestStream = super::attest::Stream;
+
+    async fn attest(
+        &self,
+        request: Request<tonic::Streaming<proto::AttestRequest>>,
+    ) -> Result<Response<Self::AttestStream>, Status> {
+        let from = peer(&request)?.from;
+        super::attest::attest(&self.state, request.into_inner(), from).await
+    }
+
+    async fn issue_jwt(
+        &self,
+        request: Request<proto::IssueJwtRequest>,
+    ) -> Result<Response<proto::IssueJwtReply>, Status> {
+        let node = authenticated(&peer(&request)?)?;
+        unexpired(&node)?;
+        super::jwt::issue(&self.state, &node, request.into_inner()).await
+    }
 
     async fn clock(
         &self,

@@ -2,6 +2,8 @@
 
 mod admin;
 mod agents;
+mod attest;
+mod jwt;
 mod listen;
 mod push;
 mod state;

@@ -105,6 +105,7 @@ fn update(snapshot: &Snapshot, node: &Node, sent: Option<Revisions>) -> proto::U
         entries: changed(|r| r.entries).then(entries),
         policies: changed(|r| r.policies).then(policies),
         deny_list: if changed(|r| r.deny) { deny() } else { None },
+        ..Default::default()
     }
 }
 
