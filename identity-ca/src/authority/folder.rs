@@ -16,6 +16,7 @@ use spiffe::TrustDomain;
 use zeroize::Zeroizing;
 
 use super::issuing::Issuing;
+use super::jwt::JwtKey;
 use super::{Lifetimes, Setup, make_root};
 use crate::bundle::{Fingerprint, pem};
 use crate::certificate::{PrivateKey, Signer};
@@ -27,6 +28,7 @@ const MARKER: &str = "ca.json";
 const ROOT_CERTIFICATE: &str = "root.crt";
 const ROOT_KEY: &str = "root.key";
 const ISSUING: &str = "issuing.pem";
+const JWT_KEY: &str = "jwt.key";
 const LOCK: &str = "lock";
 const VERSION: u32 = 1;
 
@@ -49,6 +51,7 @@ pub(super) struct Opened {
     pub(super) root: CertificateDer<'static>,
     pub(super) root_key: PrivateKey,
     pub(super) issuing: Issuing,
+    pub(super) jwt: JwtKey,
 }
 
 /// Fills a draft beside `dir` and renames it there: a crash leaves no half CA.
@@ -244,7 +247,18 @@ pub(super) fn read_keys(dir: &Path) -> Result<Opened, Error> {
         root: certificate(&dir.join(ROOT_CERTIFICATE))?,
         root_key: key(&dir.join(ROOT_KEY))?,
         issuing: Issuing::from_parts(certificate(&issuing)?, key(&issuing)?)?,
+        jwt: jwt_key(dir, marker.lifetimes_seconds.jwt_key)?,
     })
+}
+
+/// The key for JWT-SVIDs, made when there is none yet.
+fn jwt_key(dir: &Path, life: u64) -> Result<JwtKey, Error> {
+    let path = dir.join(JWT_KEY);
+    if !path.exists() {
+        let text = Zeroizing::new(pem("PRIVATE KEY", &PrivateKey::generate()?.to_pkcs8()));
+        write(&path, &text)?;
+    }
+    JwtKey::new(&key(&path)?, now_ms() / 1000 + life)
 }
 
 fn certificate(path: &Path) -> Result<CertificateDer<'static>, Error> {

@@ -6,6 +6,7 @@
 
 mod folder;
 mod issuing;
+mod jwt;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,6 +26,7 @@ use crate::{Error, deny, node_id, now_ms};
 
 pub(crate) use self::folder::{Lock, STORE, check_folder};
 use self::issuing::Issuing;
+pub(crate) use self::jwt::JwtKey;
 
 /// Leaves and CAs are valid from a little before they were made, for clocks
 /// that are a little behind.
@@ -55,6 +57,10 @@ pub struct Lifetimes {
     pub workload: u64,
     /// Issuing CAs; renewed when half of it is over.
     pub issuing: u64,
+    /// JWT-SVIDs, unless their entry says otherwise.
+    pub jwt: u64,
+    /// Keys that sign JWT-SVIDs; renewed when half of it is over.
+    pub jwt_key: u64,
 }
 
 impl Default for Lifetimes {
@@ -64,6 +70,8 @@ impl Default for Lifetimes {
             proof: DAY,
             workload: 3600,
             issuing: 90 * DAY,
+            jwt: 300,
+            jwt_key: 30 * DAY,
         }
     }
 }
@@ -116,6 +124,7 @@ pub struct Authority {
     root: CertificateDer<'static>,
     root_key: Arc<dyn Signer>,
     issuing: RwLock<Arc<Issuing>>,
+    jwt: RwLock<Arc<JwtKey>>,
 }
 
 /// A certificate that was just signed.
@@ -144,6 +153,7 @@ impl Authority {
             root: opened.root,
             root_key: Arc::new(opened.root_key),
             issuing: RwLock::new(Arc::new(opened.issuing)),
+            jwt: RwLock::new(Arc::new(opened.jwt)),
         };
         authority.bundle(0)?;
         authority.renew_issuing()?;
@@ -165,7 +175,19 @@ impl Authority {
 
     /// The roots, as agents get them.
     pub fn bundle(&self, sequence: u64) -> Result<TrustBundle, Error> {
-        TrustBundle::new(self.trust_domain.clone(), sequence, [self.root.to_vec()])
+        let jwt = self.jwt_key();
+        let bundle = crate::proto::Bundle {
+            trust_domain: self.trust_domain.as_str().to_owned(),
+            sequence,
+            roots: vec![self.root.to_vec()],
+            jwt_keys: vec![crate::proto::JwtKey {
+                key_id: jwt.key_id().to_owned(),
+                public_key: jwt.public_key().to_vec(),
+                not_after_ms: jwt.not_after() * 1000,
+            }],
+            cross_signed: Vec::new(),
+        };
+        bundle.try_into()
     }
 
     pub(crate) fn root_not_after(&self) -> Result<u64, Error> {
@@ -279,6 +301,16 @@ impl Authority {
         *self.issuing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         tracing::info!(target: "handfast::audit", "issuing CA renewed");
         Ok(true)
+    }
+
+    /// What signs JWT-SVIDs now: take it anew for each token, since it rotates.
+    pub(crate) fn jwt_key(&self) -> Arc<JwtKey> {
+        Arc::clone(&self.jwt.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lifetimes of what is signed.
+    pub(crate) fn lifetimes(&self) -> &Lifetimes {
+        &self.lifetimes
     }
 
     fn issuing(&self) -> Arc<Issuing> {
