@@ -105,6 +105,19 @@ pub enum Error {
         /// What the check found.
         problem: String,
     },
+    /// An act cannot be written down.
+    #[error("the audit log cannot be written ({0}); nothing is signed or changed without it")]
+    Audit(String),
+    /// The audit log is not what was written.
+    #[error(
+        "audit log {}: {problem}; it was left as it is: keep it as evidence, compare it with the copies that syslog and the agents have, and move it away to let the CA begin a new one", path.display()
+    )]
+    AuditBroken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        problem: String,
+    },
     /// The store failed in another way.
     #[error("the CA's store: {0}")]
     Store(#[source] sqlx::Error),
@@ -163,6 +176,7 @@ impl Error {
             Self::Rejected(_) => Code::Unauthenticated,
             Self::Clock { .. } => Code::FailedPrecondition,
             Self::StoreFull => Code::ResourceExhausted,
+            Self::Audit(_) => Code::Unavailable,
             Self::Refused { code, .. } => *code,
             Self::Unreachable { .. } => Code::Unavailable,
             _ => Code::Internal,

@@ -15,6 +15,7 @@
     )
 )]
 
+pub mod audit;
 pub mod authority;
 pub mod bundle;
 pub mod certificate;

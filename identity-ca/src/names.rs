@@ -85,6 +85,11 @@ pub(crate) fn deny_list_id(trust_domain: &TrustDomain) -> Result<SpiffeId, Error
     reserved_id(trust_domain, &["handfast", "deny-list"])
 }
 
+/// The SPIFFE ID of the key that signs the heads of audit logs.
+pub(crate) fn audit_id(trust_domain: &TrustDomain) -> Result<SpiffeId, Error> {
+    reserved_id(trust_domain, &["handfast", "audit"])
+}
+
 fn reserved_id(trust_domain: &TrustDomain, segments: &[&str]) -> Result<SpiffeId, Error> {
     SpiffeId::from_segments(trust_domain.clone(), segments)
         .map_err(|error| Error::invalid("SPIFFE ID", error.to_string()))

@@ -21,7 +21,7 @@ use crate::bundle::{TrustBundle, sha256};
 use crate::certificate::{NodeBinding, ProofBinding};
 use crate::deny::DenyList;
 use crate::model::{Labels, Serial, Subject};
-use crate::names::{deny_list_id, is_reserved, node_id, server_id};
+use crate::names::{audit_id, deny_list_id, is_reserved, node_id, server_id};
 
 pub(crate) use self::rules::check_authority;
 use self::rules::{Leaf, Usage};
@@ -271,13 +271,36 @@ impl Verifier {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), Rejection> {
-        let kind = |problem| Rejection::Kind {
-            expected: "deny list",
-            problem,
-        };
+        let signer = deny_list_id(self.bundle.trust_domain());
+        self.statement("deny list", signer.ok(), chain, issued, message, signature)
+    }
+
+    /// The signature of an audit log's head, made at `issued`.
+    pub(crate) fn audit_head_signature(
+        &self,
+        chain: &[CertificateDer<'_>],
+        issued: UnixTime,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), Rejection> {
+        let signer = audit_id(self.bundle.trust_domain());
+        self.statement("audit head", signer.ok(), chain, issued, message, signature)
+    }
+
+    /// What only the CA's own `signer` may state.
+    fn statement(
+        &self,
+        expected: &'static str,
+        signer: Option<SpiffeId>,
+        chain: &[CertificateDer<'_>],
+        issued: UnixTime,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), Rejection> {
+        let kind = |problem| Rejection::Kind { expected, problem };
         let leaf = self.leaf(chain, issued, Usage::Tls)?;
-        if deny_list_id(self.bundle.trust_domain()).ok().as_ref() != Some(&leaf.id) {
-            return Err(kind("its signer may not sign deny lists"));
+        if signer.as_ref() != Some(&leaf.id) {
+            return Err(kind("its signer may not sign such a thing"));
         }
         let first = chain.first().ok_or(Rejection::Chain(0))?;
         EndEntityCert::try_from(first)
