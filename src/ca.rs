@@ -44,6 +44,9 @@ enum Command {
         /// Where agents reach it; must lie outside of all nodes' prefixes
         #[arg(long, default_value = "0.0.0.0:7251", value_name = "IP:PORT")]
         listen: SocketAddr,
+        /// Also send the audit log to the syslog collector at this socket (usually /dev/log)
+        #[arg(long, value_name = "PATH")]
+        syslog: Option<PathBuf>,
         #[command(flatten)]
         socket: CaSocket,
     },
@@ -90,12 +93,12 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
         Command::Serve {
             dir,
             listen,
+            syslog,
             socket,
         } => {
             let options = Options {
-                dir: dir.dir,
-                listen,
-                admin_socket: socket.admin_socket,
+                syslog,
+                ..Options::new(dir.dir, listen, socket.admin_socket)
             };
             serve(&options).await
         }

@@ -37,12 +37,7 @@ async fn issue() -> Result<Vec<Figure>> {
     })
     .await?;
     let socket = folder.path().join("ca.sock");
-    let server = Server::bind(&Options {
-        dir,
-        listen: "127.0.0.1:0".parse()?,
-        admin_socket: socket.clone(),
-    })
-    .await?;
+    let server = Server::bind(&Options::new(dir, "127.0.0.1:0".parse()?, socket.clone())).await?;
     let address = server.local_addr().to_string();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(async { drop(stopped.await) }));

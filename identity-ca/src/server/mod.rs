@@ -44,6 +44,20 @@ pub struct Options {
     pub listen: SocketAddr,
     /// For operators: made with mode 0600; root and the CA's owner may use it.
     pub admin_socket: PathBuf,
+    /// The socket of a syslog collector that gets a copy of the audit log.
+    pub syslog: Option<PathBuf>,
+}
+
+impl Options {
+    /// Where a CA always is and listens; everything else is off.
+    pub fn new(dir: PathBuf, listen: SocketAddr, admin_socket: PathBuf) -> Self {
+        Self {
+            dir,
+            listen,
+            admin_socket,
+            syslog: None,
+        }
+    }
 }
 
 /// A CA that is ready to serve: everything that can fail at the start has not.

@@ -116,11 +116,11 @@ pub fn setup(dir: PathBuf) -> Setup {
 }
 
 pub fn options(folder: &TempDir, port: u16) -> Options {
-    Options {
-        dir: folder.path().join("ca"),
-        listen: SocketAddr::from(([127, 0, 0, 1], port)),
-        admin_socket: folder.path().join("run/ca.sock"),
-    }
+    Options::new(
+        folder.path().join("ca"),
+        SocketAddr::from(([127, 0, 0, 1], port)),
+        folder.path().join("run/ca.sock"),
+    )
 }
 
 /// The next update, within the second that a cut may take.
