@@ -17,12 +17,13 @@ use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use spiffe::{SpiffeId, TrustDomain};
 
+use crate::audit::{self, Position};
 use crate::bundle::{Fingerprint, TrustBundle};
 use crate::certificate::profile::{self, Profile, Serial20, Validity};
 use crate::certificate::{CsrKey, NodeBinding, PrivateKey, ProofBinding, Signer, Signing};
 use crate::model::{Denial, Serial};
-use crate::names::{deny_list_id, server_id};
-use crate::{Error, deny, node_id, now_ms};
+use crate::names::{audit_id, deny_list_id, server_id};
+use crate::{Error, deny, node_id, now_ms, proto};
 
 pub(crate) use self::folder::{Lock, STORE, check_folder};
 use self::issuing::Issuing;
@@ -165,6 +166,11 @@ impl Authority {
         &self.trust_domain
     }
 
+    /// The name of this server among those that share the trust domain.
+    pub(crate) fn server(&self) -> &str {
+        "ca"
+    }
+
     pub(crate) fn prefix_ranges(&self) -> &[IpNet] {
         &self.prefix_ranges
     }
@@ -246,6 +252,17 @@ impl Authority {
             &key,
             &issued.chain,
         )
+    }
+
+    /// Signs how far this server's audit log has come.
+    pub(crate) fn sign_audit_head(
+        &self,
+        server: &str,
+        position: Position,
+        at_ms: u64,
+    ) -> Result<proto::AuditHead, Error> {
+        let (key, issued) = self.own(audit_id(&self.trust_domain)?, self.lifetimes.node)?;
+        audit::head::sign(server, position, at_ms, &key, &issued.chain)
     }
 
     /// Signs a leaf for a key that the CA makes for itself.

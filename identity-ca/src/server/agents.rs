@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use super::listen::{Peer, PeerNode};
 use super::push::{self, UpdateStream};
 use super::state::State;
+use crate::audit::Act;
 use crate::authority::Issued;
 use crate::certificate::{CsrKey, NodeBinding, ProofBinding};
 use crate::client::{MAX_BATCH, check_clocks};
@@ -64,10 +65,12 @@ impl Agents for Service {
         let from = peer(&request)?.from;
         let request = request.into_inner();
         let joined = self.join_node(request).await;
-        match &joined {
-            Ok((_, issued)) => audit("join", &issued.spiffe_id, issued, from),
-            Err(error) => tracing::warn!(target: "handfast::audit", %from, %error, "join refused"),
-        }
+        let act = match &joined {
+            Ok((_, issued)) => signed("node.join", &issued.spiffe_id, issued),
+            Err(error) => Act::refused("node.join", from, "", error),
+        };
+        let act = act.with("from", from.to_string());
+        self.state.audit.record(vec![act]).await?;
         let (bundle, issued) = joined?;
         Ok(Response::new(proto::JoinReply {
             svid: Some(svid(issued)),
@@ -96,13 +99,19 @@ impl Agents for Service {
         if node.svid.not_after < now_ms() / 1000 {
             self.check_expired(&node, own_only).await?;
         }
+        self.state.audit.ready().await?;
         let mut replies = Vec::with_capacity(request.requests.len());
+        let mut acts = Vec::with_capacity(request.requests.len());
         for request in request.requests {
-            let answer = self.issue_one(&peer, &node, request).await;
+            let asked = asked_for(&request);
+            let answer = self.issue_one(&node, request).await;
+            acts.push(act(&asked, &answer, &node).with("from", peer.from.to_string()));
             replies.push(proto::SvidReply {
-                result: Some(result(answer, &node, peer.from)),
+                result: Some(result(answer)),
             });
         }
+        // What is not written down does not leave.
+        self.state.audit.record(acts).await?;
         Ok(Response::new(proto::IssueReply {
             replies,
             now_ms: now_ms(),
@@ -172,7 +181,6 @@ impl Service {
 
     async fn issue_one(
         &self,
-        peer: &Peer,
         caller: &PeerNode,
         request: proto::SvidRequest,
     ) -> Result<Issued, Error> {
@@ -214,12 +222,6 @@ impl Service {
                 return Err(Error::invalid("kind", "node, proof or workload"));
             }
         };
-        audit(
-            request.kind().as_str_name(),
-            &node.spiffe_id,
-            &issued,
-            peer.from,
-        );
         Ok(issued)
     }
 
@@ -299,23 +301,38 @@ fn expired() -> Status {
     )
 }
 
-fn result(
-    answer: Result<Issued, Error>,
-    node: &PeerNode,
-    from: std::net::SocketAddr,
-) -> proto::svid_reply::Result {
+/// What a request asks for, as the audit log names it.
+fn asked_for(request: &proto::SvidRequest) -> String {
+    match request.kind() {
+        proto::SvidKind::Node => "node".to_owned(),
+        proto::SvidKind::Proof => format!("proof of entry {}", shorten(&request.entry_id)),
+        proto::SvidKind::Workload => format!("workload of entry {}", shorten(&request.entry_id)),
+        proto::SvidKind::Unspecified => "nothing known".to_owned(),
+    }
+}
+
+fn act(asked: &str, answer: &Result<Issued, Error>, node: &PeerNode) -> Act {
+    let by = &node.svid.spiffe_id;
+    match answer {
+        Ok(issued) => signed("svid.issue", by, issued).with("kind", asked),
+        Err(error) => Act::refused("svid.issue", by, asked, error),
+    }
+}
+
+fn signed(act: &'static str, by: &spiffe::SpiffeId, issued: &Issued) -> Act {
+    Act::done(act, by, &issued.spiffe_id)
+        .with("serial", issued.serial.to_string())
+        .with("not_after", issued.not_after)
+}
+
+fn result(answer: Result<Issued, Error>) -> proto::svid_reply::Result {
     use proto::svid_reply::Result as Wire;
     match answer {
         Ok(issued) => Wire::Svid(svid(issued)),
-        Err(error) => {
-            let node = &node.svid.name;
-            tracing::warn!(target: "handfast::audit", %node, %from, %error, "issuance refused");
-            let code = u32::try_from(i32::from(error.code())).unwrap_or_default();
-            Wire::Refusal(proto::Refusal {
-                code,
-                message: error.to_string(),
-            })
-        }
+        Err(error) => Wire::Refusal(proto::Refusal {
+            code: u32::try_from(i32::from(error.code())).unwrap_or_default(),
+            message: error.to_string(),
+        }),
     }
 }
 
@@ -325,17 +342,6 @@ fn svid(issued: Issued) -> proto::Svid {
         chain: issued.chain.iter().map(|der| der.to_vec()).collect(),
         not_after_ms: issued.not_after * 1000,
     }
-}
-
-fn audit(what: &str, to: &spiffe::SpiffeId, issued: &Issued, from: std::net::SocketAddr) {
-    tracing::info!(
-        target: "handfast::audit",
-        what, %to, %from,
-        spiffe_id = %issued.spiffe_id,
-        serial = %issued.serial,
-        not_after = issued.not_after,
-        "issued"
-    );
 }
 
 fn shorten(text: &str) -> String {

@@ -3,6 +3,7 @@
 mod admin;
 mod agents;
 mod attest;
+mod heads;
 mod jwt;
 mod listen;
 mod push;
@@ -20,6 +21,7 @@ use tonic::transport::Server as Transport;
 
 use self::state::State;
 use crate::Error;
+use crate::audit::{self, Audit};
 use crate::authority::{Authority, Lock, STORE, check_folder};
 use crate::proto::admin_server::AdminServer;
 use crate::proto::agents_server::AgentsServer;
@@ -84,7 +86,12 @@ impl Server {
             .local_addr()
             .map_err(Error::io("cannot use", &options.dir))?;
         let (unix, socket) = listen::unix(&options.admin_socket).await?;
-        let state = State::open(authority, registry, address).await?;
+        let audit = Audit::open(
+            &options.dir.join(audit::FOLDER),
+            authority.server(),
+            options.syslog.clone(),
+        )?;
+        let state = State::open(authority, registry, audit, address).await?;
         Ok(Self {
             state,
             tcp,

@@ -27,6 +27,7 @@ pub(super) fn start(
 ) -> UpdateStream {
     let (sender, updates) = mpsc::channel(1);
     let stream = Push {
+        state: Arc::clone(state),
         snapshots: state.snapshot.subscribe(),
         stopping,
         _connected: state.connected(&peer.svid.name),
@@ -39,6 +40,7 @@ pub(super) fn start(
 }
 
 struct Push {
+    state: Arc<State>,
     peer: Arc<PeerNode>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     stopping: watch::Receiver<bool>,
@@ -63,7 +65,10 @@ impl Push {
             match admit(&snapshot, &self.peer) {
                 Ok(node) => {
                     let sent = self.sent.replace(snapshot.revisions);
-                    permit.send(Ok(update(&snapshot, node, sent)));
+                    let mut update = update(&snapshot, node, sent);
+                    let heads = self.state.audit_head().into_iter().collect();
+                    update.audit_heads = Some(proto::AuditHeads { heads });
+                    permit.send(Ok(update));
                 }
                 Err(refused) => {
                     permit.send(Err(refused));

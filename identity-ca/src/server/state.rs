@@ -10,6 +10,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
+use super::heads::Heads;
+use crate::audit::Audit;
 use crate::authority::Authority;
 use crate::registry::{Registry, Snapshot};
 use crate::tls::certified;
@@ -23,6 +25,8 @@ const REDATE_MS: u64 = 3_600_000;
 pub(super) struct State {
     pub(super) authority: Authority,
     pub(super) registry: Registry,
+    pub(super) audit: Audit,
+    pub(super) heads: Heads,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) certificate: Arc<OwnCertificate>,
     /// One change at a time, so that snapshots follow each other in order.
@@ -35,6 +39,7 @@ impl State {
     pub(super) async fn open(
         authority: Authority,
         registry: Registry,
+        audit: Audit,
         address: SocketAddr,
     ) -> Result<Arc<Self>, Error> {
         registry.redate_denials().await?;
@@ -43,6 +48,8 @@ impl State {
         Ok(Arc::new(Self {
             authority,
             registry,
+            audit,
+            heads: Heads::default(),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
             certificate,
             writer: tokio::sync::Mutex::new(()),
@@ -70,6 +77,7 @@ impl State {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send,
     {
+        self.audit.ready().await?;
         let state = Arc::clone(self);
         let task = tokio::spawn(async move {
             let writing = state.writer.lock().await;
