@@ -26,6 +26,8 @@ const MAX_MESSAGE: usize = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct Admin {
     client: AdminClient<Channel>,
+    /// For the other services on the same socket.
+    pub(super) channel: Channel,
 }
 
 /// What a token is made for.
@@ -124,6 +126,7 @@ impl Admin {
             .await
             .map_err(|error| unreachable(error.to_string()))?;
         Ok(Self {
+            channel: channel.clone(),
             client: AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
         })
     }

@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod agent;
+mod audit;
 #[cfg(test)]
 mod clock_tests;
 mod connect;

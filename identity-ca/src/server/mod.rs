@@ -3,6 +3,7 @@
 mod admin;
 mod agents;
 mod attest;
+mod audit;
 mod heads;
 mod jwt;
 mod listen;
@@ -11,20 +12,22 @@ mod state;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
+use tonic::service::{InterceptorLayer, Routes};
 use tonic::transport::Server as Transport;
 
 use self::state::State;
 use crate::Error;
-use crate::audit::{self, Audit};
+use crate::audit::{self as log, Audit};
 use crate::authority::{Authority, Lock, STORE, check_folder};
 use crate::proto::admin_server::AdminServer;
 use crate::proto::agents_server::AgentsServer;
+use crate::proto::audit_server::AuditServer;
 use crate::registry::{Registry, Store};
 
 /// The CA's port.
@@ -68,6 +71,7 @@ pub struct Server {
     tcp: TcpListener,
     unix: UnixListener,
     socket: listen::SocketFile,
+    dir: PathBuf,
     _lock: Lock,
 }
 
@@ -87,7 +91,7 @@ impl Server {
             .map_err(Error::io("cannot use", &options.dir))?;
         let (unix, socket) = listen::unix(&options.admin_socket).await?;
         let audit = Audit::open(
-            &options.dir.join(audit::FOLDER),
+            &options.dir.join(log::FOLDER),
             authority.server(),
             options.syslog.clone(),
         )?;
@@ -97,6 +101,7 @@ impl Server {
             tcp,
             unix,
             socket,
+            dir: options.dir.clone(),
             _lock: lock,
         })
     }
@@ -119,11 +124,9 @@ impl Server {
                 listen::agents(self.tcp, Arc::clone(&self.state))?,
                 stopped(stopping.clone()),
             );
-        let admin = AdminServer::new(admin::service(Arc::clone(&self.state)))
-            .max_decoding_message_size(MAX_ADMIN_MESSAGE);
-        let admin = tonic::service::interceptor::InterceptedService::new(admin, admin::only_owner);
         let operators = Transport::builder()
-            .add_service(admin)
+            .layer(InterceptorLayer::new(admin::only_owner))
+            .add_routes(administration(&self.state, &self.dir))
             .serve_with_incoming_shutdown(listen::operators(self.unix), stopped(stopping));
         let upkeep = tokio::spawn(state::upkeep(Arc::clone(&self.state)));
         let mut serving = tokio::spawn(async move { tokio::try_join!(agents, operators) });
@@ -147,6 +150,14 @@ impl Server {
             Err(error) => Err(Error::Protocol(error.to_string())),
         }
     }
+}
+
+/// All that operators may ask.
+fn administration(state: &Arc<State>, dir: &Path) -> Routes {
+    let admin = AdminServer::new(admin::service(Arc::clone(state)));
+    let audit = audit::service(Arc::clone(state), dir.join(log::FOLDER));
+    Routes::new(admin.max_decoding_message_size(MAX_ADMIN_MESSAGE))
+        .add_service(AuditServer::new(audit))
 }
 
 /// Returns when the server is told to stop, or is gone.
