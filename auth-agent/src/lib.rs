@@ -24,3 +24,4 @@ pub mod proof;
 pub mod shell;
 pub mod tls;
 pub mod wire;
+pub mod workload_api;

@@ -1,0 +1,9 @@
+//! The SPIFFE Workload API and Envoy's SDS on the agent's Unix socket.
+
+mod peer;
+mod source;
+
+pub use peer::Peer;
+pub use source::{
+    AttestError, Attested, BundleSet, JwtError, JwtSvid, Material, Source, WorkloadState, X509Svid,
+};
