@@ -47,11 +47,7 @@ impl Ca {
                 authority::init(&setup).await.unwrap();
             }
             let listen = SocketAddr::from(([127, 0, 0, 1], port));
-            let options = Options {
-                dir,
-                listen,
-                admin_socket: admin_socket.clone(),
-            };
+            let options = Options::new(dir, listen, admin_socket.clone());
             let server = Server::bind(&options).await.unwrap();
             let address = server.local_addr();
             let prepare = async {
