@@ -26,6 +26,7 @@ mod error;
 pub mod model;
 mod names;
 mod registry;
+mod rotation;
 pub mod server;
 mod tls;
 pub mod token;

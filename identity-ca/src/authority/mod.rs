@@ -7,6 +7,7 @@
 mod folder;
 mod issuing;
 mod jwt;
+mod seal;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
