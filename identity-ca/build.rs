@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {
         println!("cargo:rerun-if-changed={file}");
     }
+    // A migration that is added is compiled in.
+    println!("cargo:rerun-if-changed=migrations");
     let descriptors = protox::compile(FILES, ["proto"])?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())

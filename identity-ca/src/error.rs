@@ -97,11 +97,11 @@ pub enum Error {
     StoreFull,
     /// The store's file is not a store, or is damaged.
     #[error(
-        "the CA's store {} is damaged ({problem}); it was left as it is: restore it from a backup, nothing is repaired by guessing", path.display()
+        "the CA's store {store} is damaged ({problem}); it was left as it is, nothing is repaired by guessing: restore it from a backup (`handfast ca restore`, see docs/recovery.md)"
     )]
     StoreDamaged {
-        /// The database file.
-        path: PathBuf,
+        /// The file or database.
+        store: String,
         /// What the check found.
         problem: String,
     },
@@ -118,6 +118,9 @@ pub enum Error {
         /// What is wrong, and where.
         problem: String,
     },
+    /// The store's database does not answer.
+    #[error("the CA's store is away: {0}; nothing was changed, try again")]
+    StoreAway(#[source] sqlx::Error),
     /// The store failed in another way.
     #[error("the CA's store: {0}")]
     Store(#[source] sqlx::Error),
@@ -178,7 +181,7 @@ impl Error {
             Self::StoreFull => Code::ResourceExhausted,
             Self::Audit(_) => Code::Unavailable,
             Self::Refused { code, .. } => *code,
-            Self::Unreachable { .. } => Code::Unavailable,
+            Self::Unreachable { .. } | Self::StoreAway(_) => Code::Unavailable,
             _ => Code::Internal,
         }
     }
@@ -192,15 +195,21 @@ impl From<Error> for tonic::Status {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        // SQLITE_FULL, and SQLITE_IOERR_WRITE which a full quota gives.
-        let full = error
+        let code = error
             .as_database_error()
             .and_then(|error| error.code())
-            .is_some_and(|code| code == "13" || code == "778");
-        if full {
-            Self::StoreFull
-        } else {
-            Self::Store(error)
+            .unwrap_or_default();
+        match (&error, code.as_ref()) {
+            // SQLITE_FULL, SQLITE_IOERR_WRITE which a full quota gives, and
+            // PostgreSQL's disk_full.
+            (_, "13" | "778" | "53100") => Self::StoreFull,
+            // PostgreSQL: connection exceptions, shutting down, starting up.
+            (_, "57P01" | "57P02" | "57P03") => Self::StoreAway(error),
+            (_, code) if code.len() == 5 && code.starts_with("08") => Self::StoreAway(error),
+            (sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Protocol(_), _) => {
+                Self::StoreAway(error)
+            }
+            _ => Self::Store(error),
         }
     }
 }

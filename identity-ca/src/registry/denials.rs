@@ -1,9 +1,7 @@
 //! The deny list in the store; it is signed when it is loaded.
 
-use sqlx::{Sqlite, Transaction};
-
 use super::Registry;
-use super::store::{Section, int, next_sequence, uint};
+use super::store::{Change, Section, int, uint};
 use crate::deny::MAX_DENY_LIST;
 use crate::model::{Denial, Subject};
 use crate::names::{is_reserved, operator_id};
@@ -53,7 +51,7 @@ impl Registry {
         }
         let (kind, text) = columns(&subject);
         sqlx::query(
-            "INSERT INTO denials VALUES (?1, ?2, ?3, ?4) ON CONFLICT (kind, subject) DO UPDATE SET reason = ?3",
+            "INSERT INTO denials VALUES ($1, $2, $3, $4) ON CONFLICT (kind, subject) DO UPDATE SET reason = $3",
         )
         .bind(kind)
         .bind(text)
@@ -62,7 +60,7 @@ impl Registry {
         .execute(&mut *change)
         .await?;
         let bytes: i64 = sqlx::query_scalar(
-            "SELECT coalesce(sum(octet_length(subject) + octet_length(reason) + ?), 0) FROM denials",
+            "SELECT CAST(coalesce(sum(octet_length(subject) + octet_length(reason) + $1), 0) AS BIGINT) FROM denials",
         )
         .bind(LINE)
         .fetch_one(&mut *change)
@@ -73,7 +71,7 @@ impl Registry {
                 "it is full (2 MiB); undo revocations whose certificates have expired long ago",
             ));
         }
-        let number = next_sequence(&mut change, Section::Deny).await?;
+        let number = change.number(Section::Deny).await?;
         change.commit().await?;
         Ok(number)
     }
@@ -84,7 +82,7 @@ impl Registry {
         check_reason(reason)?;
         let mut change = self.store.begin().await?;
         let (kind, text) = columns(&subject);
-        let gone = sqlx::query("DELETE FROM denials WHERE kind = ? AND subject = ?")
+        let gone = sqlx::query("DELETE FROM denials WHERE kind = $1 AND subject = $2")
             .bind(kind)
             .bind(text)
             .execute(&mut *change)
@@ -95,7 +93,7 @@ impl Registry {
                 name: subject.to_string(),
             });
         }
-        let number = next_sequence(&mut change, Section::Deny).await?;
+        let number = change.number(Section::Deny).await?;
         change.commit().await?;
         Ok(number)
     }
@@ -103,18 +101,18 @@ impl Registry {
     /// Gives the list a new number, so that it is signed and dated anew.
     pub(crate) async fn redate_denials(&self) -> Result<(), Error> {
         let mut change = self.store.begin().await?;
-        next_sequence(&mut change, Section::Deny).await?;
-        Ok(change.commit().await?)
+        change.number(Section::Deny).await?;
+        change.commit().await
     }
 
     pub(super) async fn denied(
         &self,
-        change: &mut Transaction<'static, Sqlite>,
+        change: &mut Change,
         subject: &Subject,
     ) -> Result<bool, Error> {
         let (kind, text) = columns(subject);
         let found: Option<i64> =
-            sqlx::query_scalar("SELECT 1 FROM denials WHERE kind = ? AND subject = ?")
+            sqlx::query_scalar("SELECT 1 FROM denials WHERE kind = $1 AND subject = $2")
                 .bind(kind)
                 .bind(text)
                 .fetch_optional(&mut **change)

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use spiffe::SpiffeId;
-use sqlx::{Row, sqlite::SqliteRow};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
 use super::Registry;
-use super::store::{Section, int, next_sequence, uint};
+use super::store::{Change, Section, int, uint};
 use crate::model::{Entry, Labels, Selector, check_labels};
 use crate::names::{entry_id, operator_id};
 use crate::{Error, NodeName, node_id, now_ms};
@@ -37,7 +38,7 @@ impl Registry {
         rows.iter().map(|row| self.entry(row)).collect()
     }
 
-    fn entry(&self, row: &SqliteRow) -> Result<Entry, Error> {
+    fn entry(&self, row: &AnyRow) -> Result<Entry, Error> {
         let parent: &str = row.try_get("parent")?;
         let selectors: Vec<String> =
             self.stored(serde_json::from_str(row.try_get("selectors")?))?;
@@ -75,7 +76,7 @@ impl Registry {
             .map(ToString::to_string)
             .unwrap_or_default();
         let same: Option<String> = sqlx::query_scalar(
-            "SELECT id FROM entries WHERE spiffe_id = ? AND parent = ? AND selectors = ?",
+            "SELECT id FROM entries WHERE spiffe_id = $1 AND parent = $2 AND selectors = $3",
         )
         .bind(entry.spiffe_id.to_string())
         .bind(&parent)
@@ -91,8 +92,8 @@ impl Registry {
                 ),
             });
         }
-        next_sequence(&mut change, Section::Entries).await?;
-        sqlx::query("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+        change.number(Section::Entries).await?;
+        sqlx::query("INSERT INTO entries VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
             .bind(&entry.id)
             .bind(entry.spiffe_id.to_string())
             .bind(parent)
@@ -110,7 +111,7 @@ impl Registry {
     /// Deletes an entry and returns it.
     pub(crate) async fn delete_entry(&self, id: &str) -> Result<Entry, Error> {
         let mut change = self.store.begin().await?;
-        let row = sqlx::query("SELECT * FROM entries WHERE id = ?")
+        let row = sqlx::query("SELECT * FROM entries WHERE id = $1")
             .bind(id)
             .fetch_optional(&mut *change)
             .await?;
@@ -119,11 +120,11 @@ impl Registry {
             name: id.to_owned(),
         })?;
         let entry = self.entry(&row)?;
-        sqlx::query("DELETE FROM entries WHERE id = ?")
+        sqlx::query("DELETE FROM entries WHERE id = $1")
             .bind(id)
             .execute(&mut *change)
             .await?;
-        next_sequence(&mut change, Section::Entries).await?;
+        change.number(Section::Entries).await?;
         change.commit().await?;
         Ok(entry)
     }
@@ -176,11 +177,7 @@ impl Registry {
         }
     }
 
-    async fn check_parent(
-        &self,
-        change: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
-        parent: &SpiffeId,
-    ) -> Result<(), Error> {
+    async fn check_parent(&self, change: &mut Change, parent: &SpiffeId) -> Result<(), Error> {
         let missing = || Error::Missing {
             what: "node",
             name: parent.to_string(),

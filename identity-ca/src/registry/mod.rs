@@ -1,4 +1,4 @@
-//! The registry: nodes, tokens, entries, policies and the deny list, in one SQLite file.
+//! The registry: nodes, tokens, entries, policies and the deny list, in one SQLite file or in PostgreSQL.
 //!
 //! Every change is one transaction that also takes the next sequence number,
 //! from one locked row: max(last + 1, unix milliseconds), so that numbers rise
@@ -8,8 +8,10 @@ mod denials;
 mod entries;
 mod nodes;
 mod policies;
+mod postgres;
 mod prefix;
 mod snapshot;
+mod sqlite;
 mod store;
 mod tokens;
 
@@ -21,8 +23,9 @@ use crate::Error;
 pub(crate) use self::entries::EntryOrder;
 pub(crate) use self::nodes::session_address;
 pub(crate) use self::policies::PolicyOrder;
+pub(crate) use self::postgres::StoreUrl;
 pub(crate) use self::snapshot::{Revisions, Snapshot};
-pub(crate) use self::store::Store;
+pub(crate) use self::store::{Change, Section, Store, int, uint};
 pub(crate) use self::tokens::TokenOrder;
 
 /// The rules of the registry over its store.
@@ -47,7 +50,7 @@ impl Registry {
     pub(crate) async fn alarm(&self, detail: &str) -> Result<(), Error> {
         tracing::warn!(target: "handfast::audit", detail, "alarm");
         let mut change = self.store.begin().await?;
-        sqlx::query("INSERT INTO alarms (at_ms, detail) VALUES (?, ?)")
+        sqlx::query("INSERT INTO alarms (at_ms, detail) VALUES ($1, $2)")
             .bind(store::int(crate::now_ms()))
             .bind(detail)
             .execute(&mut *change)
@@ -56,14 +59,14 @@ impl Registry {
         sqlx::query("DELETE FROM alarms WHERE id <= (SELECT max(id) FROM alarms) - 1000")
             .execute(&mut *change)
             .await?;
-        Ok(change.commit().await?)
+        change.commit().await
     }
 
     /// How many alarms there are, and how many tokens can still be used.
     pub(crate) async fn counts(&self) -> Result<(u64, u64), Error> {
         let (alarms, tokens): (i64, i64) = sqlx::query_as(
             "SELECT (SELECT count(*) FROM alarms),
-                    (SELECT count(*) FROM tokens WHERE used_ms IS NULL AND expires_ms > ?)",
+                    (SELECT count(*) FROM tokens WHERE used_ms IS NULL AND expires_ms > $1)",
         )
         .bind(store::int(crate::now_ms()))
         .fetch_one(self.store.reader())

@@ -3,16 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
 use super::prefix::{self, Taken};
-use super::store::{Section, int, next_sequence, uint};
+use super::store::{Change, Section, int, uint};
 use super::{Registry, TokenOrder};
 use crate::certificate::NodeBinding;
 use crate::model::{Node, SESSION_PORT};
 use crate::{Error, NodeName, node_id, now_ms};
 
-const COLUMNS: &str = "SELECT name, prefixes, underlay, managed, assignment, joined_ms, seen_ms, acknowledged, problem FROM nodes ORDER BY name";
+const COLUMNS: &str = "SELECT name, prefixes, underlay, managed, assignment, joined_ms, seen_ms, acknowledged, problem FROM nodes";
 
 /// Reads `IP` or `IP:PORT`; the port of sessions if there is none.
 pub(crate) fn session_address(text: &str) -> Result<SocketAddr, Error> {
@@ -38,16 +39,21 @@ impl Registry {
     /// All nodes; `revoked` is filled in by the snapshot.
     pub(super) async fn nodes(&self) -> Result<Vec<Node>, Error> {
         let rows = sqlx::query(COLUMNS).fetch_all(self.store.reader()).await?;
-        rows.iter().map(|row| self.node(row)).collect()
+        let nodes: Result<Vec<Node>, Error> = rows.iter().map(|row| self.node(row)).collect();
+        // Each database sorts by rules of its own.
+        nodes.map(|mut nodes| {
+            nodes.sort_by(|one, other| one.name.cmp(&other.name));
+            nodes
+        })
     }
 
-    fn node(&self, row: &SqliteRow) -> Result<Node, Error> {
+    fn node(&self, row: &AnyRow) -> Result<Node, Error> {
         let name: NodeName = self.stored(row.try_get::<String, _>("name")?.parse())?;
         Ok(Node {
             spiffe_id: node_id(&self.trust_domain, &name)?,
             prefixes: self.stored(serde_json::from_str(row.try_get("prefixes")?))?,
             underlay: self.stored(serde_json::from_str(row.try_get("underlay")?))?,
-            managed: row.try_get("managed")?,
+            managed: row.try_get::<i64, _>("managed")? != 0,
             assignment: uint(row.try_get("assignment")?),
             joined_at_ms: row.try_get::<Option<i64>, _>("joined_ms")?.map(uint),
             seen_at_ms: row.try_get::<Option<i64>, _>("seen_ms")?.map(uint),
@@ -61,7 +67,7 @@ impl Registry {
     /// Makes the node of a token, or checks that it is the same as before.
     pub(super) async fn place_node(
         &self,
-        change: &mut Transaction<'static, Sqlite>,
+        change: &mut Change,
         order: &TokenOrder,
     ) -> Result<Vec<IpNet>, Error> {
         let rows = sqlx::query(COLUMNS).fetch_all(&mut **change).await?;
@@ -104,7 +110,7 @@ impl Registry {
 
     async fn taken<'a>(
         &self,
-        change: &mut Transaction<'static, Sqlite>,
+        change: &mut Change,
         others: impl Iterator<Item = &'a Node>,
     ) -> Result<Taken, Error> {
         let mut taken = Taken {
@@ -138,23 +144,23 @@ impl Registry {
 
     async fn write_node(
         &self,
-        change: &mut Transaction<'static, Sqlite>,
+        change: &mut Change,
         order: &TokenOrder,
         prefixes: &[IpNet],
         underlay: &[SocketAddr],
     ) -> Result<(), Error> {
-        let assignment = next_sequence(change, Section::Nodes).await?;
+        let assignment = change.number(Section::Nodes).await?;
         sqlx::query(
             "INSERT INTO nodes (name, prefixes, underlay, managed, assignment, created_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (name) DO UPDATE SET
-                assignment = CASE WHEN prefixes = ?2 THEN assignment ELSE ?5 END,
-                prefixes = ?2, underlay = ?3",
+                assignment = CASE WHEN nodes.prefixes = $2 THEN nodes.assignment ELSE $5 END,
+                prefixes = $2, underlay = $3",
         )
         .bind(order.node.as_str())
         .bind(self.stored(serde_json::to_string(prefixes))?)
         .bind(self.stored(serde_json::to_string(underlay))?)
-        .bind(order.managed)
+        .bind(i64::from(order.managed))
         .bind(int(assignment))
         .bind(int(now_ms()))
         .execute(&mut **change)
@@ -165,11 +171,11 @@ impl Registry {
     /// What a node's certificate says; none if there is no such node.
     pub(super) async fn binding(
         &self,
-        change: &mut Transaction<'static, Sqlite>,
+        change: &mut Change,
         name: &NodeName,
     ) -> Result<Option<NodeBinding>, Error> {
         let row: Option<(String, i64)> =
-            sqlx::query_as("SELECT prefixes, assignment FROM nodes WHERE name = ?")
+            sqlx::query_as("SELECT prefixes, assignment FROM nodes WHERE name = $1")
                 .bind(name.as_str())
                 .fetch_optional(&mut **change)
                 .await?;
@@ -186,7 +192,7 @@ impl Registry {
     /// The hash of the public key of a node's last certificate.
     pub(crate) async fn last_key(&self, name: &NodeName) -> Result<Option<Vec<u8>>, Error> {
         let hash: Option<Option<Vec<u8>>> =
-            sqlx::query_scalar("SELECT key_hash FROM nodes WHERE name = ?")
+            sqlx::query_scalar("SELECT key_hash FROM nodes WHERE name = $1")
                 .bind(name.as_str())
                 .fetch_optional(self.store.reader())
                 .await?;
@@ -196,12 +202,12 @@ impl Registry {
     /// Records the key of a node's next certificate before it is handed out.
     pub(crate) async fn renewed(&self, name: &NodeName, key_hash: &[u8; 32]) -> Result<(), Error> {
         let mut change = self.store.begin().await?;
-        sqlx::query("UPDATE nodes SET key_hash = ? WHERE name = ?")
+        sqlx::query("UPDATE nodes SET key_hash = $1 WHERE name = $2")
             .bind(key_hash.as_slice())
             .bind(name.as_str())
             .execute(&mut *change)
             .await?;
-        Ok(change.commit().await?)
+        change.commit().await
     }
 
     /// Records what an agent said of an update.
@@ -215,7 +221,7 @@ impl Registry {
         // What could not be applied is not acknowledged.
         let applied = if problem.is_empty() { sequence } else { 0 };
         sqlx::query(
-            "UPDATE nodes SET acknowledged = max(acknowledged, ?), problem = ?, seen_ms = ? WHERE name = ?",
+            "UPDATE nodes SET acknowledged = CASE WHEN acknowledged > $1 THEN acknowledged ELSE $1 END, problem = $2, seen_ms = $3 WHERE name = $4",
         )
         .bind(int(applied))
         .bind(problem)
@@ -223,19 +229,19 @@ impl Registry {
         .bind(name.as_str())
         .execute(&mut *change)
         .await?;
-        Ok(change.commit().await?)
+        change.commit().await
     }
 
     /// Keeps an address of the CA out of everybody's prefixes, from now on.
     pub(crate) async fn reserve_ca_address(&self, address: IpAddr) -> Result<(), Error> {
         let mut change = self.store.begin().await?;
         self.claim_ca_address(&mut change, address).await?;
-        Ok(change.commit().await?)
+        change.commit().await
     }
 
     pub(super) async fn claim_ca_address(
         &self,
-        change: &mut Transaction<'static, Sqlite>,
+        change: &mut Change,
         address: IpAddr,
     ) -> Result<(), Error> {
         let rows = sqlx::query(COLUMNS).fetch_all(&mut **change).await?;
@@ -256,7 +262,7 @@ impl Registry {
             }
         }
         if !address.is_unspecified() {
-            sqlx::query("INSERT OR IGNORE INTO ca_addresses VALUES (?)")
+            sqlx::query("INSERT INTO ca_addresses VALUES ($1) ON CONFLICT DO NOTHING")
                 .bind(address.to_string())
                 .execute(&mut **change)
                 .await?;

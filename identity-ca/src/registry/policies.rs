@@ -1,7 +1,7 @@
 //! Policy documents: kept, versioned and handed on; never read here.
 
 use super::Registry;
-use super::store::{Section, int, next_sequence, uint};
+use super::store::{Section, int, uint};
 use crate::model::PolicyDocument;
 use crate::{Error, now_ms};
 
@@ -41,9 +41,9 @@ impl Registry {
         let mut changed = false;
         for order in orders {
             let written = sqlx::query(
-                "INSERT INTO policies VALUES (?1, ?2, 1, ?3)
-                 ON CONFLICT (name) DO UPDATE SET text = ?2, version = version + 1, changed_ms = ?3
-                 WHERE text <> ?2",
+                "INSERT INTO policies VALUES ($1, $2, 1, $3)
+                 ON CONFLICT (name) DO UPDATE SET text = $2, version = policies.version + 1, changed_ms = $3
+                 WHERE policies.text <> $2",
             )
             .bind(&order.name)
             .bind(&order.text)
@@ -52,7 +52,7 @@ impl Registry {
             .await?;
             changed |= written.rows_affected() > 0;
             let row: Row = sqlx::query_as(
-                "SELECT name, text, version, changed_ms FROM policies WHERE name = ?",
+                "SELECT name, text, version, changed_ms FROM policies WHERE name = $1",
             )
             .bind(&order.name)
             .fetch_one(&mut *change)
@@ -62,17 +62,18 @@ impl Registry {
         if !changed {
             return Ok(documents);
         }
-        let (count, bytes): (i64, i64) =
-            sqlx::query_as("SELECT count(*), coalesce(sum(length(text)), 0) FROM policies")
-                .fetch_one(&mut *change)
-                .await?;
+        let (count, bytes): (i64, i64) = sqlx::query_as(
+            "SELECT count(*), CAST(coalesce(sum(octet_length(text)), 0) AS BIGINT) FROM policies",
+        )
+        .fetch_one(&mut *change)
+        .await?;
         if uint(count) > MAX_DOCUMENTS as u64 || uint(bytes) > MAX_TOTAL {
             return Err(Error::invalid(
                 "policies",
                 "more than 10,000 documents or 32 MiB in all",
             ));
         }
-        next_sequence(&mut change, Section::Policies).await?;
+        change.number(Section::Policies).await?;
         change.commit().await?;
         Ok(documents)
     }
@@ -86,7 +87,7 @@ impl Registry {
         let mut documents = Vec::with_capacity(names.len());
         for name in names {
             let row: Option<Row> = sqlx::query_as(
-                "DELETE FROM policies WHERE name = ? RETURNING name, text, version, changed_ms",
+                "DELETE FROM policies WHERE name = $1 RETURNING name, text, version, changed_ms",
             )
             .bind(name)
             .fetch_optional(&mut *change)
@@ -98,7 +99,7 @@ impl Registry {
             documents.push(document(row.ok_or_else(missing)?));
         }
         if !documents.is_empty() {
-            next_sequence(&mut change, Section::Policies).await?;
+            change.number(Section::Policies).await?;
             change.commit().await?;
         }
         Ok(documents)

@@ -1,181 +1,224 @@
-//! The SQLite file: made, checked, opened, and changed in transactions.
+//! The store, whichever database it is: opened, migrated, and changed in
+//! transactions that follow one another.
+//!
+//! Statements are written once, in the part of SQL that SQLite and PostgreSQL
+//! share: `$1` placeholders, whole numbers (truth too) as 64-bit integers, a
+//! sum cast back to BIGINT, `ON CONFLICT` and `RETURNING`.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
 
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{Sqlite, Transaction};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{Any, AnyConnection, AnyPool, Transaction};
 
+use super::{postgres, sqlite};
 use crate::Error;
 
-/// "hfca": so that a file of another program is not taken for ours.
-const APPLICATION: i64 = 0x6866_6361;
+static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
 
 /// What agents are told of; each section has its own revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Section {
+    Bundle,
     Nodes,
     Entries,
     Policies,
     Deny,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// A store that is open.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    pool: SqlitePool,
-    path: PathBuf,
+    pool: AnyPool,
+    kind: Kind,
+    /// What people are told that it is: a path, or an address without secrets.
+    name: String,
 }
 
 impl Store {
-    /// Makes a new store.
+    /// Makes a new store in a file.
     pub(crate) async fn create(path: &Path) -> Result<(), Error> {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(Error::io("cannot create", path))?;
-        let store = Self {
-            pool: connect(path).await?,
-            path: path.to_owned(),
-        };
-        sqlx::query("PRAGMA application_id = 0x68666361")
-            .execute(&store.pool)
-            .await?;
+        sqlite::create_file(path)?;
+        sqlite::claim(path).await?;
+        let store = Self::sqlite(path).await?;
         store.migrate().await?;
-        sqlx::query("UPDATE sequence SET last = ?1, bundle = ?1")
-            .bind(int(crate::now_ms()))
-            .execute(&store.pool)
-            .await?;
+        store.first_number().await?;
         store.close().await;
         Ok(())
     }
 
-    /// Opens a store, and refuses one that is damaged or of another program.
+    /// Opens a store in a file, and refuses one that is damaged or of another
+    /// program.
     pub(crate) async fn open(path: &Path) -> Result<Self, Error> {
-        let damaged = |problem: String| Error::StoreDamaged {
-            path: path.to_owned(),
-            problem,
-        };
-        let broken = |error: sqlx::Error| {
-            let code = error
-                .as_database_error()
-                .and_then(|error| error.code())
-                .unwrap_or_default();
-            // SQLITE_CORRUPT and SQLITE_NOTADB, with their extended codes.
-            let primary = code.parse::<i64>().unwrap_or(0) & 0xff;
-            if primary == 11 || primary == 26 {
-                damaged(error.to_string())
-            } else {
-                error.into()
-            }
-        };
-        let store = Self {
-            pool: connect(path).await.map_err(broken)?,
-            path: path.to_owned(),
-        };
-        let application: i64 = sqlx::query_scalar("PRAGMA application_id")
-            .fetch_one(&store.pool)
-            .await
-            .map_err(broken)?;
-        if application != APPLICATION {
-            return Err(damaged("it is not a handfast registry".to_owned()));
-        }
-        let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
-            .fetch_one(&store.pool)
-            .await
-            .map_err(broken)?;
-        if found != "ok" {
-            return Err(damaged(found));
-        }
+        sqlite::check(path).await?;
+        let store = Self::sqlite(path).await?;
         store.migrate().await?;
         Ok(store)
     }
 
+    async fn sqlite(path: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            pool: sqlite::connect(path).await?,
+            kind: Kind::Sqlite,
+            name: path.display().to_string(),
+        })
+    }
+
+    /// Opens a PostgreSQL database, and fills it with our tables if it is empty.
+    pub(crate) async fn connect(url: &postgres::StoreUrl) -> Result<Self, Error> {
+        let store = Self {
+            pool: postgres::connect(url).await?,
+            kind: Kind::Postgres,
+            name: url.to_string(),
+        };
+        store.migrate().await?;
+        store.first_number().await?;
+        Ok(store)
+    }
+
     async fn migrate(&self) -> Result<(), Error> {
-        sqlx::migrate!("./migrations")
+        let migrations = match self.kind {
+            Kind::Sqlite => &SQLITE,
+            Kind::Postgres => &POSTGRES,
+        };
+        migrations
             .run(&self.pool)
             .await
             .map_err(|error| match error {
-                sqlx::migrate::MigrateError::Execute(error) => error.into(),
+                MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                    error.into()
+                }
+                MigrateError::VersionMissing(version) => Error::Store(sqlx::Error::Configuration(
+                    format!("{} was changed by a newer handfast (step {version}); run that one, nothing was changed", self.name).into(),
+                )),
                 other => self.damaged(&other.to_string()),
             })
     }
 
-    /// Begins a change; dropped without commit, it never happened.
-    pub(super) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, Error> {
-        Ok(self.pool.begin_with("BEGIN IMMEDIATE").await?)
+    /// A store that has never changed begins at today's number.
+    async fn first_number(&self) -> Result<(), Error> {
+        sqlx::query("UPDATE sequence SET last = $1, bundle = $1 WHERE last = 0")
+            .bind(int(crate::now_ms()))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Begins a change; dropped without commit, it never happened. One change
+    /// at a time, across all servers: what it reads stays true until it ends.
+    pub(crate) async fn begin(&self) -> Result<Change, Error> {
+        let mut change = self.begin_beside().await?;
+        if self.kind == Kind::Postgres {
+            sqlx::query("SELECT last FROM sequence WHERE id = 1 FOR UPDATE")
+                .execute(&mut *change)
+                .await?;
+        }
+        Ok(change)
+    }
+
+    /// Begins a change that needs no number and reads nothing to decide by.
+    pub(super) async fn begin_beside(&self) -> Result<Change, Error> {
+        let begin = match self.kind {
+            Kind::Sqlite => "BEGIN IMMEDIATE",
+            Kind::Postgres => "BEGIN",
+        };
+        Ok(Change {
+            transaction: self.pool.begin_with(begin).await?,
+            kind: self.kind,
+            numbered: false,
+        })
     }
 
     /// For reading what is committed.
-    pub(super) fn reader(&self) -> &SqlitePool {
+    pub(crate) fn reader(&self) -> &AnyPool {
         &self.pool
     }
 
-    pub(super) fn damaged(&self, problem: &str) -> Error {
+    pub(crate) fn damaged(&self, problem: &str) -> Error {
         Error::StoreDamaged {
-            path: self.path.clone(),
+            store: self.name.clone(),
             problem: problem.to_owned(),
         }
     }
 
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.pool.close().await;
     }
 }
 
-/// Takes the next number for a change of `section`.
-pub(super) async fn next_sequence(
-    change: &mut Transaction<'static, Sqlite>,
-    section: Section,
-) -> Result<u64, Error> {
-    // In an UPDATE every right side sees the old row.
-    let sql = match section {
-        Section::Nodes => {
-            "UPDATE sequence SET last = max(last + 1, ?1), nodes = max(last + 1, ?1) RETURNING last"
-        }
-        Section::Entries => {
-            "UPDATE sequence SET last = max(last + 1, ?1), entries = max(last + 1, ?1) RETURNING last"
-        }
-        Section::Policies => {
-            "UPDATE sequence SET last = max(last + 1, ?1), policies = max(last + 1, ?1) RETURNING last"
-        }
-        Section::Deny => {
-            "UPDATE sequence SET last = max(last + 1, ?1), deny = max(last + 1, ?1) RETURNING last"
-        }
-    };
-    let last: i64 = sqlx::query_scalar(sql)
-        .bind(int(crate::now_ms()))
-        .fetch_one(&mut **change)
-        .await?;
-    Ok(uint(last))
+/// A transaction under way.
+pub(crate) struct Change {
+    transaction: Transaction<'static, Any>,
+    kind: Kind,
+    numbered: bool,
 }
 
-async fn connect(path: &Path) -> Result<SqlitePool, sqlx::Error> {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(false)
-        .foreign_keys(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        // A token that was spent stays spent, whatever the power does.
-        .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(Duration::from_secs(10));
-    SqlitePoolOptions::new()
-        .max_connections(4)
-        .connect_with(options)
-        .await
+impl Change {
+    /// Takes the next number, max(last + 1, unix milliseconds), for a change
+    /// of `section`.
+    pub(crate) async fn number(&mut self, section: Section) -> Result<u64, Error> {
+        // In an UPDATE every right side sees the old row.
+        let sql = match section {
+            Section::Bundle => {
+                "UPDATE sequence SET last = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END, bundle = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END RETURNING last"
+            }
+            Section::Nodes => {
+                "UPDATE sequence SET last = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END, nodes = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END RETURNING last"
+            }
+            Section::Entries => {
+                "UPDATE sequence SET last = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END, entries = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END RETURNING last"
+            }
+            Section::Policies => {
+                "UPDATE sequence SET last = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END, policies = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END RETURNING last"
+            }
+            Section::Deny => {
+                "UPDATE sequence SET last = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END, deny = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END RETURNING last"
+            }
+        };
+        let last: i64 = sqlx::query_scalar(sql)
+            .bind(int(crate::now_ms()))
+            .fetch_one(&mut **self)
+            .await?;
+        self.numbered = true;
+        Ok(uint(last))
+    }
+
+    /// Makes it so, and wakes the other servers.
+    pub(crate) async fn commit(mut self) -> Result<(), Error> {
+        if self.numbered && self.kind == Kind::Postgres {
+            sqlx::query(postgres::NOTIFY).execute(&mut *self).await?;
+        }
+        Ok(self.transaction.commit().await?)
+    }
 }
 
-/// SQLite's integers are signed; ours are times and counters far below 2^63.
-pub(super) fn int(value: u64) -> i64 {
+impl Deref for Change {
+    type Target = AnyConnection;
+
+    fn deref(&self) -> &AnyConnection {
+        &self.transaction
+    }
+}
+
+impl DerefMut for Change {
+    fn deref_mut(&mut self) -> &mut AnyConnection {
+        &mut self.transaction
+    }
+}
+
+/// The databases' integers are signed; ours are times and counters far below 2^63.
+pub(crate) fn int(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-pub(super) fn uint(value: i64) -> u64 {
+pub(crate) fn uint(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
@@ -235,7 +278,7 @@ mod tests {
     async fn numbers_rise_even_when_the_clock_goes_back() {
         let (_folder, registry) = registry().await;
         let future = int(crate::now_ms()) + 1_000_000;
-        sqlx::query("UPDATE sequence SET last = ?")
+        sqlx::query("UPDATE sequence SET last = $1")
             .bind(future)
             .execute(registry.store.reader())
             .await
@@ -248,7 +291,7 @@ mod tests {
             Section::Policies,
         ] {
             let mut change = registry.store.begin().await.unwrap();
-            let next = next_sequence(&mut change, section).await.unwrap();
+            let next = change.number(section).await.unwrap();
             change.commit().await.unwrap();
             assert_eq!(next, last + 1);
             last = next;
@@ -259,7 +302,7 @@ mod tests {
     async fn a_change_that_is_not_committed_never_happened() {
         let (_folder, registry) = registry().await;
         let mut change = registry.store.begin().await.unwrap();
-        next_sequence(&mut change, Section::Nodes).await.unwrap();
+        change.number(Section::Nodes).await.unwrap();
         sqlx::query("INSERT INTO policies VALUES ('a', 'b', 1, 1)")
             .execute(&mut *change)
             .await

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::Registry;
-use super::store::{Section, int, next_sequence, uint};
+use super::store::{Section, int, uint};
 use crate::certificate::NodeBinding;
 use crate::client::moment;
 use crate::model::Subject;
@@ -65,13 +65,15 @@ impl Registry {
         let prefixes = self.place_node(&mut change, order).await?;
         let secret = Secret::random();
         let expires_at_ms = now_ms() + ttl * 1000;
-        sqlx::query("INSERT INTO tokens (hash, node, created_ms, expires_ms) VALUES (?, ?, ?, ?)")
-            .bind(secret.hash().as_slice())
-            .bind(order.node.as_str())
-            .bind(int(now_ms()))
-            .bind(int(expires_at_ms))
-            .execute(&mut *change)
-            .await?;
+        sqlx::query(
+            "INSERT INTO tokens (hash, node, created_ms, expires_ms) VALUES ($1, $2, $3, $4)",
+        )
+        .bind(secret.hash().as_slice())
+        .bind(order.node.as_str())
+        .bind(int(now_ms()))
+        .bind(int(expires_at_ms))
+        .execute(&mut *change)
+        .await?;
         change.commit().await?;
         Ok(TokenMade {
             secret,
@@ -91,7 +93,7 @@ impl Registry {
         let now = now_ms();
         let mut change = self.store.begin().await?;
         let row: Option<(String, i64, Option<i64>)> =
-            sqlx::query_as("SELECT node, expires_ms, used_ms FROM tokens WHERE hash = ?")
+            sqlx::query_as("SELECT node, expires_ms, used_ms FROM tokens WHERE hash = $1")
                 .bind(secret.hash().as_slice())
                 .fetch_optional(&mut *change)
                 .await?;
@@ -129,18 +131,18 @@ impl Registry {
             .await?
             .ok_or_else(|| self.store.damaged("a token without its node"))?;
         let signed = sign(&binding)?;
-        sqlx::query("UPDATE tokens SET used_ms = ? WHERE hash = ?")
+        sqlx::query("UPDATE tokens SET used_ms = $1 WHERE hash = $2")
             .bind(int(now))
             .bind(secret.hash().as_slice())
             .execute(&mut *change)
             .await?;
-        sqlx::query("UPDATE nodes SET joined_ms = coalesce(joined_ms, ?1), seen_ms = ?1, key_hash = ?2 WHERE name = ?3")
+        sqlx::query("UPDATE nodes SET joined_ms = coalesce(joined_ms, $1), seen_ms = $1, key_hash = $2 WHERE name = $3")
             .bind(int(now))
             .bind(key_hash.as_slice())
             .bind(node.as_str())
             .execute(&mut *change)
             .await?;
-        next_sequence(&mut change, Section::Nodes).await?;
+        change.number(Section::Nodes).await?;
         change.commit().await?;
         Ok((node, signed))
     }

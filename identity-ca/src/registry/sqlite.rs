@@ -1,0 +1,116 @@
+//! The store in one SQLite file: what only that kind needs.
+
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::{AnyConnection, AnyPool, Connection};
+
+use crate::Error;
+
+/// "hfca": so that a file of another program is not taken for ours.
+const APPLICATION: i64 = 0x6866_6361;
+
+/// Settings of each connection. A token that was spent stays spent, whatever
+/// the power does: hence full synchronisation.
+const SETTINGS: &str = "PRAGMA busy_timeout = 10000; PRAGMA journal_mode = WAL; \
+     PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;";
+
+pub(super) fn create_file(path: &Path) -> Result<(), Error> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+        .map_err(Error::io("cannot create", path))
+}
+
+/// Marks a new file as ours.
+pub(super) async fn claim(path: &Path) -> Result<(), Error> {
+    let mut connection = alone(path).await?;
+    sqlx::query("PRAGMA application_id = 0x68666361")
+        .execute(&mut connection)
+        .await?;
+    Ok(connection.close().await?)
+}
+
+/// Is the file ours and whole?
+pub(super) async fn check(path: &Path) -> Result<(), Error> {
+    let problem = match examine(path).await {
+        Ok(None) => return Ok(()),
+        Ok(Some(problem)) => problem,
+        Err(error) if is_damage(&error) => error.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    Err(Error::StoreDamaged {
+        store: path.display().to_string(),
+        problem,
+    })
+}
+
+async fn examine(path: &Path) -> Result<Option<String>, sqlx::Error> {
+    let mut connection = alone(path).await?;
+    let application: i64 = sqlx::query_scalar("PRAGMA application_id")
+        .fetch_one(&mut connection)
+        .await?;
+    if application != APPLICATION {
+        return Ok(Some("it is not a handfast registry".to_owned()));
+    }
+    let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+        .fetch_one(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(Some(found).filter(|found| found != "ok"))
+}
+
+/// A connection outside of the pool, which would try again and again.
+async fn alone(path: &Path) -> Result<AnyConnection, sqlx::Error> {
+    sqlx::any::install_default_drivers();
+    let mut connection = AnyConnection::connect(&url(path)).await?;
+    sqlx::raw_sql(SETTINGS).execute(&mut connection).await?;
+    Ok(connection)
+}
+
+/// Tells damage from other errors.
+fn is_damage(error: &sqlx::Error) -> bool {
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .unwrap_or_default();
+    // SQLITE_CORRUPT and SQLITE_NOTADB, with their extended codes.
+    let primary = code.parse::<i64>().unwrap_or(0) & 0xff;
+    primary == 11 || primary == 26
+}
+
+pub(super) async fn connect(path: &Path) -> Result<AnyPool, sqlx::Error> {
+    sqlx::any::install_default_drivers();
+    AnyPoolOptions::new()
+        .max_connections(4)
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql(SETTINGS).execute(connection).await?;
+                Ok(())
+            })
+        })
+        .connect(&url(path))
+        .await
+}
+
+/// A path may hold what means something in a URL.
+fn url(path: &Path) -> String {
+    let mut url = String::from("sqlite://");
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => url.push(char::from(*byte)),
+            plain if plain.is_ascii_alphanumeric() => url.push(char::from(*plain)),
+            // Writing to a string does not fail.
+            other => drop(write!(url, "%{other:02x}")),
+        }
+    }
+    url.push_str("?mode=rw");
+    url
+}
