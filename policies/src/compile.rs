@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use crate::document::Rule;
+use crate::document::{PortRange, Rule};
 use crate::entry::Entry;
 use crate::model::{Direction, Protocol, RuleRef, Verdict};
 use crate::ports::Ports;
@@ -30,21 +30,19 @@ impl Claim<'_> {
     }
 }
 
-/// The entries of one direction, from all rules that match the remote.
+/// The entries of one direction, from all rules that match the remote and their ports there.
 pub(crate) fn entries<'a>(
     direction: Direction,
-    rules: impl IntoIterator<Item = &'a Rule>,
+    ranges: impl IntoIterator<Item = (&'a Rule, PortRange)>,
 ) -> Vec<Entry> {
     let mut claims: BTreeMap<Protocol, Vec<Claim<'a>>> = BTreeMap::new();
-    for rule in rules {
-        for range in &rule.ports {
-            let claim = Claim {
-                rule,
-                protocol: range.protocol,
-                ports: range.ports,
-            };
-            claims.entry(range.protocol).or_default().push(claim);
-        }
+    for (rule, range) in ranges {
+        let claim = Claim {
+            rule,
+            protocol: range.protocol,
+            ports: range.ports,
+        };
+        claims.entry(range.protocol).or_default().push(claim);
     }
     let any = claims.remove(&Protocol::Any).unwrap_or_default();
     let mut entries: Vec<_> = decide(direction, Protocol::Any, Ports::ANY, any.iter())

@@ -1,8 +1,9 @@
 //! A policy document as it was meant, whatever dialect it was written in.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::entry::{Remote, Workload};
+use crate::entry::{NAMED_PORT, Remote, Workload};
 use crate::model::{Authentication, Direction, Encryption, Kind, Protocol, RuleRef, Verdict};
 use crate::ports::Ports;
 use crate::selector::{IdPattern, Peers, Selector};
@@ -23,12 +24,25 @@ pub(crate) struct Document {
 pub(crate) struct Spec {
     pub(crate) subject: Selector,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) denies: Denies,
+    /// Where the subject is written.
+    pub(crate) field: String,
+    pub(crate) line: usize,
 }
 
-impl Spec {
-    /// Whether it puts its subjects under default deny in this direction: it has a rule there, whatever it allows.
-    pub(crate) fn governs(&self, direction: Direction) -> bool {
-        self.rules.iter().any(|rule| rule.direction == direction)
+/// The directions in which a spec puts its subjects under default deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Denies {
+    pub(crate) ingress: bool,
+    pub(crate) egress: bool,
+}
+
+impl Denies {
+    pub(crate) fn by_default(self, direction: Direction) -> bool {
+        match direction {
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
+        }
     }
 }
 
@@ -40,12 +54,14 @@ pub(crate) struct Rule {
     pub(crate) peers: Peers,
     /// If given, the remote is a workload whose SPIFFE ID matches one of these too.
     pub(crate) ids: Option<Vec<IdPattern>>,
-    pub(crate) ports: Vec<PortRange>,
+    pub(crate) ports: Vec<PortMatch>,
     pub(crate) auth: Option<Authentication>,
     pub(crate) max_age: Option<Duration>,
     pub(crate) encryption: Option<Encryption>,
     pub(crate) field: String,
     pub(crate) line: usize,
+    /// Whether nobody wrote it: the language has it by itself.
+    pub(crate) is_implied: bool,
     /// Set when the document enters a set.
     pub(crate) number: RuleRef,
 }
@@ -54,6 +70,24 @@ impl Rule {
     /// Whether it says nothing about the far end.
     pub(crate) fn is_for_anybody(&self) -> bool {
         self.ids.is_none() && matches!(self.peers, Peers::Any)
+    }
+
+    /// The ports that it speaks of between the two: named ones are those of whoever is called.
+    pub(crate) fn ranges<'a>(
+        &'a self,
+        local: &'a Workload,
+        remote: &'a Remote,
+    ) -> impl Iterator<Item = PortRange> + 'a {
+        let called = match (self.direction, remote) {
+            (Direction::Ingress, _) => Some(local),
+            (Direction::Egress, Remote::Workload(workload)) => Some(workload),
+            (Direction::Egress, _) => None,
+        };
+        let called = called.map(|workload| &workload.labels);
+        self.ports.iter().filter_map(move |port| match port {
+            PortMatch::Range(range) => Some(*range),
+            PortMatch::Named(named) => named.number(called?),
+        })
     }
 
     /// Whether it speaks of flows between the two.
@@ -66,6 +100,41 @@ impl Rule {
             (Some(_), _) => false,
         };
         known && self.peers.matches(local, remote)
+    }
+}
+
+/// What a rule says of ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PortMatch {
+    Range(PortRange),
+    Named(NamedPort),
+}
+
+/// A port by the name that the workload gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedPort {
+    pub(crate) name: String,
+    /// The protocol that it must have; any, if none is said.
+    pub(crate) protocol: Option<Protocol>,
+}
+
+impl NamedPort {
+    /// The port's number, if these labels give it one.
+    fn number(&self, labels: &BTreeMap<String, String>) -> Option<PortRange> {
+        let value = labels.get(&format!("{NAMED_PORT}{}", self.name))?;
+        let (number, protocol) = value.split_once('-').unwrap_or((value, "TCP"));
+        let protocol = match protocol {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            "SCTP" => Protocol::Sctp,
+            _ => return None,
+        };
+        if self.protocol.is_some_and(|wanted| wanted != protocol) {
+            return None;
+        }
+        let number = number.parse().ok().filter(|number| *number != 0)?;
+        let ports = Ports::new(number, number)?;
+        Some(PortRange { protocol, ports })
     }
 }
 

@@ -9,6 +9,11 @@ use spiffe::SpiffeId;
 use crate::model::{Authentication, Direction, Encryption, Protocol, RuleRef, Verdict};
 use crate::ports::Ports;
 
+/// What the labels begin with that name a workload's ports: `handfast.io/port.http: "8080"` or `"53-UDP"`.
+///
+/// Named ports stand among the labels, so that they are signed like these, and both ends of a flow know the same.
+pub const NAMED_PORT: &str = "handfast.io/port.";
+
 /// A workload as the CA has signed it: its SPIFFE ID and its labels.
 ///
 /// Label keys carry no source prefix (`run`, not `k8s:run`). The namespace of a

@@ -35,6 +35,7 @@
 mod compile;
 mod document;
 mod entry;
+mod local;
 mod model;
 mod pairing;
 mod ports;
@@ -42,10 +43,11 @@ mod read;
 mod selector;
 mod set;
 
-pub use entry::{Entry, Pairing, Remote, Workload, lookup};
+pub use entry::{Entry, NAMED_PORT, Pairing, Remote, Workload, lookup};
+pub use local::{LocalPolicy, Ruling};
 pub use model::{
     Authentication, Direction, Encryption, Kind, PolicyInfo, Protocol, RuleInfo, RuleRef, Verdict,
 };
 pub use ports::{PortPrefix, Ports, ports_to_prefixes};
-pub use read::split;
-pub use set::{PolicySet, ReadError, Source};
+pub use read::{custom_resource_definition, json_schema, split};
+pub use set::{Changed, ChangedFor, Note, PolicySet, ReadError, Source};

@@ -35,9 +35,36 @@ pub enum Protocol {
     Udp,
     /// SCTP, 132.
     Sctp,
+    /// ICMP, 1; the message's type stands where others have the port.
+    Icmp,
+    /// ICMPv6, 58; the same.
+    Icmpv6,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "any",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+            Self::Icmp => "icmp",
+            Self::Icmpv6 => "icmpv6",
+        })
+    }
 }
 
 impl Protocol {
+    /// All that tell flows apart; what no rule names is [`Protocol::Any`].
+    pub const ALL: [Self; 6] = [
+        Self::Any,
+        Self::Tcp,
+        Self::Udp,
+        Self::Sctp,
+        Self::Icmp,
+        Self::Icmpv6,
+    ];
+
     /// The number in the IP header; `None` for any (IANA protocol numbers).
     #[must_use]
     pub fn number(self) -> Option<u8> {
@@ -46,6 +73,8 @@ impl Protocol {
             Self::Tcp => Some(6),
             Self::Udp => Some(17),
             Self::Sctp => Some(132),
+            Self::Icmp => Some(1),
+            Self::Icmpv6 => Some(58),
         }
     }
 }
@@ -93,6 +122,10 @@ pub enum Kind {
     HandfastPolicy,
     /// `cilium.io/v2`.
     CiliumNetworkPolicy,
+    /// `cilium.io/v2`, without a namespace.
+    CiliumClusterwideNetworkPolicy,
+    /// `networking.k8s.io/v1`.
+    NetworkPolicy,
 }
 
 impl fmt::Display for Kind {
@@ -100,6 +133,8 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::HandfastPolicy => "HandfastPolicy",
             Self::CiliumNetworkPolicy => "CiliumNetworkPolicy",
+            Self::CiliumClusterwideNetworkPolicy => "CiliumClusterwideNetworkPolicy",
+            Self::NetworkPolicy => "NetworkPolicy",
         })
     }
 }
@@ -124,6 +159,12 @@ pub struct RuleInfo {
     pub file: String,
     /// The line in that source, from 1.
     pub line: usize,
+    /// The direction it speaks of.
+    pub direction: Direction,
+    /// Whether it allows or denies.
+    pub verdict: Verdict,
+    /// What it says about authentication.
+    pub authentication: Option<Authentication>,
 }
 
 impl fmt::Display for RuleInfo {

@@ -7,9 +7,6 @@ use crate::entry::{Entry, Pairing, Remote, Workload, lookup};
 use crate::model::{Direction, Protocol, Verdict};
 use crate::set::PolicySet;
 
-/// One of each: what no rule names by protocol is all alike.
-const PROTOCOLS: [Protocol; 4] = [Protocol::Any, Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-
 pub(crate) fn between(set: &PolicySet, local: &Workload, remote: &Workload) -> Pairing {
     let there = flows(set, local, remote);
     let back = flows(set, remote, local);
@@ -29,7 +26,7 @@ fn flows(set: &PolicySet, from: &Workload, to: &Workload) -> Pairing {
         .chain([0])
         .collect();
     let mut pairing = Pairing::default();
-    for protocol in PROTOCOLS {
+    for protocol in Protocol::ALL {
         for port in &ports {
             let passes = (
                 sending.passes(protocol, *port),
@@ -47,33 +44,34 @@ fn flows(set: &PolicySet, from: &Workload, to: &Workload) -> Pairing {
 /// One end of a flow.
 struct Side {
     direction: Direction,
-    /// `None` if no policy selects this end, so that everything passes.
-    entries: Option<Vec<Entry>>,
+    entries: Vec<Entry>,
+    /// Whether what no entry speaks of is denied.
+    selected: bool,
 }
 
 impl Side {
     fn new(set: &PolicySet, local: &Workload, remote: &Workload, direction: Direction) -> Self {
-        let entries = set
-            .selected(local, direction)
-            .then(|| set.entries(local, &Remote::Workload(remote.clone())));
-        Self { direction, entries }
+        let policy = set.of_workload(local);
+        Self {
+            direction,
+            entries: policy.entries(&Remote::Workload(remote.clone())),
+            selected: policy.selected(direction),
+        }
     }
 
     /// The ports at which what is allowed may change.
     fn turns(&self) -> impl Iterator<Item = u16> {
-        let entries = self.entries.iter().flatten();
-        entries.flat_map(|entry| {
+        self.entries.iter().flat_map(|entry| {
             std::iter::once(entry.ports.first()).chain(entry.ports.last().checked_add(1))
         })
     }
 
     /// Whether a flow may pass, and if so how old its proofs may be.
     fn passes(&self, protocol: Protocol, port: u16) -> Option<Option<Duration>> {
-        let Some(entries) = &self.entries else {
-            return Some(None);
-        };
-        let entry = lookup(entries, self.direction, protocol, port)?;
-        (entry.verdict == Verdict::Allow).then_some(entry.max_age)
+        match lookup(&self.entries, self.direction, protocol, port) {
+            Some(entry) => (entry.verdict == Verdict::Allow).then_some(entry.max_age),
+            None => (!self.selected).then_some(None),
+        }
     }
 }
 

@@ -8,20 +8,20 @@ use spiffe::SpiffeId;
 use crate::entry::{Remote, Workload};
 
 /// Workloads by their labels; one without requirements selects all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selector {
     pub(crate) requirements: Vec<Requirement>,
 }
 
 /// One condition on one label.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Requirement {
     pub(crate) key: String,
     pub(crate) is: Condition,
 }
 
 /// What is required of a label; `NotIn` holds for an absent one, as in Kubernetes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
     In(BTreeSet<String>),
     NotIn(BTreeSet<String>),
@@ -44,28 +44,29 @@ impl Selector {
 }
 
 /// The far ends that a rule speaks of.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Peers {
-    /// Everything: the rule names none.
+    /// Everything.
     Any,
     /// Any of these; an empty list is nobody.
-    Endpoints(Vec<PeerSelector>),
-    /// Unmanaged addresses in any of these blocks.
-    Blocks(Vec<Block>),
+    Of(Vec<Peer>),
 }
 
-/// One item of `fromEndpoints` or `toEndpoints`.
-#[derive(Clone, Debug)]
-pub(crate) enum PeerSelector {
+/// Some far ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// Workloads of the home trust domain.
     Workloads(Selector),
-    /// `reserved:host`.
+    /// The node itself.
     Host,
-    /// `reserved:world`.
+    /// Every unmanaged address.
     World,
+    /// Unmanaged addresses.
+    Block(Block),
 }
 
 /// A prefix without some prefixes inside it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Block {
     pub(crate) net: IpNet,
     pub(crate) except: Vec<IpNet>,
@@ -74,13 +75,15 @@ pub(crate) struct Block {
 impl Peers {
     /// Every prefix that is named, exceptions included.
     pub(crate) fn cidrs(&self) -> impl Iterator<Item = IpNet> {
-        let blocks = match self {
-            Self::Blocks(blocks) => blocks.as_slice(),
-            Self::Any | Self::Endpoints(_) => &[],
+        let peers = match self {
+            Self::Of(peers) => peers.as_slice(),
+            Self::Any => &[],
         };
-        blocks
-            .iter()
-            .flat_map(|block| std::iter::once(block.net).chain(block.except.iter().copied()))
+        let blocks = peers.iter().filter_map(|peer| match peer {
+            Peer::Block(block) => Some(block),
+            _ => None,
+        });
+        blocks.flat_map(|block| std::iter::once(block.net).chain(block.except.iter().copied()))
     }
 
     /// Whether `remote` is among them, seen from `local`.
@@ -89,16 +92,12 @@ impl Peers {
     pub(crate) fn matches(&self, local: &Workload, remote: &Remote) -> bool {
         match self {
             Self::Any => true,
-            Self::Endpoints(selectors) => selectors.iter().any(|s| s.matches(local, remote)),
-            Self::Blocks(blocks) => match remote {
-                Remote::Cidr(net) => blocks.iter().any(|block| block.contains(net)),
-                _ => false,
-            },
+            Self::Of(peers) => peers.iter().any(|peer| peer.matches(local, remote)),
         }
     }
 }
 
-impl PeerSelector {
+impl Peer {
     fn matches(&self, local: &Workload, remote: &Remote) -> bool {
         match (self, remote) {
             (Self::Workloads(selector), Remote::Workload(workload)) => {
@@ -106,6 +105,7 @@ impl PeerSelector {
                 workload.spiffe_id.is_member_of(home) && selector.matches(workload)
             }
             (Self::World, Remote::World | Remote::Cidr(_)) | (Self::Host, Remote::Host) => true,
+            (Self::Block(block), Remote::Cidr(net)) => block.contains(net),
             _ => false,
         }
     }
@@ -118,13 +118,13 @@ impl Block {
 }
 
 /// SPIFFE IDs by pattern: `*` stands for one path segment, `**` at the end for one or more.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct IdPattern {
     trust_domain: String,
     segments: Vec<Segment>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
     Exactly(String),
     One,

@@ -1,20 +1,22 @@
 //! A set of policies that was read whole, and what it answers.
 
 use std::collections::hash_map::Entry::{Occupied, Vacant};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
 use crate::document::{Document, Spec};
 use crate::entry::{Entry, Pairing, Remote, Workload};
+use crate::local::LocalPolicy;
 use crate::model::{Direction, Kind, PolicyInfo, RuleInfo, RuleRef};
-use crate::{compile, pairing, read};
+use crate::{pairing, read};
 
 /// A text with the name that errors call it by: a path, or `policy/name`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Source {
     /// Where it is from.
     pub name: String,
@@ -47,13 +49,42 @@ impl fmt::Display for ReadError {
     }
 }
 
+/// Something that is read as it stands and may yet surprise whoever wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Note {
+    /// The source's name.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column, from 1, in characters.
+    pub column: usize,
+    /// The field path, such as `spec.ingress[0].fromEntities[0]`.
+    pub field: String,
+    /// What it does or does not do.
+    pub message: String,
+}
+
 /// All policies that are in force, read together.
+///
+/// Rules have numbers that stay theirs from one version of a set to the next ([`PolicySet::updated`]), so that what
+/// remembers a rule by its number (a connection, a map) need not be written anew because another policy changed.
 #[derive(Clone, Debug, Default)]
 pub struct PolicySet {
-    specs: Vec<Spec>,
+    files: Vec<Arc<File>>,
     policies: Vec<PolicyInfo>,
-    rules: Vec<RuleInfo>,
+    /// Where each rule's description is: file, and place in it.
+    rules: HashMap<RuleRef, (usize, usize)>,
+    last_number: u32,
     cidrs: BTreeSet<IpNet>,
+}
+
+/// One source, read.
+#[derive(Debug)]
+struct File {
+    source: Source,
+    documents: Vec<Document>,
+    rules: Vec<(RuleRef, RuleInfo)>,
+    notes: Vec<Note>,
 }
 
 impl PolicySet {
@@ -62,106 +93,121 @@ impl PolicySet {
     /// # Errors
     /// Everything that is wrong in any of them, in the order of sources, lines and columns.
     pub fn read(sources: Vec<Source>) -> Result<Self, Vec<ReadError>> {
-        let mut set = Self::default();
+        Self::default().updated(sources)
+    }
+
+    /// The next version of this set: only sources that are not in it already are read, and rules that stay in their
+    /// place keep their numbers.
+    ///
+    /// # Errors
+    /// As [`PolicySet::read`].
+    pub fn updated(&self, sources: Vec<Source>) -> Result<Self, Vec<ReadError>> {
+        let mut known: HashMap<&Source, &Arc<File>> =
+            self.files.iter().map(|file| (&file.source, file)).collect();
+        let kept: Vec<Option<&Arc<File>>> = sources.iter().map(|s| known.remove(s)).collect();
+        let mut numbers = Numbers {
+            free: known
+                .into_values()
+                .flat_map(|file| &file.rules)
+                .map(|(number, rule)| (rule.place(), *number))
+                .collect(),
+            last: self.last_number,
+        };
+        let mut files = Vec::new();
         let mut errors = Vec::new();
-        let mut names = HashMap::new();
-        for Source { name: file, text } in &sources {
-            let mut found = Vec::new();
-            match read::documents(file, text) {
-                Ok(documents) => {
-                    for document in documents {
-                        found.extend(repeated(&mut names, file, &document));
-                        set.add(file, document);
-                    }
-                }
-                Err(errors) => found = errors,
+        for (source, kept) in sources.into_iter().zip(kept) {
+            match kept {
+                Some(file) => files.push(Arc::clone(file)),
+                None => match File::read(source, &mut numbers) {
+                    Ok(file) => files.push(Arc::new(file)),
+                    Err(mut found) => errors.append(&mut found),
+                },
             }
-            found.sort_by_key(|error| (error.line, error.column));
-            errors.append(&mut found);
         }
+        errors.extend(repeated(&files));
         if errors.is_empty() {
-            Ok(set)
+            Ok(Self::of(files, numbers.last))
         } else {
+            errors.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
             Err(errors)
         }
     }
 
-    fn add(&mut self, file: &str, document: Document) {
-        let Document {
-            kind,
-            namespace,
-            name,
-            line,
-            specs,
-            ..
-        } = document;
-        let count = |direction| {
-            let rules = specs.iter().flat_map(|spec| &spec.rules);
-            rules.filter(|rule| rule.direction == direction).count()
+    fn of(files: Vec<Arc<File>>, last_number: u32) -> Self {
+        let mut set = Self {
+            last_number,
+            ..Self::default()
         };
-        self.policies.push(PolicyInfo {
-            kind,
-            namespace: namespace.clone(),
-            name: name.clone(),
-            ingress: count(Direction::Ingress),
-            egress: count(Direction::Egress),
-            file: file.to_owned(),
-            line,
-        });
-        for mut spec in specs {
-            for rule in &mut spec.rules {
-                self.rules.push(RuleInfo {
-                    kind,
-                    namespace: namespace.clone(),
-                    policy: name.clone(),
-                    field: rule.field.clone(),
-                    file: file.to_owned(),
-                    line: rule.line,
-                });
-                // A text of 1 MiB holds fewer rules than 2^32, and so does all memory.
-                rule.number = RuleRef(u32::try_from(self.rules.len()).unwrap_or(u32::MAX));
-                self.cidrs.extend(rule.peers.cidrs());
+        for (at, file) in files.iter().enumerate() {
+            let rules = file.rules.iter().enumerate();
+            set.rules
+                .extend(rules.map(|(place, (number, _))| (*number, (at, place))));
+            for document in &file.documents {
+                set.policies.push(document.info(&file.source.name));
+                for rule in document.specs.iter().flat_map(|spec| &spec.rules) {
+                    set.cidrs.extend(rule.peers.cidrs());
+                }
             }
-            self.specs.push(spec);
         }
+        set.files = files;
+        set
     }
 
-    /// Whether some policy selects this workload in this direction, so that what no rule allows is denied.
+    /// Every document with the name of its source.
+    pub(crate) fn documents(&self) -> impl Iterator<Item = (&str, &Document)> {
+        self.files.iter().flat_map(|file| {
+            let name = file.source.name.as_str();
+            file.documents.iter().map(move |document| (name, document))
+        })
+    }
+
+    fn specs(&self) -> impl Iterator<Item = &Spec> {
+        self.documents().flat_map(|(_, document)| &document.specs)
+    }
+
+    /// What the policies say of one workload, to be asked about many remotes.
+    #[must_use]
+    pub fn of_workload<'a>(&'a self, local: &'a Workload) -> LocalPolicy<'a> {
+        let specs = self.specs().filter(|spec| spec.subject.matches(local));
+        LocalPolicy::new(local, specs)
+    }
+
+    /// Whether some policy puts this workload under default deny in this direction.
     #[must_use]
     pub fn selected(&self, local: &Workload, direction: Direction) -> bool {
-        self.specs
-            .iter()
-            .any(|spec| spec.governs(direction) && spec.subject.matches(local))
+        self.specs()
+            .any(|spec| spec.denies.by_default(direction) && spec.subject.matches(local))
     }
 
-    /// What the gates of `local` enforce toward and from `remote`, in the directions in which `local` is selected.
+    /// What the gates of `local` enforce toward and from `remote`.
     ///
-    /// [`lookup`](crate::lookup) says which entry decides; where none does, the flow is denied.
+    /// [`lookup`](crate::lookup) says which entry decides. Where none does, the flow is denied if `local` is
+    /// [selected](Self::selected) in that direction, and allowed if it is not.
     #[must_use]
     pub fn entries(&self, local: &Workload, remote: &Remote) -> Vec<Entry> {
-        let matching: Vec<_> = self
-            .specs
-            .iter()
-            .filter(|spec| spec.subject.matches(local))
-            .flat_map(|spec| &spec.rules)
-            .filter(|rule| rule.matches(local, remote))
-            .collect();
-        let of = |direction| {
-            let rules = matching
-                .iter()
-                .copied()
-                .filter(move |rule| rule.direction == direction);
-            compile::entries(direction, rules)
-        };
-        let mut entries = of(Direction::Ingress);
-        entries.append(&mut of(Direction::Egress));
-        entries
+        self.of_workload(local).entries(remote)
     }
 
     /// Whether some flow between the two is allowed on both ends, so that proving them ahead pays.
     #[must_use]
     pub fn pairing(&self, local: &Workload, remote: &Workload) -> Pairing {
         pairing::between(self, local, remote)
+    }
+
+    /// What is different from an earlier version of this set.
+    #[must_use]
+    pub fn changed_since<'a>(&'a self, before: &'a Self) -> Changed<'a> {
+        let of =
+            |set: &Self| -> HashSet<*const File> { set.files.iter().map(Arc::as_ptr).collect() };
+        let (old, new) = (of(before), of(self));
+        let only = |set: &'a Self, other: HashSet<*const File>| {
+            let files = set.files.iter();
+            let files = files.filter(move |file| !other.contains(&Arc::as_ptr(file)));
+            files.flat_map(|file| file.documents.iter().flat_map(|document| &document.specs))
+        };
+        Changed {
+            specs: only(self, old).chain(only(before, new)).collect(),
+        }
     }
 
     /// Every prefix that tells unmanaged addresses apart, without repeats.
@@ -183,10 +229,31 @@ impl PolicySet {
         cidrs.into_iter().collect()
     }
 
+    /// What an address outside the mesh is to the rules: its longest match among [`PolicySet::cidrs`].
+    #[must_use]
+    pub fn outside(&self, address: IpAddr) -> Remote {
+        let address = IpNet::from(address);
+        let containing = self
+            .cidrs()
+            .into_iter()
+            .filter(|net| net.contains(&address));
+        containing
+            .max_by_key(IpNet::prefix_len)
+            .map_or(Remote::World, Remote::Cidr)
+    }
+
     /// Where a rule stands; `None` for a number that is not of this set.
     #[must_use]
     pub fn rule(&self, rule: RuleRef) -> Option<&RuleInfo> {
-        self.rules.get((rule.0 as usize).checked_sub(1)?)
+        let (file, place) = self.rules.get(&rule)?;
+        let (_, info) = self.files.get(*file)?.rules.get(*place)?;
+        Some(info)
+    }
+
+    /// Every rule, in the order in which they were read.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleRef, &RuleInfo)> {
+        let rules = self.files.iter().flat_map(|file| &file.rules);
+        rules.map(|(number, info)| (*number, info))
     }
 
     /// The documents, in the order in which they were read.
@@ -194,34 +261,161 @@ impl PolicySet {
     pub fn policies(&self) -> &[PolicyInfo] {
         &self.policies
     }
+
+    /// What is read as it stands and may yet surprise.
+    pub fn notes(&self) -> impl Iterator<Item = &Note> {
+        self.files.iter().flat_map(|file| &file.notes)
+    }
 }
 
-/// Where a document of some kind, namespace and name was first seen.
-type Names<'a> = HashMap<(Kind, Option<String>, String), (&'a str, usize)>;
+/// What two versions of a set do not have in common.
+#[derive(Debug)]
+pub struct Changed<'a> {
+    specs: Vec<&'a Spec>,
+}
 
-fn repeated<'a>(names: &mut Names<'a>, file: &'a str, document: &Document) -> Option<ReadError> {
-    let identity = (
-        document.kind,
-        document.namespace.clone(),
-        document.name.clone(),
-    );
-    match names.entry(identity) {
-        Vacant(entry) => {
-            entry.insert((file, document.line));
-            None
+impl Changed<'_> {
+    /// Whether nothing is different.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.specs.is_empty()
+    }
+
+    /// Whether what they say of this workload may be different, and for which remotes.
+    #[must_use]
+    pub fn of_workload<'a>(&'a self, local: &'a Workload) -> Option<ChangedFor<'a>> {
+        let specs = self.specs.iter().copied();
+        let specs: Vec<_> = specs.filter(|spec| spec.subject.matches(local)).collect();
+        (!specs.is_empty()).then_some(ChangedFor { local, specs })
+    }
+}
+
+/// What two versions of a set do not have in common about one workload.
+#[derive(Debug)]
+pub struct ChangedFor<'a> {
+    local: &'a Workload,
+    specs: Vec<&'a Spec>,
+}
+
+impl ChangedFor<'_> {
+    /// Whether the entries toward and from this remote may be different.
+    #[must_use]
+    pub fn concerns(&self, remote: &Remote) -> bool {
+        let mut rules = self.specs.iter().flat_map(|spec| &spec.rules);
+        rules.any(|rule| rule.matches(self.local, remote))
+    }
+}
+
+/// Hands out the numbers of rules.
+struct Numbers {
+    /// Those of rules that stood in sources which are read anew.
+    free: HashMap<Place, RuleRef>,
+    last: u32,
+}
+
+impl Numbers {
+    fn of(&mut self, rule: &RuleInfo) -> RuleRef {
+        self.free.remove(&rule.place()).unwrap_or_else(|| {
+            // Texts of 1 MiB, one a millisecond, would take weeks to get there; then rules share the last number.
+            self.last = self.last.saturating_add(1);
+            RuleRef(self.last)
+        })
+    }
+}
+
+/// What makes a rule the same one in the next version of its document.
+type Place = (Kind, Option<String>, String, String);
+
+impl RuleInfo {
+    fn place(&self) -> Place {
+        let namespace = self.namespace.clone();
+        (
+            self.kind,
+            namespace,
+            self.policy.clone(),
+            self.field.clone(),
+        )
+    }
+}
+
+impl File {
+    fn read(source: Source, numbers: &mut Numbers) -> Result<Self, Vec<ReadError>> {
+        let (mut documents, notes) = read::documents(&source.name, &source.text)?;
+        let mut rules = Vec::new();
+        for document in &mut documents {
+            for spec in &mut document.specs {
+                for rule in &mut spec.rules {
+                    let info = RuleInfo {
+                        kind: document.kind,
+                        namespace: document.namespace.clone(),
+                        policy: document.name.clone(),
+                        field: rule.field.clone(),
+                        file: source.name.clone(),
+                        line: rule.line,
+                        direction: rule.direction,
+                        verdict: rule.verdict,
+                        authentication: rule.auth,
+                    };
+                    rule.number = numbers.of(&info);
+                    rules.push((rule.number, info));
+                }
+            }
         }
-        Occupied(entry) => {
-            let (file_before, line_before) = entry.get();
-            Some(ReadError {
-                file: file.to_owned(),
-                line: document.line,
-                column: document.column,
-                field: "metadata.name".to_owned(),
-                message: format!(
-                    "there is a {} {} already, at {file_before}:{line_before}: rename one of them",
-                    document.kind, document.name
-                ),
-            })
+        Ok(Self {
+            source,
+            documents,
+            rules,
+            notes,
+        })
+    }
+}
+
+impl Document {
+    fn info(&self, file: &str) -> PolicyInfo {
+        let count = |direction| {
+            let rules = self.specs.iter().flat_map(|spec| &spec.rules);
+            rules
+                .filter(|rule| rule.direction == direction && !rule.is_implied)
+                .count()
+        };
+        PolicyInfo {
+            kind: self.kind,
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            ingress: count(Direction::Ingress),
+            egress: count(Direction::Egress),
+            file: file.to_owned(),
+            line: self.line,
         }
     }
+}
+
+/// Documents that have the kind, namespace and name of an earlier one.
+fn repeated(files: &[Arc<File>]) -> Vec<ReadError> {
+    let mut names = HashMap::new();
+    let mut errors = Vec::new();
+    for file in files {
+        for document in &file.documents {
+            let identity = (document.kind, &document.namespace, &document.name);
+            match names.entry(identity) {
+                Vacant(entry) => {
+                    entry.insert((&file.source.name, document.line));
+                }
+                Occupied(entry) => {
+                    let (file_before, line_before) = entry.get();
+                    errors.push(ReadError {
+                        file: file.source.name.clone(),
+                        line: document.line,
+                        column: document.column,
+                        field: "metadata.name".to_owned(),
+                        message: format!(
+                            "there is a {} {} already, at {file_before}:{line_before}: rename one of them",
+                            document.kind, document.name
+                        ),
+                    });
+                }
+            }
+        }
+    }
+    errors
 }

@@ -72,8 +72,8 @@ fn a_typo_in_a_field_names_its_place_and_what_was_meant() {
     says(
         &with_rule("banana: 1"),
         &[
-            "p.yaml:8:7: spec.ingress[0].banana: unknown field: use fromEndpoints, fromCIDR, fromCIDRSet, toPorts \
-           or authentication",
+            "p.yaml:8:7: spec.ingress[0].banana: unknown field: use fromEndpoints, fromEntities, fromCIDR, \
+           fromCIDRSet, toPorts, icmps or authentication",
         ],
     );
 }
@@ -83,13 +83,12 @@ fn what_is_not_enforced_is_refused_with_what_to_write_instead() {
     let place = "p.yaml:8:7: spec.ingress[0]";
     for (rule, error) in [
         (
-            "fromEntities: [world]",
-            ".fromEntities: handfast does not enforce fromEntities: write reserved:host or reserved:world in an \
-             endpoint selector, or a CIDR, or leave the peers out to mean everything",
+            "fromRequires: []",
+            ".fromRequires: handfast does not enforce fromRequires: add the labels to each selector of the rules",
         ),
         (
-            "icmps: []",
-            ".icmps: handfast does not enforce icmps: a rule without toPorts speaks of ICMP too",
+            "fromNodes: []",
+            ".fromNodes: handfast does not enforce fromNodes: write the nodes' addresses as CIDRs",
         ),
         (
             "toEndpoints: [{}]",
@@ -105,12 +104,10 @@ fn what_is_not_enforced_is_refused_with_what_to_write_instead() {
 }
 
 #[test]
-fn layer_seven_rules_and_named_ports_are_refused() {
+fn layer_seven_rules_are_refused() {
     says(
         &with_rule("toPorts:\n- ports: [{port: http}]\n  rules: {http: [{method: GET}]}"),
         &[
-            "p.yaml:9:24: spec.ingress[0].toPorts[0].ports[0].port: handfast does not enforce named ports: write \
-             the number",
             "p.yaml:10:9: spec.ingress[0].toPorts[0].rules: handfast does not enforce rules: requests are not \
              looked into: remove it, and let the workload judge them",
         ],
@@ -149,8 +146,8 @@ fn ports_that_are_none_are_refused() {
         ),
         (
             "{port: 80, protocol: ICMP}",
-            "38: spec.ingress[0].toPorts[0].ports[0].protocol: ICMP has no ports: a rule without toPorts speaks of \
-             it too",
+            "38: spec.ingress[0].toPorts[0].ports[0].protocol: ICMP has no ports: name its messages with icmps, or \
+             leave toPorts out to mean every protocol",
         ),
         (
             "{protocol: TCP}",
@@ -288,17 +285,17 @@ fn a_document_that_has_no_effect_is_refused() {
 #[test]
 fn other_kinds_and_versions_are_refused_with_what_to_write_instead() {
     says(
-        "kind: NetworkPolicy",
+        "kind: AdminNetworkPolicy",
         &[
-            "p.yaml:1:7: kind: handfast does not read the kind NetworkPolicy: write a CiliumNetworkPolicy or a \
-           HandfastPolicy",
+            "p.yaml:1:7: kind: handfast does not read the kind AdminNetworkPolicy: write a \
+             CiliumClusterwideNetworkPolicy, or a HandfastPolicy without a namespace",
         ],
     );
     says(
         "kind: CiliumNetworkPolcy",
         &[
-            "p.yaml:1:7: kind: unknown kind \"CiliumNetworkPolcy\": use HandfastPolicy or CiliumNetworkPolicy; did you \
-           mean CiliumNetworkPolicy?",
+            "p.yaml:1:7: kind: unknown kind \"CiliumNetworkPolcy\": use HandfastPolicy, CiliumNetworkPolicy, \
+             CiliumClusterwideNetworkPolicy or NetworkPolicy; did you mean CiliumNetworkPolicy?",
         ],
     );
     says(

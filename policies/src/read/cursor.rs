@@ -3,17 +3,22 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use crate::read::shape::Schema;
 use crate::read::typo;
 use crate::read::yaml::{Key, Node, Position, Value};
-use crate::set::ReadError;
+use crate::set::{Note, ReadError};
 
 /// More errors than this in one text are not listed.
 const MAX_ERRORS: usize = 100;
 
-/// The errors of one text so far.
+/// More notes than this on one text are not listed.
+const MAX_NOTES: usize = 1000;
+
+/// The errors of one text so far, and what is no error but worth a word.
 pub(crate) struct Report<'a> {
     file: &'a str,
     errors: RefCell<Vec<ReadError>>,
+    notes: RefCell<Vec<Note>>,
 }
 
 impl<'a> Report<'a> {
@@ -21,6 +26,20 @@ impl<'a> Report<'a> {
         Self {
             file,
             errors: RefCell::default(),
+            notes: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn note(&self, at: Position, field: &str, message: impl Into<String>) {
+        let mut notes = self.notes.borrow_mut();
+        if notes.len() < MAX_NOTES {
+            notes.push(Note {
+                file: self.file.to_owned(),
+                line: at.line,
+                column: at.column,
+                field: field.to_owned(),
+                message: message.into(),
+            });
         }
     }
 
@@ -40,17 +59,9 @@ impl<'a> Report<'a> {
         });
     }
 
-    pub(crate) fn into_errors(self) -> Vec<ReadError> {
-        self.errors.into_inner()
+    pub(crate) fn into_parts(self) -> (Vec<ReadError>, Vec<Note>) {
+        (self.errors.into_inner(), self.notes.into_inner())
     }
-}
-
-/// The fields that a mapping may have.
-pub(crate) struct Schema {
-    /// Those that are read.
-    pub(crate) known: &'static [&'static str],
-    /// Those that exist elsewhere but are not enforced here, with what to do instead.
-    pub(crate) refused: &'static [(&'static str, &'static str)],
 }
 
 /// One node with the path that leads to it.
@@ -76,6 +87,11 @@ impl<'a> Cursor<'a> {
         self.report.add(self.node.at, &self.path, message);
     }
 
+    /// Says something that is no error.
+    pub(crate) fn note(&self, message: impl Into<String>) {
+        self.report.note(self.node.at, &self.path, message);
+    }
+
     fn expected<T>(&self, what: &str) -> Option<T> {
         self.error(format!("expected {what}, found {}", self.node.describe()));
         None
@@ -85,7 +101,7 @@ impl<'a> Cursor<'a> {
     pub(crate) fn fields(&self, schema: &'static Schema) -> Option<Fields<'a>> {
         let mut fields = self.any_fields()?;
         fields.entries.retain(|name, (key, _)| {
-            let known = schema.known.contains(name);
+            let known = schema.knows(name);
             if !known {
                 self.report
                     .add(key.at, &child(&self.path, name), unknown(name, schema));
@@ -142,6 +158,22 @@ impl<'a> Cursor<'a> {
             }
             _ => self.expected("a string"),
         }
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn boolean(&self) -> Option<bool> {
+        match &self.node.value {
+            Value::Scalar { text, plain: true } if self.node.describe() == "a boolean" => {
+                Some(text.eq_ignore_ascii_case("true"))
+            }
+            _ => self.expected("true or false"),
+        }
+    }
+
+    /// Reads every item of a list, so that each error is found, and has all or none.
+    pub(crate) fn each<T>(&self, read: impl Fn(&Cursor<'a>) -> Option<T>) -> Option<Vec<T>> {
+        let read: Vec<_> = self.items()?.iter().map(read).collect();
+        read.into_iter().collect()
     }
 
     /// A string or a number, as it is written.
@@ -237,9 +269,10 @@ fn unknown(name: &str, schema: &Schema) -> String {
         return format!("handfast does not enforce {name}: {instead}");
     }
     let refused = schema.refused.iter().map(|(name, _)| *name);
-    match typo::closest(name, schema.known.iter().copied().chain(refused)) {
+    let known = schema.names();
+    match typo::closest(name, known.iter().copied().chain(refused)) {
         Some(meant) => format!("unknown field; did you mean {meant}?"),
-        None => format!("unknown field: use {}", list(schema.known)),
+        None => format!("unknown field: use {}", list(&known)),
     }
 }
 

@@ -6,42 +6,62 @@
 mod authentication;
 mod cursor;
 mod dialect;
+mod icmps;
+mod kubernetes;
 mod peers;
 mod ports;
+mod publish;
 mod rule;
 mod selector;
+mod shape;
 mod typo;
 mod yaml;
 
+pub use publish::{custom_resource_definition, json_schema};
+
 use crate::document::{Document, Spec};
 use crate::model::Kind;
-use crate::set::ReadError;
-use cursor::{Cursor, Fields, Report, Schema};
+use crate::set::{Note, ReadError};
+use cursor::{Cursor, Fields, Report};
 use dialect::{DIALECTS, Dialect, OTHER_KINDS};
 use selector::Scope;
+use shape::{Schema, Shape, field};
 
 static DOCUMENT: Schema = Schema {
-    known: &["apiVersion", "kind", "metadata", "spec", "specs", "status"],
+    about: "A policy document.",
+    known: &[
+        field("apiVersion", Shape::Text, "The version of the kind.").required(),
+        field("kind", Shape::Text, "The kind of document.").required(),
+        field("metadata", Shape::Map(&METADATA), "What it is called.").required(),
+        field("spec", Shape::Opaque, "What it says."),
+        field("specs", Shape::Opaque, "The same, several times."),
+        field("status", Shape::Opaque, "What the cluster says of it."),
+    ],
     refused: &[],
 };
 
 /// What Kubernetes keeps in metadata; none of it but name and namespace has a meaning here.
 static METADATA: Schema = Schema {
+    about: "What the document is called.",
     known: &[
-        "name",
-        "namespace",
-        "labels",
-        "annotations",
-        "uid",
-        "resourceVersion",
-        "generation",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "finalizers",
-        "managedFields",
-        "ownerReferences",
-        "selfLink",
+        field("name", Shape::Text, "Its name.").required(),
+        field(
+            "namespace",
+            Shape::Text,
+            "Where it selects; without one it speaks of every workload of the mesh.",
+        ),
+        field("labels", Shape::Opaque, ""),
+        field("annotations", Shape::Opaque, ""),
+        field("uid", Shape::Opaque, ""),
+        field("resourceVersion", Shape::Opaque, ""),
+        field("generation", Shape::Opaque, ""),
+        field("creationTimestamp", Shape::Opaque, ""),
+        field("deletionTimestamp", Shape::Opaque, ""),
+        field("deletionGracePeriodSeconds", Shape::Opaque, ""),
+        field("finalizers", Shape::Opaque, ""),
+        field("managedFields", Shape::Opaque, ""),
+        field("ownerReferences", Shape::Opaque, ""),
+        field("selfLink", Shape::Opaque, ""),
     ],
     refused: &[("generateName", "write metadata.name")],
 };
@@ -55,7 +75,10 @@ pub fn split(text: &str) -> Vec<&str> {
 }
 
 /// Reads every document of a text.
-pub(crate) fn documents(file: &str, text: &str) -> Result<Vec<Document>, Vec<ReadError>> {
+pub(crate) fn documents(
+    file: &str,
+    text: &str,
+) -> Result<(Vec<Document>, Vec<Note>), Vec<ReadError>> {
     let report = Report::new(file);
     let nodes = yaml::parse(text.strip_prefix('\u{feff}').unwrap_or(text));
     let nodes = nodes.unwrap_or_else(|malformed| {
@@ -66,9 +89,9 @@ pub(crate) fn documents(file: &str, text: &str) -> Result<Vec<Document>, Vec<Rea
         .iter()
         .filter_map(|node| document(&Cursor::document(&report, node)))
         .collect();
-    let errors = report.into_errors();
+    let (errors, notes) = report.into_parts();
     if errors.is_empty() {
-        Ok(documents)
+        Ok((documents, notes))
     } else {
         Err(errors)
     }
@@ -89,6 +112,11 @@ fn document(cursor: &Cursor<'_>) -> Option<Document> {
     );
     let specs = specs(&fields, dialect, &scope);
     let (namespace, name) = metadata?;
+    if namespace.is_some() && dialect.kind == Kind::CiliumClusterwideNetworkPolicy {
+        cursor.error(
+            "a CiliumClusterwideNetworkPolicy is in no namespace: remove metadata.namespace",
+        );
+    }
     let at = cursor.node.at;
     Some(Document {
         kind: dialect.kind,
@@ -101,7 +129,10 @@ fn document(cursor: &Cursor<'_>) -> Option<Document> {
 }
 
 fn dialect(fields: &Fields<'_>) -> Option<&'static Dialect> {
-    let kind = fields.need("kind", "write HandfastPolicy or CiliumNetworkPolicy")?;
+    let kind = fields.need(
+        "kind",
+        "write HandfastPolicy, CiliumNetworkPolicy, CiliumClusterwideNetworkPolicy or NetworkPolicy",
+    )?;
     let written = kind.string()?;
     if let Some((name, instead)) = OTHER_KINDS.iter().find(|(name, _)| *name == written) {
         kind.error(format!("handfast does not read the kind {name}: {instead}"));
@@ -154,8 +185,12 @@ fn object_name(cursor: &Cursor<'_>, longest: usize) -> Option<String> {
 
 fn specs(fields: &Fields<'_>, dialect: &'static Dialect, scope: &Scope) -> Vec<Spec> {
     let several = fields.get("specs");
-    if let (Some(specs), Kind::HandfastPolicy) = (&several, dialect.kind) {
-        specs.error("a HandfastPolicy has one spec: write one document for each");
+    let has_one = matches!(dialect.kind, Kind::HandfastPolicy | Kind::NetworkPolicy);
+    if let (Some(specs), true) = (&several, has_one) {
+        specs.error(format!(
+            "a {} has one spec: write one document for each",
+            dialect.name
+        ));
         return Vec::new();
     }
     let single = fields.get("spec");
@@ -178,16 +213,24 @@ fn specs(fields: &Fields<'_>, dialect: &'static Dialect, scope: &Scope) -> Vec<S
 }
 
 fn spec(cursor: &Cursor<'_>, dialect: &'static Dialect, scope: &Scope) -> Option<Spec> {
-    let fields = cursor.fields(&dialect.spec)?;
+    let Some(rules) = &dialect.rules else {
+        return kubernetes::spec(cursor, scope);
+    };
+    let fields = cursor.fields(dialect.spec)?;
     if let Some(description) = fields.get("description") {
         description.string();
     }
-    let subject = fields
-        .need("endpointSelector", "write {} to select every workload")
-        .and_then(|selector| selector::subject(&selector, scope));
-    let rules = rule::all(&fields, dialect, scope);
+    let selector = fields.need("endpointSelector", "write {} to select every workload");
+    let subject = selector
+        .as_ref()
+        .and_then(|selector| selector::subject(selector, scope));
+    let rules = rule::all(&fields, rules, scope);
+    let (selector, subject, (rules, denies)) = (selector?, subject?, rules?);
     Some(Spec {
-        subject: subject?,
-        rules: rules?,
+        subject,
+        rules,
+        denies,
+        field: selector.path.clone(),
+        line: selector.node.at.line,
     })
 }

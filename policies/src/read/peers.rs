@@ -1,15 +1,24 @@
-//! The far ends of a rule: selectors or prefixes.
+//! The far ends of a rule: selectors, entities or prefixes.
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::read::cursor::{Cursor, Fields, Schema};
+use crate::read::cursor::{Cursor, Fields};
 use crate::read::selector::{self, Scope};
-use crate::selector::{Block, Peers};
+use crate::read::shape::{Item, Schema, Shape, field};
+use crate::selector::{Block, Peer, Peers, Selector};
 
-static BLOCK: Schema = Schema {
-    known: &["cidr", "except"],
+pub(crate) static BLOCK: Schema = Schema {
+    about: "A prefix without some prefixes inside it.",
+    known: &[
+        field("cidr", Shape::Text, "The prefix, such as 10.0.0.0/8.").required(),
+        field(
+            "except",
+            Shape::List(Item::Text, 0, usize::MAX),
+            "Prefixes inside it that are not meant.",
+        ),
+    ],
     refused: &[
         ("cidrGroupRef", "write the prefixes out, each with cidr"),
         (
@@ -19,16 +28,55 @@ static BLOCK: Schema = Schema {
     ],
 };
 
+/// The entities that are told apart.
+pub(crate) const ENTITIES: &[&str] = &[
+    "all",
+    "none",
+    "world",
+    "world-ipv4",
+    "world-ipv6",
+    "host",
+    "cluster",
+];
+
+/// Entities of Cilium's that are not.
+const OTHER_ENTITIES: &[(&str, &str)] = &[
+    ("remote-node", "write the other nodes' addresses as CIDRs"),
+    (
+        "kube-apiserver",
+        "write the API servers' addresses as CIDRs",
+    ),
+    (
+        "ingress",
+        "there is no proxy of its own: select the gateway's workloads by their labels",
+    ),
+    (
+        "health",
+        "there are no health endpoints: agents test each other on their sessions; remove it",
+    ),
+    (
+        "init",
+        "a workload without an identity gets no flow that needs one: remove it",
+    ),
+    (
+        "unmanaged",
+        "an address outside the mesh is of the world: write world, or the addresses as CIDRs",
+    ),
+];
+
 /// The names of the fields that say who, in one direction.
 pub(crate) struct Names {
     pub(crate) endpoints: &'static str,
+    pub(crate) entities: &'static str,
     pub(crate) cidr: &'static str,
     pub(crate) cidr_set: &'static str,
 }
 
 /// Who a rule speaks of; `None` if that was wrong, [`Peers::Any`] if no field says it.
-pub(crate) fn read(fields: &Fields<'_>, names: &Names, scope: &Scope) -> Option<Peers> {
-    let present = fields.present(&[names.endpoints, names.cidr, names.cidr_set]);
+///
+/// `Some(None)` where no field says it.
+pub(crate) fn read(fields: &Fields<'_>, names: &Names, scope: &Scope) -> Option<Option<Peers>> {
+    let present = fields.present(&[names.endpoints, names.entities, names.cidr, names.cidr_set]);
     if present.len() > 1 {
         fields.cursor.error(format!(
             "{} cannot stand in one rule: write a rule for each",
@@ -37,43 +85,76 @@ pub(crate) fn read(fields: &Fields<'_>, names: &Names, scope: &Scope) -> Option<
         return None;
     }
     if let Some(endpoints) = fields.get(names.endpoints) {
-        let items = endpoints.items()?;
-        let read: Vec<_> = items
-            .iter()
-            .map(|item| selector::peer(item, scope))
-            .collect();
-        return read
-            .into_iter()
-            .collect::<Option<_>>()
-            .map(Peers::Endpoints);
+        let peers = endpoints.each(|item| selector::peer(item, scope))?;
+        return Some(Some(Peers::Of(peers)));
+    }
+    if let Some(entities) = fields.get(names.entities) {
+        return self::entities(&entities).map(Some);
     }
     let blocks = if let Some(cidrs) = fields.get(names.cidr) {
-        each(&cidrs, |item| {
+        cidrs.each(|item| {
             Some(Block {
                 net: prefix_or_address(item)?,
                 except: Vec::new(),
             })
         })
     } else if let Some(set) = fields.get(names.cidr_set) {
-        each(&set, block)
+        set.each(block)
     } else {
-        return Some(Peers::Any);
+        return Some(None);
     };
-    blocks.map(Peers::Blocks)
+    blocks.map(|blocks| Some(Peers::Of(blocks.into_iter().map(Peer::Block).collect())))
 }
 
-/// Reads every item, so that each error is found, and has all or none.
-fn each<T>(cursor: &Cursor<'_>, read: impl Fn(&Cursor<'_>) -> Option<T>) -> Option<Vec<T>> {
-    let read: Vec<_> = cursor.items()?.iter().map(read).collect();
-    read.into_iter().collect()
+fn entities(cursor: &Cursor<'_>) -> Option<Peers> {
+    let read = cursor.each(entity)?;
+    let all: Option<Vec<_>> = read.into_iter().collect();
+    Some(match all {
+        Some(peers) => Peers::Of(peers.concat()),
+        None => Peers::Any,
+    })
 }
 
-fn block(cursor: &Cursor<'_>) -> Option<Block> {
+/// What an entity stands for; `Some(None)` is everything.
+fn entity(cursor: &Cursor<'_>) -> Option<Option<Vec<Peer>>> {
+    let written = cursor.string()?;
+    if let Some((name, instead)) = OTHER_ENTITIES.iter().find(|(name, _)| *name == written) {
+        cursor.error(format!(
+            "handfast does not tell the entity {name} apart: {instead}"
+        ));
+        return None;
+    }
+    let words: Vec<_> = ENTITIES.iter().map(|word| (*word, *word)).collect();
+    Some(match cursor.choice("entity", &words)? {
+        "all" => None,
+        "world" => Some(vec![Peer::World]),
+        "world-ipv4" => Some(vec![everywhere(IpNet::V4(Ipv4Net::default()))]),
+        "world-ipv6" => Some(vec![everywhere(IpNet::V6(Ipv6Net::default()))]),
+        "host" => Some(vec![Peer::Host]),
+        "cluster" => {
+            cursor.note(
+                "cluster means every workload of the trust domain and the node itself; the other nodes' own addresses \
+                 are outside the mesh: where they must get through, add a rule with their CIDRs",
+            );
+            Some(vec![Peer::Workloads(Selector::default()), Peer::Host])
+        }
+        _ => Some(Vec::new()),
+    })
+}
+
+fn everywhere(net: IpNet) -> Peer {
+    Peer::Block(Block {
+        net,
+        except: Vec::new(),
+    })
+}
+
+pub(crate) fn block(cursor: &Cursor<'_>) -> Option<Block> {
     let fields = cursor.fields(&BLOCK)?;
     let cidr = fields.need("cidr", "write a prefix such as 10.0.0.0/8")?;
     let net = prefix(&cidr)?;
     let except = match fields.get("except") {
-        Some(except) => each(&except, |item| inside(item, &net))?,
+        Some(except) => except.each(|item| inside(item, &net))?,
         None => Vec::new(),
     };
     Some(Block { net, except })

@@ -1,18 +1,28 @@
 //! The ports of a rule.
 
-use crate::document::PortRange;
+use crate::document::{NamedPort, PortMatch, PortRange};
 use crate::model::Protocol;
 use crate::ports::Ports;
-use crate::read::cursor::{Cursor, Fields, Schema};
+use crate::read::cursor::{Cursor, Fields};
+use crate::read::shape::{Item, Schema, Shape, field};
 
 /// The most ports that one item of `toPorts` lists, as in Cilium.
 const MAX_PORTS: usize = 40;
 
+/// The longest name of a port (RFC 6335 5.1).
+const MAX_NAME: usize = 15;
+
 /// What `ANY` with ports means, as in Cilium: the protocols that have ports.
 const WITH_PORTS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
-static ITEM: Schema = Schema {
-    known: &["ports"],
+pub(crate) static ITEM: Schema = Schema {
+    about: "Destination ports.",
+    known: &[field(
+        "ports",
+        Shape::List(Item::Map(&PORT), 1, MAX_PORTS),
+        "Any of these.",
+    )
+    .required()],
     refused: &[
         (
             "rules",
@@ -28,36 +38,46 @@ static ITEM: Schema = Schema {
 };
 
 static PORT: Schema = Schema {
-    known: &["port", "endPort", "protocol"],
+    about: "A port, a range of ports, or a port by its name.",
+    known: &[
+        field(
+            "port",
+            Shape::NumberOrWord,
+            "A number, 0 for every port, or the name that the called workload gives it.",
+        )
+        .required(),
+        field(
+            "endPort",
+            Shape::Number(0, 65_535),
+            "The last port of a range that begins with port.",
+        ),
+        field(
+            "protocol",
+            Shape::Choice(&["TCP", "UDP", "SCTP", "ANY"]),
+            "ANY, which is also what nothing means, is all three others.",
+        ),
+    ],
     refused: &[],
 };
 
 /// The ports of a rule: `Some(None)` if it names none and so means all, `None` if they were wrong.
-pub(crate) fn read(fields: &Fields<'_>) -> Option<Option<Vec<PortRange>>> {
+pub(crate) fn read(fields: &Fields<'_>) -> Option<Option<Vec<PortMatch>>> {
     let Some(list) = fields.get("toPorts") else {
         return Some(None);
     };
-    let items = list.items()?;
-    if items.is_empty() {
+    if list.items()?.is_empty() {
         return Some(None);
     }
-    let read: Vec<_> = items.iter().map(item).collect();
-    let read: Option<Vec<Vec<PortRange>>> = read.into_iter().collect();
-    Some(Some(read?.concat()))
+    Some(Some(list.each(item)?.concat()))
 }
 
-fn item(cursor: &Cursor<'_>) -> Option<Vec<PortRange>> {
+fn item(cursor: &Cursor<'_>) -> Option<Vec<PortMatch>> {
     let ports = cursor
         .fields(&ITEM)?
         .need("ports", "leave toPorts out to mean every port")?;
-    let items = ports.items()?;
-    match items.len() {
+    match ports.items()?.len() {
         0 => ports.error("there is no port in it: leave toPorts out to mean every port"),
-        1..=MAX_PORTS => {
-            let read: Vec<_> = items.iter().map(port).collect();
-            let read: Option<Vec<Vec<PortRange>>> = read.into_iter().collect();
-            return read.map(|ranges| ranges.concat());
-        }
+        1..=MAX_PORTS => return ports.each(port).map(|ranges| ranges.concat()),
         more => ports.error(format!(
             "{more} ports, and {MAX_PORTS} is the most: write ranges with endPort, or another item of toPorts"
         )),
@@ -65,62 +85,87 @@ fn item(cursor: &Cursor<'_>) -> Option<Vec<PortRange>> {
     None
 }
 
-fn port(cursor: &Cursor<'_>) -> Option<Vec<PortRange>> {
+fn port(cursor: &Cursor<'_>) -> Option<Vec<PortMatch>> {
     let fields = cursor.fields(&PORT)?;
     let first = fields
         .need("port", "write a number, or \"0\" for every port")
-        .and_then(|cursor| number(&cursor));
+        .and_then(|cursor| number_or_name(&cursor));
     let protocols = match fields.get("protocol") {
         Some(cursor) => protocols(&cursor),
         None => Some(WITH_PORTS.to_vec()),
     };
-    let last = match fields.get("endPort") {
-        Some(cursor) => number(&cursor).map(|last| Some((cursor, last))),
-        None => Some(None),
+    let (first, protocols) = (first?, protocols?);
+    let first = match first {
+        Ok(number) => number,
+        Err(name) => {
+            if let Some(end) = fields.get("endPort") {
+                end.error(
+                    "a port with a name begins no range: remove endPort, or write the number",
+                );
+                return None;
+            }
+            let protocol = match protocols.as_slice() {
+                [only] => Some(*only),
+                _ => None,
+            };
+            return Some(vec![PortMatch::Named(NamedPort { name, protocol })]);
+        }
     };
-    let (first, protocols, last) = (first?, protocols?, last?);
-    let ports = match last {
-        Some((cursor, _)) if first == 0 => {
+    let ports = match fields.get("endPort") {
+        Some(cursor) if first == 0 => {
             cursor.error("port 0 means every port, so there is no range to end: remove endPort");
             return None;
         }
         None if first == 0 => Ports::ANY,
         None => Ports::new(first, first)?,
         // Kubernetes' encoders write an absent number as 0.
-        Some((_, 0)) => Ports::new(first, first)?,
-        Some((cursor, last)) => Ports::new(first, last).or_else(|| {
-            cursor.error(format!(
-                "the range is turned round: endPort {last} is below port {first}"
-            ));
-            None
-        })?,
+        Some(cursor) => match number(&cursor)? {
+            0 => Ports::new(first, first)?,
+            last => range(&cursor, first, last)?,
+        },
     };
-    Some(
-        protocols
-            .into_iter()
-            .map(|protocol| PortRange { protocol, ports })
-            .collect(),
-    )
+    let range = |protocol| PortMatch::Range(PortRange { protocol, ports });
+    Some(protocols.into_iter().map(range).collect())
 }
 
-fn number(cursor: &Cursor<'_>) -> Option<u16> {
+pub(crate) fn range(cursor: &Cursor<'_>, first: u16, last: u16) -> Option<Ports> {
+    let ports = Ports::new(first, last);
+    if ports.is_none() {
+        cursor.error(format!(
+            "the range is turned round: endPort {last} is below port {first}"
+        ));
+    }
+    ports
+}
+
+/// A port's number, or its name.
+pub(crate) fn number_or_name(cursor: &Cursor<'_>) -> Option<Result<u16, String>> {
     let written = cursor.word()?;
-    let digits = !written.is_empty() && written.chars().all(|c| c.is_ascii_digit());
-    if !digits {
-        let named = written.starts_with(|c: char| c.is_ascii_alphabetic());
-        cursor.error(match named {
-            true => "handfast does not enforce named ports: write the number",
-            false => "not a port: write a number from 0 to 65535",
-        });
+    let named = written.contains(|c: char| c.is_ascii_alphabetic());
+    if !named {
+        return number(cursor).map(Ok);
+    }
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let edges = !written.starts_with('-') && !written.ends_with('-');
+    if written.len() > MAX_NAME || !written.chars().all(inner) || !edges || written.contains("--") {
+        cursor.error(format!(
+            "not a port: write a number from 0 to 65535, or a name of at most {MAX_NAME} of a-z, 0-9 and single -"
+        ));
         return None;
     }
+    Some(Err(written.to_owned()))
+}
+
+pub(crate) fn number(cursor: &Cursor<'_>) -> Option<u16> {
+    let written = cursor.word()?;
+    let digits = !written.is_empty() && written.chars().all(|c| c.is_ascii_digit());
     match written.parse() {
         Ok(_) if written.len() > 1 && written.starts_with('0') => {
             cursor.error("a port with a leading zero could be meant as octal: write it without");
             None
         }
-        Ok(number) => Some(number),
-        Err(_) => {
+        Ok(number) if digits => Some(number),
+        _ => {
             cursor.error("not a port: write a number from 0 to 65535");
             None
         }
@@ -134,7 +179,7 @@ fn protocols(cursor: &Cursor<'_>) -> Option<Vec<Protocol>> {
         "ICMP" | "ICMPV6" | "VRRP" | "IGMP"
     ) {
         cursor.error(format!(
-            "{written} has no ports: a rule without toPorts speaks of it too"
+            "{written} has no ports: name its messages with icmps, or leave toPorts out to mean every protocol"
         ));
         return None;
     }
