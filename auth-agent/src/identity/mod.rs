@@ -3,6 +3,7 @@
 //! Keys are made here and never leave: the node's key is kept, since a node must be able to come back after a
 //! restart; the keys of proof SVIDs live in memory alone and are made anew by each run of the agent.
 
+mod attest;
 mod selectors;
 mod store;
 mod svids;
@@ -12,7 +13,8 @@ use std::path::Path;
 use handfast_ca::token::JoinToken;
 use spiffe::SpiffeId;
 
-pub use selectors::{SELECTOR_KINDS, matches};
+pub use attest::Attestor;
+pub use selectors::{Demands, SELECTOR_KINDS, Subject, matches};
 pub use store::{Knowledge, KnownEntry, KnownNode, KnownPolicy, NodeStore};
 pub use svids::{ProofSvid, Renewal, Renewed, Svids, WorkloadIdentity, serial_bytes};
 

@@ -1,0 +1,57 @@
+//! The network namespace of a process, by its name under `/run/netns`, and the endpoint that is attached there.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use handfast_ca::model::Selector;
+use nix::errno::Errno;
+
+use super::process::{Process, failed};
+use super::selector;
+use crate::endpoint::Endpoint;
+use crate::workload_api::AttestError;
+
+/// Names that are compared; a node has as many namespaces as endpoints.
+const MAX_NAMES: usize = 8192;
+
+pub(super) fn look(
+    process: &Process,
+    endpoints: &[Endpoint],
+    found: &mut Vec<Selector>,
+) -> Result<(), AttestError> {
+    let own = match process.stat("ns/net") {
+        Ok(stat) => stat,
+        Err(Errno::EACCES | Errno::EPERM) => return Ok(()),
+        Err(error) => return Err(failed("its network namespace", error)),
+    };
+    let inode = own.st_ino;
+    for name in names(Path::new("/run/netns"), own.st_dev, inode) {
+        found.push(selector("netns", name));
+    }
+    for endpoint in endpoints.iter().filter(|e| e.netns_inode == inode) {
+        found.push(selector("endpoint", endpoint.name.clone()));
+        for (key, value) in &endpoint.labels {
+            found.push(selector("label", format!("{key}={value}")));
+        }
+    }
+    Ok(())
+}
+
+/// The names of a namespace, in order: most have none or one.
+fn names(folder: &Path, device: u64, inode: u64) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .take(MAX_NAMES)
+        .filter_map(Result::ok)
+        .filter(|entry| {
+            // The file behind a bind mount, not the place that it is mounted on, which is what the entry tells.
+            std::fs::metadata(entry.path())
+                .is_ok_and(|file| (file.dev(), file.ino()) == (device, inode))
+        })
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
