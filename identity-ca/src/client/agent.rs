@@ -1,10 +1,13 @@
 //! A joined node's side of the CA: certificates in batches, updates as they happen.
 
+use spiffe::SpiffeId;
 use tonic::Streaming;
 use tonic::transport::Channel;
+use zeroize::Zeroizing;
 
 use super::connect::{Trust, bounded, connect};
 use super::{NodeIdentity, Refusal, Svid, SvidRequest, refused};
+use crate::audit::AuditHead;
 use crate::bundle::TrustBundle;
 use crate::deny::DenyList;
 use crate::model::{Entry, Node, PolicyDocument};
@@ -14,6 +17,11 @@ use crate::{Error, now_ms, proto};
 
 /// Requests that one call may carry.
 pub const MAX_BATCH: usize = 256;
+
+/// Servers of one CA.
+const MAX_SERVERS: usize = 64;
+/// Trust domains that one federates with.
+const MAX_FEDERATED: usize = 1024;
 
 /// A connection to the CA. Cheap to clone; when it is lost, calls fail with
 /// [`Error::Refused`] and code `Unavailable`, and the agent connects again.
@@ -92,14 +100,56 @@ impl AgentClient {
         })
     }
 
-    /// Tells the CA that an update is applied, or why it is not. An error
-    /// keeps the node on the operator's list until a later update is applied.
+    /// A JWT-SVID of an entry's identity for these audiences (at least one).
+    pub async fn issue_jwt(
+        &self,
+        entry_id: &str,
+        audiences: &[String],
+    ) -> Result<Result<IssuedJwt, Refusal>, Error> {
+        let request = proto::IssueJwtRequest {
+            entry_id: entry_id.to_owned(),
+            audiences: audiences.to_vec(),
+            now_ms: now_ms(),
+        };
+        let reply = match self.client.clone().issue_jwt(bounded(request)).await {
+            Ok(reply) => reply.into_inner(),
+            Err(status) if is_refusal(status.code()) => {
+                return Ok(Err(Refusal {
+                    code: status.code(),
+                    message: status.message().to_owned(),
+                }));
+            }
+            Err(status) => return Err(refused(status)),
+        };
+        Ok(Ok(IssuedJwt {
+            spiffe_id: crate::names::operator_id(&reply.spiffe_id)?,
+            token: Zeroizing::new(reply.token),
+            issued_at: reply.issued_at_ms / 1000,
+            not_after: reply.not_after_ms / 1000,
+        }))
+    }
+
+    /// [`AgentClient::acknowledge`] of a node whose SVIDs hang on nothing that
+    /// is worth telling.
     pub async fn ack(&self, sequence: u64, problem: Option<&str>) -> Result<(), Error> {
+        self.acknowledge(sequence, problem, Vec::new()).await
+    }
+
+    /// Tells the CA that an update is applied, or why it is not, and what the
+    /// node's SVIDs hang on (SHA-256 of issuing CAs' certificates in lower-case
+    /// hexadecimal, key IDs of JWT keys). An error keeps the node on the
+    /// operator's list until a later update is applied.
+    pub async fn acknowledge(
+        &self,
+        sequence: u64,
+        problem: Option<&str>,
+        authorities_in_use: Vec<String>,
+    ) -> Result<(), Error> {
         let problem = problem.unwrap_or_default().to_owned();
         let request = proto::AcknowledgeRequest {
             sequence,
             problem,
-            ..Default::default()
+            authorities_in_use,
         };
         self.client
             .clone()
@@ -125,6 +175,28 @@ fn answer(reply: proto::SvidReply) -> Result<Result<Svid, Refusal>, Error> {
     }
 }
 
+/// Answers that say no; all others say that there was none.
+fn is_refusal(code: tonic::Code) -> bool {
+    use tonic::Code;
+    matches!(
+        code,
+        Code::PermissionDenied | Code::InvalidArgument | Code::NotFound | Code::Unimplemented
+    )
+}
+
+/// A JWT-SVID as the CA gave it.
+#[derive(Debug, Clone)]
+pub struct IssuedJwt {
+    /// Its subject.
+    pub spiffe_id: SpiffeId,
+    /// Compact JWS; a secret.
+    pub token: Zeroizing<String>,
+    /// Unix seconds.
+    pub issued_at: u64,
+    /// Unix seconds.
+    pub not_after: u64,
+}
+
 /// What has changed. A section that is none has not; one that is there is
 /// complete.
 #[derive(Debug, Clone)]
@@ -143,6 +215,19 @@ pub struct Update {
     pub policies: Option<Vec<PolicyDocument>>,
     /// The deny list, its signature verified.
     pub deny_list: Option<DenyList>,
+    /// Bundles of the trust domains that this node's entries federate with.
+    pub federated: Option<Vec<TrustBundle>>,
+    /// SVIDs and JWT-SVIDs that hang on these are to be replaced now; named as
+    /// in [`AgentClient::acknowledge`].
+    pub retired: Option<Vec<String>>,
+    /// `HOST:PORT` of every server of this CA.
+    pub servers: Option<Vec<String>>,
+    /// Revocation lists (DER), for the Workload API.
+    pub crls: Option<Vec<Vec<u8>>>,
+    /// How far the servers' audit logs have come, signatures verified.
+    pub audit_heads: Option<Vec<AuditHead>>,
+    /// What of it could not be understood, and was left out.
+    pub problems: Vec<String>,
 }
 
 /// The stream of updates.
@@ -173,6 +258,18 @@ impl Updates {
             let bytes = prost::Message::encode_to_vec(&list);
             DenyList::from_bytes(&bytes, &self.bundle)
         });
+        let mut problems = Vec::new();
+        let federated = update.federated.map(|list| {
+            let bundles = list.bundles.into_iter().take(MAX_FEDERATED);
+            understood(bundles.map(TrustBundle::try_from), &mut problems)
+        });
+        let audit_heads = update.audit_heads.map(|list| {
+            let heads = list.heads.into_iter().take(MAX_SERVERS).map(|head| {
+                let bytes = prost::Message::encode_to_vec(&head);
+                AuditHead::from_bytes(&bytes, &self.bundle)
+            });
+            understood(heads, &mut problems)
+        });
         let all = |nodes: proto::Nodes| nodes.nodes.into_iter().map(Node::try_from).collect();
         let entries =
             |list: proto::Entries| list.entries.into_iter().map(Entry::try_from).collect();
@@ -189,6 +286,36 @@ impl Updates {
                     .collect()
             }),
             deny_list: deny_list.transpose()?,
+            federated,
+            retired: update.retired.map(|retired| retired.authorities),
+            servers: update.servers.map(|servers| {
+                let addresses = servers.addresses.into_iter();
+                addresses
+                    .filter(|address| is_address(address))
+                    .take(MAX_SERVERS)
+                    .collect()
+            }),
+            crls: update.crls.map(|crls| crls.crls),
+            audit_heads,
+            problems,
         }))
     }
+}
+
+/// Those that can be read; why the others cannot.
+fn understood<T>(
+    parts: impl Iterator<Item = Result<T, Error>>,
+    problems: &mut Vec<String>,
+) -> Vec<T> {
+    let read = parts.filter_map(|part| part.map_err(|error| problems.push(error.to_string())).ok());
+    read.collect()
+}
+
+/// `HOST:PORT`, short, without anything that a resolver or a log would stumble over.
+fn is_address(address: &str) -> bool {
+    address.len() <= 261
+        && address.bytes().all(|byte| byte.is_ascii_graphic())
+        && address
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }

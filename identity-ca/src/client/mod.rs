@@ -16,7 +16,7 @@ use spiffe::SpiffeId;
 use crate::certificate::PrivateKey;
 use crate::{Error, proto};
 
-pub use self::agent::{AgentClient, MAX_BATCH, Update, Updates};
+pub use self::agent::{AgentClient, IssuedJwt, MAX_BATCH, Update, Updates};
 pub use self::join::{Joined, join};
 
 pub(crate) use self::connect::{check_clocks, moment};
