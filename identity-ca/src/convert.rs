@@ -1,31 +1,9 @@
 //! Between the protocol's messages and values that are valid: what a message
 //! says is checked once, here.
 
-use crate::bundle::TrustBundle;
 use crate::model::{Denial, Entry, Node, PolicyDocument, Selector, Subject};
 use crate::names::operator_id;
 use crate::{Error, proto};
-
-impl From<&TrustBundle> for proto::Bundle {
-    fn from(bundle: &TrustBundle) -> Self {
-        Self {
-            trust_domain: bundle.trust_domain().as_str().to_owned(),
-            sequence: bundle.sequence(),
-            roots: bundle.roots().map(|root| root.to_vec()).collect(),
-            ..Self::default()
-        }
-    }
-}
-
-impl TryFrom<proto::Bundle> for TrustBundle {
-    type Error = Error;
-
-    fn try_from(bundle: proto::Bundle) -> Result<Self, Error> {
-        let trust_domain = spiffe::TrustDomain::new(&bundle.trust_domain)
-            .map_err(|error| Error::invalid("trust domain", error.to_string()))?;
-        Self::new(trust_domain, bundle.sequence, bundle.roots)
-    }
-}
 
 impl From<&Node> for proto::Node {
     fn from(node: &Node) -> Self {

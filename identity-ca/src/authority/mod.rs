@@ -192,7 +192,7 @@ impl Authority {
                 public_key: jwt.public_key().to_vec(),
                 not_after_ms: jwt.not_after() * 1000,
             }],
-            cross_signed: Vec::new(),
+            ..Default::default()
         };
         bundle.try_into()
     }

@@ -3,18 +3,17 @@
 //! Everything is asked of the end-entity certificate, which is the first of
 //! the chain and the only one whose key the peer has proven.
 
+mod domains;
 mod rules;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use spiffe::SpiffeId;
-use webpki::aws_lc_rs::{
-    ECDSA_P256_SHA256, ECDSA_P256_SHA384, ECDSA_P384_SHA256, ECDSA_P384_SHA384,
-};
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
+use webpki::aws_lc_rs::ECDSA_P256_SHA256;
+use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 
 use crate::NodeName;
 use crate::bundle::{TrustBundle, sha256};
@@ -23,20 +22,14 @@ use crate::deny::DenyList;
 use crate::model::{Labels, Serial, Subject};
 use crate::names::{audit_id, deny_list_id, is_reserved, node_id, server_id};
 
-pub(crate) use self::rules::check_authority;
+pub use self::domains::Domains;
 use self::rules::{Leaf, Usage};
+pub(crate) use self::rules::{check_intermediate, check_root};
 
 /// Certificates of a chain that are looked at.
-pub const MAX_CHAIN: usize = 4;
+pub const MAX_CHAIN: usize = 8;
 /// Bytes of one certificate that are looked at.
 pub const MAX_CERTIFICATE: usize = 16 << 10;
-
-static ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
-    ECDSA_P256_SHA256,
-    ECDSA_P256_SHA384,
-    ECDSA_P384_SHA256,
-    ECDSA_P384_SHA384,
-];
 
 /// Why a certificate was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -326,11 +319,23 @@ impl Verifier {
         leaf.check_time(now)?;
         let anchors = self.bundle.anchors(now);
         let end_entity = EndEntityCert::try_from(first).map_err(|_| Rejection::Malformed)?;
+        // Who knows only an older root follows to a newer one.
+        let shown = intermediates.iter().map(|der| der.as_ref());
+        let known = self.bundle.cross_signed().map(|der| der.as_ref());
+        let issuers: Vec<CertificateDer<'_>> = shown.chain(known).map(Into::into).collect();
         let path = end_entity
-            .verify_for_usage(ALGORITHMS, &anchors, intermediates, now, usage, None, None)
+            .verify_for_usage(
+                ALL_VERIFICATION_ALGS,
+                &anchors,
+                &issuers,
+                now,
+                usage,
+                None,
+                None,
+            )
             .map_err(|error| Rejection::Path(format!("{error:?}")))?;
         for issuer in path.intermediate_certificates() {
-            let serial = rules::check_intermediate(&issuer.der(), self.bundle.trust_domain())?;
+            let serial = check_intermediate(&issuer.der(), self.bundle.trust_domain())?;
             self.allowed_subject(Subject::Serial(serial))?;
         }
         Ok(leaf)

@@ -85,6 +85,14 @@ impl Leaf {
     }
 }
 
+/// Whose SVID a leaf claims to be; nothing is proven by it.
+pub(super) fn trust_domain_of(der: &CertificateDer<'_>) -> Result<TrustDomain, Rejection> {
+    if der.len() > super::MAX_CERTIFICATE {
+        return Err(Rejection::Chain(1));
+    }
+    Ok(leaf_id(&parse(der)?)?.trust_domain().clone())
+}
+
 /// X-1 one URI SAN, X-2 a path, X-3 critical without a subject.
 fn leaf_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Rejection> {
     let x1 = |problem| Rejection::Spiffe {
@@ -202,8 +210,8 @@ fn private(certificate: &X509Certificate<'_>, oid: &[u64]) -> Result<Option<Vec<
     Ok(extension.map(|extension| extension.value.to_vec()))
 }
 
-/// An intermediate of a validated path; its serial number.
-pub(super) fn check_intermediate(
+/// A signing certificate below a root; its serial number.
+pub(crate) fn check_intermediate(
     der: &CertificateDer<'_>,
     trust_domain: &TrustDomain,
 ) -> Result<Serial, Rejection> {
@@ -212,11 +220,32 @@ pub(super) fn check_intermediate(
     Ok(Serial::from_bytes(certificate.raw_serial()))
 }
 
-/// for signing certificates: roots and intermediates.
-pub(crate) fn check_authority(
+/// for a root of a bundle. One that is no SVID itself (it
+/// names no SPIFFE ID) comes from any PKI: those often carry no key usage. What
+/// a root calls itself proves nothing, so its trust domain may be another.
+pub(crate) fn check_root(certificate: &X509Certificate<'_>) -> Result<(), Rejection> {
+    is_authority(certificate)?;
+    let id = authority_id(certificate)?;
+    match certificate.key_usage() {
+        Ok(None) if id.is_none() => Ok(()),
+        _ => may_sign_certificates(certificate),
+    }
+}
+
+/// for signing certificates below the root.
+fn check_authority(
     certificate: &X509Certificate<'_>,
     trust_domain: &TrustDomain,
 ) -> Result<(), Rejection> {
+    is_authority(certificate)?;
+    may_sign_certificates(certificate)?;
+    match authority_id(certificate)? {
+        Some(other) if other != *trust_domain => Err(Rejection::TrustDomain(other.to_string())),
+        _ => Ok(()),
+    }
+}
+
+fn is_authority(certificate: &X509Certificate<'_>) -> Result<(), Rejection> {
     let constraints = certificate
         .basic_constraints()
         .map_err(|_| Rejection::Malformed)?;
@@ -226,19 +255,26 @@ pub(crate) fn check_authority(
             problem: "an issuer is not a CA",
         });
     }
-    let x5 = Rejection::Spiffe {
-        rule: "X-5",
-        problem: "an issuer's key may not sign certificates",
-    };
+    Ok(())
+}
+
+fn may_sign_certificates(certificate: &X509Certificate<'_>) -> Result<(), Rejection> {
     match certificate.key_usage() {
-        Ok(Some(usage)) if usage.critical && usage.value.key_cert_sign() => {}
-        _ => return Err(x5),
+        Ok(Some(usage)) if usage.critical && usage.value.key_cert_sign() => Ok(()),
+        _ => Err(Rejection::Spiffe {
+            rule: "X-5",
+            problem: "an issuer's key may not sign certificates",
+        }),
     }
+}
+
+/// the trust domain that an authority names, if it names one.
+fn authority_id(certificate: &X509Certificate<'_>) -> Result<Option<TrustDomain>, Rejection> {
     let names = certificate
         .subject_alternative_name()
         .map_err(|_| Rejection::Malformed)?;
-    let uris = names.iter().flat_map(|names| &names.value.general_names);
-    for name in uris {
+    let mut named = None;
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
         let GeneralName::URI(uri) = name else {
             continue;
         };
@@ -249,11 +285,14 @@ pub(crate) fn check_authority(
                 problem: "an issuer's ID has a path",
             });
         }
-        if !id.is_member_of(trust_domain) {
-            return Err(Rejection::TrustDomain(id.trust_domain().to_string()));
+        if named.replace(id.trust_domain().clone()).is_some() {
+            return Err(Rejection::Spiffe {
+                rule: "X-1",
+                problem: "an issuer has more than one URI among its names",
+            });
         }
     }
-    Ok(())
+    Ok(named)
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Rejection> {
