@@ -1,7 +1,7 @@
 # What each target is for stands in CONTRIBUTING.md. `make demo` and `make test`
 # each work alone on a fresh machine.
 
-.PHONY: all setup build demo test lint bench soak fuzz ebpf install
+.PHONY: all setup build demo test test-kernels lint bench soak fuzz ebpf install
 
 all: build
 
@@ -19,6 +19,11 @@ demo: build
 
 test:
 	@scripts/test.sh
+
+# Inside Debian's cloud kernels, in an emulator. KERNELS="6.1 6.12 7.2", SHORT=1
+# without the end-to-end tests, SUITES=pattern
+test-kernels:
+	@scripts/test-kernels.sh
 
 lint:
 	@scripts/lint.sh

@@ -5,15 +5,16 @@
 #   scripts/setup.sh run    what `make demo` and a node need
 #   scripts/setup.sh test   that, and what `make test` needs (the default)
 #   scripts/setup.sh fuzz   that, and cargo-fuzz
+#   scripts/setup.sh kernels   what `make demo` needs, and what boots other kernels
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
 
 level=${1:-test}
 case $level in
-    run | test | fuzz) ;;
+    run | test | fuzz | kernels) ;;
     *)
-        echo "usage: scripts/setup.sh [run|test|fuzz]" >&2
+        echo "usage: scripts/setup.sh [run|test|fuzz|kernels]" >&2
         exit 2
         ;;
 esac
@@ -33,13 +34,20 @@ need() {
     done
 }
 
+# An emulator, the kernel's packages and what a guest's file system is made of.
+kernel_tools=(
+    qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod unxz:xz-utils
+    dash:dash setpriv:util-linux
+)
+
 need "${run_tools[@]}"
-if [ "$level" != run ] && [ -z "${RUSTC:-}" ] && [ ! -d /usr/lib/rustlib/src ]; then
+[ "$level" != kernels ] || need "${kernel_tools[@]}"
+if [ "$level" = test ] || [ "$level" = fuzz ] && [ -z "${RUSTC:-}" ] && [ ! -d /usr/lib/rustlib/src ]; then
     # The eBPF programs need the source of Rust's core library, and the same bytes
     # come only from the same compiler: Debian's, with its matching source.
     missing+=(rustc-web rust-web-src cargo-web)
 fi
-if [ "$level" != run ] && ! bpf-linker --version >/dev/null 2>&1; then
+if [ "$level" = test ] || [ "$level" = fuzz ] && ! bpf-linker --version >/dev/null 2>&1; then
     [ -x /usr/lib/llvm-22/bin/llvm-config ] || missing+=(llvm-22-dev)
 fi
 
@@ -99,7 +107,7 @@ tool() {
     }
 }
 
-if [ "$level" != run ]; then
+if [ "$level" = test ] || [ "$level" = fuzz ]; then
     LLVM_PREFIX=/usr/lib/llvm-22 tool bpf-linker --version 0.13.0 --no-default-features --features llvm-22
     # Unoptimised, it builds in a minute, and checking takes no longer. Without
     # its default features it links no TLS of its own; it needs no network here.
