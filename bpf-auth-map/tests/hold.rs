@@ -86,7 +86,9 @@ impl Lab {
         }
         let near = node.tun("hf-wg0");
         let far = them.tun("tun0");
-        node.sh("ip link set hf-wg0 up
+        // Without link-local addresses, as a tunnel device has none: a slow machine would send solicitations.
+        node.sh("ip link set hf-wg0 addrgenmode none
+             ip link set hf-wg0 up
              ip route add 10.2.0.0/16 dev hf-wg0
              ip route add fd02::/16 dev hf-wg0
              nft add table inet t
@@ -97,7 +99,8 @@ impl Lab {
         node.sysctl("ipv4/ip_forward", "1");
         node.sysctl("ipv6/conf/all/forwarding", "1");
         node.sysctl("ipv4/conf/all/rp_filter", "1");
-        them.sh("ip link set tun0 up
+        them.sh("ip link set tun0 addrgenmode none
+             ip link set tun0 up
              ip addr add 10.2.0.9/32 dev tun0
              ip addr add fd02::9/128 dev tun0 nodad
              ip route add default dev tun0
@@ -311,15 +314,18 @@ fn connect(lab: &Lab, from: &Namespace, to: &str) -> (TcpStream, Duration) {
     (stream, took)
 }
 
-fn exchange(stream: &mut TcpStream, bytes: usize) {
-    let sent: Vec<u8> = (0..bytes).map(|i| (i % 251) as u8).collect();
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|i| (i % 251) as u8).collect()
+}
+
+fn exchange(stream: &mut TcpStream, sent: &[u8]) {
     let mut writer = stream.try_clone().unwrap();
-    let data = sent.clone();
-    let writing = thread::spawn(move || writer.write_all(&data).unwrap());
-    let mut back = vec![0; bytes];
-    stream.read_exact(&mut back).unwrap();
-    writing.join().unwrap();
-    assert_eq!(sent, back);
+    let mut back = vec![0; sent.len()];
+    thread::scope(|scope| {
+        scope.spawn(move || writer.write_all(sent).unwrap());
+        stream.read_exact(&mut back).unwrap();
+    });
+    assert!(sent == back, "what came back is not what was sent");
 }
 
 const WAIT: Duration = Duration::from_millis(60);
@@ -352,7 +358,7 @@ fn held_first_packets_connect(name: &str, clsact: bool) {
             lab.agent.seen.load(Ordering::SeqCst) > before,
             "{what} {to}: was not held"
         );
-        exchange(&mut stream, 300_000);
+        exchange(&mut stream, &pattern(300_000));
         println!("{what} {to}: held, and connected after {took:?}");
     }
     for namespace in [&lab.me, &lab.them] {
@@ -379,7 +385,7 @@ fn a_service_on_this_node_connects_with_one_conntrack_entry() {
     serve(&lab.neighbour, "[::]:8080");
     lab.prove_later(local_pair(), WAIT);
     let (mut stream, _) = connect(&lab, &lab.me, "10.96.0.2:80");
-    exchange(&mut stream, 100_000);
+    exchange(&mut stream, &pattern(100_000));
     assert_eq!(lab.me.netstat("TCPSynRetrans"), 0);
     let entries = lab
         .node
@@ -407,12 +413,13 @@ fn offloaded_packets_are_held_whole_and_nothing_is_lost() {
     settings.hold_pair = (4096, 8 << 20);
     settings.hold_total = (32_768, 64 << 20);
     lab.tables().set_settings(&settings).unwrap();
+    let data = pattern(1_000_000);
     for to in ["10.96.0.1:80", "[fd96::1]:80"] {
         let (mut stream, _) = connect(&lab, &lab.me, to);
-        exchange(&mut stream, 1_000_000);
+        exchange(&mut stream, &data);
         lab.agent.largest.store(0, Ordering::SeqCst);
         lab.prove_later(pair(), WAIT);
-        exchange(&mut stream, 1_000_000);
+        exchange(&mut stream, &data);
         let largest = lab.agent.largest.load(Ordering::SeqCst);
         assert!(
             largest > 2000,
@@ -491,7 +498,7 @@ fn gates_outlive_their_agent_and_are_adopted() {
         )
         .unwrap();
     let (mut stream, _) = connect(&lab, &lab.me, "10.2.0.9:8080");
-    exchange(&mut stream, 1000);
+    exchange(&mut stream, &pattern(1000));
     let Lab {
         node,
         me,
@@ -506,7 +513,7 @@ fn gates_outlive_their_agent_and_are_adopted() {
     runtime.shutdown_background();
     drop((kernel, agent));
     thread::sleep(Duration::from_millis(50));
-    exchange(&mut stream, 1000);
+    exchange(&mut stream, &pattern(1000));
 
     let directory = pins.path().to_owned();
     let tunnel = node.ifindex("hf-wg0");
@@ -532,7 +539,7 @@ fn gates_outlive_their_agent_and_are_adopted() {
     assert_eq!(device.ifindex(), hold);
     assert_eq!(kernel.attached().unwrap().len(), 8);
     assert_eq!(kernel.tables().connections().unwrap().len(), 1);
-    exchange(&mut stream, 1000);
+    exchange(&mut stream, &pattern(1000));
 
     let said = node.run(move || {
         kernel.detach_endpoint(ENDPOINT).unwrap();
@@ -541,6 +548,6 @@ fn gates_outlive_their_agent_and_are_adopted() {
     });
     assert_eq!(said.len(), 7);
     assert!(!pins.path().exists());
-    exchange(&mut stream, 1000);
+    exchange(&mut stream, &pattern(1000));
     drop((me, neighbour, them));
 }
