@@ -11,6 +11,8 @@ use crate::ports::Ports;
 /// One range of one rule that matches.
 #[derive(Clone, Copy)]
 struct Claim<'a> {
+    /// Earlier rules are named before later ones that say the same.
+    order: usize,
     rule: &'a Rule,
     protocol: Protocol,
     ports: Ports,
@@ -36,8 +38,9 @@ pub(crate) fn entries<'a>(
     ranges: impl IntoIterator<Item = (&'a Rule, PortRange)>,
 ) -> Vec<Entry> {
     let mut claims: BTreeMap<Protocol, Vec<Claim<'a>>> = BTreeMap::new();
-    for (rule, range) in ranges {
+    for (order, (rule, range)) in ranges.into_iter().enumerate() {
         let claim = Claim {
+            order,
             rule,
             protocol: range.protocol,
             ports: range.ports,
@@ -160,7 +163,7 @@ fn decide<'a, 'r: 'a>(
 /// The rule that speaks most closely of the flow; the first of equals.
 fn closest<'a, 'r: 'a>(claims: impl Iterator<Item = &'a Claim<'r>>) -> Option<RuleRef> {
     claims
-        .min_by_key(|claim| (claim.width(), claim.rule.number))
+        .min_by_key(|claim| (claim.width(), claim.order))
         .map(|claim| claim.rule.number)
 }
 
@@ -170,7 +173,11 @@ fn said<'a, 'r: 'a, T: Ord + Copy>(
     what: impl Fn(&Rule) -> Option<T>,
 ) -> Option<(T, RuleRef)> {
     claims
-        .filter_map(|claim| Some((claim.width(), Reverse(what(claim.rule)?), claim.rule.number)))
-        .min()
-        .map(|(_, Reverse(said), rule)| (said, rule))
+        .filter_map(|claim| {
+            let said = what(claim.rule)?;
+            let rank = (claim.width(), Reverse(said), claim.order);
+            Some((rank, said, claim.rule.number))
+        })
+        .min_by_key(|(rank, ..)| *rank)
+        .map(|(_, said, rule)| (said, rule))
 }

@@ -7,450 +7,83 @@
     clippy::indexing_slicing
 )]
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+mod support;
 
 use handfast_policies::{
-    Authentication, Direction, PolicySet, Ports, Protocol, Remote, Source, Verdict, Workload,
-    lookup, ports_to_prefixes,
+    Direction, Entry, PolicySet, Ports, Protocol, Remote, Ruling, Source, Workload, lookup,
+    ports_to_prefixes,
 };
 use ipnet::IpNet;
+use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::{select, subsequence};
-use spiffe::SpiffeId;
+use proptest::sample::select;
 
-/// Label keys and values are few, so that selectors and workloads meet.
-const KEYS: [&str; 3] = ["app", "tier", "io.kubernetes.pod.namespace"];
-const VALUES: [&str; 3] = ["a", "b", "c"];
-const NETS: [&str; 5] = [
-    "0.0.0.0/0",
-    "10.0.0.0/8",
-    "10.1.0.0/16",
-    "10.1.2.0/24",
-    "2001:db8::/32",
-];
-const MODES: [(&str, Authentication); 4] = [
-    ("disabled", Authentication::Disabled),
-    ("audit", Authentication::Audit),
-    ("required", Authentication::Required),
-    ("test-always-fail", Authentication::TestAlwaysFail),
-];
+use support::interpret::{Flow, Meaning, interpret};
+use support::model::Document;
+use support::random::{document, policy, remote, workload};
+use support::text;
 
-#[derive(Clone, Debug)]
-enum Is {
-    In(Vec<&'static str>),
-    NotIn(Vec<&'static str>),
-    Exists,
-    Absent,
-}
-
-type Selector = Vec<(&'static str, Is)>;
-
-#[derive(Clone, Debug)]
-enum Peers {
-    Unsaid,
-    Endpoints(Vec<Selector>),
-    World,
-    Cidrs(Vec<&'static str>),
-    CidrSet(&'static str, Vec<&'static str>),
-}
-
-#[derive(Clone, Debug)]
-struct Port {
-    first: u16,
-    last: u16,
-    protocol: Option<Protocol>,
-}
-
-#[derive(Clone, Debug)]
-struct Rule {
-    direction: Direction,
-    deny: bool,
-    peers: Peers,
-    ports: Option<Vec<Port>>,
-    mode: Option<(&'static str, Authentication)>,
-}
-
-#[derive(Clone, Debug)]
-struct Policy {
-    namespace: Option<&'static str>,
-    subject: Selector,
-    rules: Vec<Rule>,
-}
-
-// --- what the documents mean, said as plainly as can be ---
-
-fn selects(selector: &Selector, labels: &BTreeMap<String, String>) -> bool {
-    selector.iter().all(|(key, is)| {
-        let value = labels.get(*key).map(String::as_str);
-        match is {
-            Is::In(values) => value.is_some_and(|v| values.contains(&v)),
-            Is::NotIn(values) => !value.is_some_and(|v| values.contains(&v)),
-            Is::Exists => value.is_some(),
-            Is::Absent => value.is_none(),
-        }
-    })
-}
-
-fn in_namespace(namespace: Option<&str>, labels: &BTreeMap<String, String>) -> bool {
-    namespace.is_none_or(|n| labels.get(KEYS[2]).is_some_and(|l| l == n))
-}
-
-fn is_subject(policy: &Policy, local: &Workload) -> bool {
-    in_namespace(policy.namespace, &local.labels) && selects(&policy.subject, &local.labels)
-}
-
-fn contains(net: &str, other: &IpNet) -> bool {
-    net.parse::<IpNet>().unwrap().contains(other)
-}
-
-fn is_peer(policy: &Policy, rule: &Rule, remote: &Remote) -> bool {
-    match (&rule.peers, remote) {
-        (Peers::Unsaid, _) => rule.ports.is_some(),
-        (Peers::Endpoints(selectors), Remote::Workload(workload)) => {
-            selectors.iter().any(|selector| {
-                let names_namespace = selector.iter().any(|(key, _)| *key == KEYS[2]);
-                selects(selector, &workload.labels)
-                    && (names_namespace || in_namespace(policy.namespace, &workload.labels))
-            })
-        }
-        (Peers::World, Remote::World | Remote::Cidr(_)) => true,
-        (Peers::Cidrs(nets), Remote::Cidr(net)) => nets.iter().any(|n| contains(n, net)),
-        (Peers::CidrSet(cidr, except), Remote::Cidr(net)) => {
-            contains(cidr, net) && !except.iter().any(|n| contains(n, net))
-        }
-        _ => false,
-    }
-}
-
-/// How narrowly a rule speaks of the port: `None` if not at all.
-fn width(rule: &Rule, protocol: Protocol, port: u16) -> Option<u32> {
-    match &rule.ports {
-        None => Some(1 << 20),
-        Some(ports) => ports
-            .iter()
-            .filter(|p| {
-                protocol != Protocol::Any
-                    && p.protocol.is_none_or(|named| named == protocol)
-                    && (p.first == 0 || (p.first..=p.last).contains(&port))
-            })
-            .map(|p| {
-                if p.first == 0 {
-                    65_535
-                } else {
-                    u32::from(p.last - p.first)
-                }
-            })
-            .min(),
-    }
-}
-
-#[derive(Debug, PartialEq)]
-enum Meaning {
-    NotSelected,
-    Denied,
-    Allowed(Option<Authentication>),
-}
-
-fn interpret(
-    policies: &[Policy],
-    local: &Workload,
-    remote: &Remote,
-    direction: Direction,
-    protocol: Protocol,
-    port: u16,
-) -> Meaning {
-    let mut selected = false;
-    let mut matching = Vec::new();
-    for policy in policies.iter().filter(|policy| is_subject(policy, local)) {
-        for rule in policy
-            .rules
-            .iter()
-            .filter(|rule| rule.direction == direction)
-        {
-            selected = true;
-            if let (true, Some(width)) =
-                (is_peer(policy, rule, remote), width(rule, protocol, port))
-            {
-                matching.push((width, matches!(rule.peers, Peers::Unsaid), rule));
-            }
-        }
-    }
-    if !selected {
-        return Meaning::NotSelected;
-    }
-    if matching.is_empty() || matching.iter().any(|(_, _, rule)| rule.deny) {
-        return Meaning::Denied;
-    }
-    let speaking: Vec<_> = matching
-        .iter()
-        .filter(|(_, _, rule)| rule.mode.is_some())
-        .collect();
-    let closest = speaking
-        .iter()
-        .map(|(width, unsaid, _)| (*width, *unsaid))
-        .min();
-    let modes = speaking
-        .iter()
-        .filter(|(w, u, _)| Some((*w, *u)) == closest);
-    Meaning::Allowed(
-        modes
-            .filter_map(|(_, _, rule)| rule.mode.map(|(_, mode)| mode))
-            .max(),
-    )
-}
-
-// --- the same documents as text ---
-
-fn selector_text(selector: &Selector) -> String {
-    let expressions = selector.iter().map(|(key, is)| match is {
-        Is::In(values) if values.len() == 1 => (Some(format!("{key}: {}", values[0])), None),
-        Is::In(values) => (
-            None,
-            Some(format!(
-                "{{key: {key}, operator: In, values: [{}]}}",
-                values.join(", ")
-            )),
-        ),
-        Is::NotIn(values) => (
-            None,
-            Some(format!(
-                "{{key: \"k8s:{key}\", operator: NotIn, values: [{}]}}",
-                values.join(", ")
-            )),
-        ),
-        Is::Exists => (None, Some(format!("{{key: {key}, operator: Exists}}"))),
-        Is::Absent => (
-            None,
-            Some(format!("{{key: {key}, operator: DoesNotExist}}")),
-        ),
-    });
-    let (labels, expressions): (Vec<_>, Vec<_>) = expressions.unzip();
-    let join =
-        |parts: Vec<Option<String>>| parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    format!(
-        "{{matchLabels: {{{}}}, matchExpressions: [{}]}}",
-        join(labels),
-        join(expressions)
-    )
-}
-
-fn rule_text(rule: &Rule) -> String {
-    let side = if rule.direction == Direction::Ingress {
-        "from"
-    } else {
-        "to"
+fn sources(documents: &[Document]) -> Vec<Source> {
+    let source = |(number, document): (usize, &Document)| Source {
+        name: format!("p{number}.yaml"),
+        text: text::document(number, document),
     };
-    let mut fields = Vec::new();
-    match &rule.peers {
-        Peers::Unsaid => {}
-        Peers::Endpoints(selectors) => {
-            let items: Vec<_> = selectors.iter().map(selector_text).collect();
-            fields.push(format!("{side}Endpoints: [{}]", items.join(", ")));
-        }
-        Peers::World => fields.push(format!(
-            "{side}Endpoints: [{{matchLabels: {{\"reserved:world\": \"\"}}}}]"
-        )),
-        Peers::Cidrs(nets) => {
-            let items: Vec<_> = nets.iter().map(|n| format!("\"{n}\"")).collect();
-            fields.push(format!("{side}CIDR: [{}]", items.join(", ")));
-        }
-        Peers::CidrSet(cidr, except) => {
-            fields.push(format!(
-                "{side}CIDRSet: [{{cidr: \"{cidr}\", except: [{}]}}]",
-                except.join(", ")
-            ));
-        }
+    documents.iter().enumerate().map(source).collect()
+}
+
+#[track_caller]
+fn read(documents: &[Document]) -> PolicySet {
+    let sources = sources(documents);
+    PolicySet::read(sources.clone()).unwrap_or_else(|errors| panic!("{errors:#?}\n{sources:#?}"))
+}
+
+fn meaning(ruling: &Ruling) -> Meaning {
+    match ruling {
+        Ruling::Open => Meaning::Open,
+        Ruling::Rule(entry) if ruling.is_allowed() => Meaning::Allowed(entry.auth),
+        Ruling::Rule(_) | Ruling::Closed => Meaning::Denied,
     }
-    if let Some(ports) = &rule.ports {
-        let items: Vec<_> = ports
-            .iter()
-            .map(|port| {
-                let mut text = format!("{{port: \"{}\"", port.first);
-                if port.last != port.first {
-                    write!(text, ", endPort: {}", port.last).unwrap();
-                }
-                if let Some(protocol) = port.protocol {
-                    write!(
-                        text,
-                        ", protocol: {}",
-                        format!("{protocol:?}").to_uppercase()
-                    )
-                    .unwrap();
-                }
-                text + "}"
-            })
-            .collect();
-        fields.push(format!("toPorts: [{{ports: [{}]}}]", items.join(", ")));
+}
+
+/// As the gates see it: a map of entries, and what happens where it has none.
+fn found(set: &PolicySet, entries: &[Entry], flow: &Flow<'_>) -> Meaning {
+    match lookup(entries, flow.direction, flow.protocol, flow.port) {
+        Some(entry) => meaning(&Ruling::Rule(entry.clone())),
+        None if set.selected(flow.local, flow.direction) => Meaning::Denied,
+        None => Meaning::Open,
     }
-    if let Some((mode, _)) = rule.mode {
-        fields.push(format!("authentication: {{mode: {mode}}}"));
-    }
-    format!("{{{}}}", fields.join(", "))
 }
 
-fn policy_text(number: usize, policy: &Policy) -> String {
-    let list = |direction, deny| {
-        let rules = policy
-            .rules
-            .iter()
-            .filter(|r| r.direction == direction && r.deny == deny);
-        rules.map(rule_text).collect::<Vec<_>>().join(",\n    ")
-    };
-    let namespace = policy
-        .namespace
-        .map(|n| format!(", namespace: {n}"))
-        .unwrap_or_default();
-    format!(
-        "---\napiVersion: handfast.io/v1alpha1\nkind: HandfastPolicy\nmetadata: {{name: p{number}{namespace}}}\nspec:\n  \
-         endpointSelector: {}\n  ingress: [{}]\n  ingressDeny: [{}]\n  egress: [{}]\n  egressDeny: [{}]\n",
-        selector_text(&policy.subject),
-        list(Direction::Ingress, false),
-        list(Direction::Ingress, true),
-        list(Direction::Egress, false),
-        list(Direction::Egress, true),
-    )
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+fn ports() -> impl Iterator<Item = u16> {
+    (0..20).chain([128, 129, 255, 65_529, 65_530, 65_535])
 }
-
-fn read(policies: &[Policy]) -> PolicySet {
-    let text: String = policies
-        .iter()
-        .enumerate()
-        .map(|(n, policy)| policy_text(n, policy))
-        .collect();
-    PolicySet::read(vec![Source {
-        name: "p.yaml".to_owned(),
-        text: text.clone(),
-    }])
-    .unwrap_or_else(|errors| panic!("{errors:#?}\n{text}"))
-}
-
-// --- random ones ---
-
-fn is() -> impl Strategy<Value = Is> {
-    prop_oneof![
-        3 => subsequence(VALUES.to_vec(), 1..=2).prop_map(Is::In),
-        1 => subsequence(VALUES.to_vec(), 1..=2).prop_map(Is::NotIn),
-        1 => Just(Is::Exists),
-        1 => Just(Is::Absent),
-    ]
-}
-
-fn selector(keys: &'static [&'static str]) -> impl Strategy<Value = Selector> {
-    proptest::collection::btree_map(select(keys), is(), 0..=2).prop_map(|m| m.into_iter().collect())
-}
-
-fn peers() -> impl Strategy<Value = Peers> {
-    prop_oneof![
-        2 => Just(Peers::Unsaid),
-        4 => proptest::collection::vec(selector(&KEYS), 0..=2).prop_map(Peers::Endpoints),
-        1 => Just(Peers::World),
-        1 => subsequence(NETS.to_vec(), 1..=2).prop_map(Peers::Cidrs),
-        1 => subsequence(NETS[2..4].to_vec(), 0..=2).prop_map(|except| Peers::CidrSet(NETS[1], except)),
-    ]
-}
-
-/// Ports close together, so that ranges overlap.
-fn port() -> impl Strategy<Value = Port> {
-    let range = prop_oneof![
-        1 => Just((0, 0)),
-        3 => (1_u16..12).prop_map(|p| (p, p)),
-        3 => (1_u16..12, 1_u16..6).prop_map(|(p, n)| (p, p + n)),
-        1 => Just((65_530, 65_535)),
-    ];
-    let protocol = select(vec![
-        None,
-        Some(Protocol::Tcp),
-        Some(Protocol::Udp),
-        Some(Protocol::Sctp),
-    ]);
-    (range, protocol).prop_map(|((first, last), protocol)| Port {
-        first,
-        last,
-        protocol,
-    })
-}
-
-fn rule() -> impl Strategy<Value = Rule> {
-    (
-        select(vec![Direction::Ingress, Direction::Egress]),
-        prop::bool::weighted(0.15),
-        peers(),
-        prop::option::weighted(0.6, proptest::collection::vec(port(), 1..=3)),
-        prop::option::of(select(MODES.to_vec())),
-    )
-        .prop_map(|(direction, deny, peers, ports, mode)| {
-            let names = ports.is_some() || !matches!(peers, Peers::Unsaid);
-            Rule {
-                direction,
-                deny,
-                peers,
-                ports,
-                mode: mode.filter(|_| names && !deny),
-            }
-        })
-}
-
-fn policy() -> impl Strategy<Value = Policy> {
-    let namespace = prop::option::weighted(0.3, select(VALUES.to_vec()));
-    (
-        namespace,
-        selector(&KEYS[..2]),
-        proptest::collection::vec(rule(), 1..=5),
-    )
-        .prop_map(|(namespace, subject, rules)| Policy {
-            namespace,
-            subject,
-            rules,
-        })
-}
-
-fn workload() -> impl Strategy<Value = Workload> {
-    let label = prop::option::weighted(0.8, select(VALUES.to_vec()));
-    [label.clone(), label.clone(), label].prop_map(|values| {
-        let labels = KEYS.iter().zip(values);
-        let labels = labels.filter_map(|(k, v)| Some(((*k).to_owned(), v?.to_owned())));
-        let spiffe_id = SpiffeId::new("spiffe://example.org/w").unwrap();
-        Workload {
-            spiffe_id,
-            labels: labels.collect(),
-        }
-    })
-}
-
-fn remote() -> impl Strategy<Value = Remote> {
-    prop_oneof![
-        6 => workload().prop_map(Remote::Workload),
-        2 => select(NETS.to_vec()).prop_map(|net| Remote::Cidr(net.parse().unwrap())),
-        1 => select(vec![Remote::Host, Remote::World, Remote::Unknown]),
-    ]
-}
-
-const PROTOCOLS: [Protocol; 4] = [Protocol::Any, Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn compiled_entries_say_what_the_documents_mean(
-        policies in proptest::collection::vec(policy(), 0..=4),
+        documents in vec(document(), 0..=4),
         local in workload(),
-        remotes in proptest::collection::vec(remote(), 3),
+        remotes in vec(remote(), 3),
     ) {
-        let set = read(&policies);
+        let set = read(&documents);
+        let policy = set.of_workload(&local);
         for remote in &remotes {
             let entries = set.entries(&local, remote);
-            for direction in [Direction::Ingress, Direction::Egress] {
-                for protocol in PROTOCOLS {
-                    for port in (0..20).chain([65_529, 65_530, 65_535]) {
-                        let found = match lookup(&entries, direction, protocol, port) {
-                            _ if !set.selected(&local, direction) => Meaning::NotSelected,
-                            Some(entry) if entry.verdict == Verdict::Allow => Meaning::Allowed(entry.auth),
-                            _ => Meaning::Denied,
-                        };
-                        let meant = interpret(&policies, &local, remote, direction, protocol, port);
-                        prop_assert_eq!(found, meant, "{:?} {:?} {}: {:#?}", direction, protocol, port, entries);
+            for direction in DIRECTIONS {
+                for protocol in Protocol::ALL {
+                    for port in ports() {
+                        let flow = Flow { local: &local, remote, direction, protocol, port };
+                        let meant = interpret(&documents, &flow);
+                        let found = found(&set, &entries, &flow);
+                        prop_assert_eq!(&found, &meant, "{:?} {:?} {}: {:#?}", direction, protocol, port, entries);
                     }
+                    let ruling = policy.ruling(remote, direction, protocol, 7);
+                    let flow = Flow { local: &local, remote, direction, protocol, port: 7 };
+                    prop_assert_eq!(meaning(&ruling), interpret(&documents, &flow));
                 }
             }
         }
@@ -458,53 +91,49 @@ proptest! {
 
     #[test]
     fn entries_of_a_protocol_never_overlap_and_name_a_rule_of_theirs(
-        policies in proptest::collection::vec(policy(), 1..=4),
+        documents in vec(document(), 1..=4),
         local in workload(),
         remote in remote(),
     ) {
-        let set = read(&policies);
+        let set = read(&documents);
         let entries = set.entries(&local, &remote);
         for (n, entry) in entries.iter().enumerate() {
             let rule = set.rule(entry.rule).expect("a rule of the set");
-            prop_assert!(rule.field.starts_with(&format!("spec.{}", entry.direction)), "{}", rule.field);
+            prop_assert_eq!(rule.direction, entry.direction);
+            prop_assert_eq!(rule.verdict, entry.verdict);
             for other in &entries[n + 1..] {
                 let same = entry.direction == other.direction && entry.protocol == other.protocol;
                 prop_assert!(!same || !entry.ports.overlaps(other.ports), "{:?} {:?}", entry, other);
             }
         }
-        for direction in [Direction::Ingress, Direction::Egress] {
-            let any = entries.iter().any(|entry| entry.direction == direction);
-            prop_assert!(!any || set.selected(&local, direction));
-        }
     }
 
     #[test]
     fn a_longest_match_among_the_named_prefixes_is_enough_to_judge_an_address(
-        policies in proptest::collection::vec(policy(), 1..=4),
+        documents in vec(document(), 1..=4),
         local in workload(),
         address in select(vec!["10.1.2.3", "10.1.9.9", "10.9.9.9", "192.0.2.1", "2001:db8::1", "2001:db9::1"]),
     ) {
-        let set = read(&policies);
-        let address: IpNet = IpNet::from(address.parse::<std::net::IpAddr>().unwrap());
-        let longest = set.cidrs().into_iter().filter(|net| net.contains(&address)).max_by_key(IpNet::prefix_len);
-        let remote = longest.map_or(Remote::World, Remote::Cidr);
-        prop_assert_eq!(set.entries(&local, &remote), set.entries(&local, &Remote::Cidr(address)));
+        let set = read(&documents);
+        let address: std::net::IpAddr = address.parse().unwrap();
+        let itself = Remote::Cidr(IpNet::from(address));
+        prop_assert_eq!(set.entries(&local, &set.outside(address)), set.entries(&local, &itself));
     }
 
     #[test]
     fn pairing_asks_both_ends_and_both_ends_agree(
-        policies in proptest::collection::vec(policy(), 0..=4),
+        documents in vec(document(), 0..=4),
         a in workload(),
         b in workload(),
     ) {
-        let set = read(&policies);
+        let set = read(&documents);
         let open = |local: &Workload, remote: &Workload, direction, protocol, port| {
-            let remote = Remote::Workload(remote.clone());
-            interpret(&policies, local, &remote, direction, protocol, port) != Meaning::Denied
+            let remote = &Remote::Workload(remote.clone());
+            interpret(&documents, &Flow { local, remote, direction, protocol, port }) != Meaning::Denied
         };
         let flows = |from: &Workload, to: &Workload| {
-            PROTOCOLS.iter().any(|protocol| {
-                (0..20).chain([20_000, 65_530, 65_535]).any(|port| {
+            Protocol::ALL.iter().any(|protocol| {
+                ports().chain([20_000]).any(|port| {
                     open(from, to, Direction::Egress, *protocol, port)
                         && open(to, from, Direction::Ingress, *protocol, port)
                 })
@@ -513,6 +142,55 @@ proptest! {
         let pairing = set.pairing(&a, &b);
         prop_assert_eq!(pairing.wanted, flows(&a, &b) || flows(&b, &a));
         prop_assert_eq!(pairing, set.pairing(&b, &a));
+    }
+
+    #[test]
+    fn an_updated_set_says_what_a_new_one_says_and_keeps_the_numbers_of_what_stays(
+        before in vec(document(), 0..=4),
+        after in vec(document(), 0..=2),
+        keep in vec(any::<bool>(), 4),
+        local in workload(),
+        remotes in vec(remote(), 3),
+    ) {
+        // Some of the old documents stay in their place, the others go or change.
+        let mixed: Vec<_> = before.iter().zip(&keep).enumerate()
+            .filter_map(|(n, (old, keep))| match keep {
+                true => Some(old.clone()),
+                false => after.get(n).cloned(),
+            })
+            .collect();
+        let old = read(&before);
+        let new = old.updated(sources(&mixed)).unwrap();
+        let fresh = read(&mixed);
+        let changed = new.changed_since(&old);
+        let place = |set: &PolicySet, entry: &Entry| {
+            let rule = set.rule(entry.rule).unwrap();
+            (rule.policy.clone(), rule.field.clone())
+        };
+        for remote in &remotes {
+            let (then, now) = (old.entries(&local, remote), new.entries(&local, remote));
+            let anew = fresh.entries(&local, remote);
+            let says = |set: &PolicySet, entries: &[Entry]| -> Vec<_> {
+                entries.iter().map(|e| (e.direction, e.protocol, e.ports, e.verdict, e.auth, place(set, e))).collect()
+            };
+            prop_assert_eq!(says(&new, &now), says(&fresh, &anew));
+            for was in &then {
+                for is in &now {
+                    if is.rule == was.rule {
+                        prop_assert_eq!(place(&old, was), place(&new, is));
+                    }
+                }
+            }
+            let concerned = changed.of_workload(&local).is_some_and(|changed| changed.concerns(remote));
+            prop_assert!(concerned || then == now, "{:#?} {:#?}", then, now);
+        }
+        for direction in DIRECTIONS {
+            prop_assert_eq!(new.selected(&local, direction), fresh.selected(&local, direction));
+            if changed.of_workload(&local).is_none() {
+                prop_assert_eq!(new.selected(&local, direction), old.selected(&local, direction));
+            }
+        }
+        prop_assert_eq!(new.cidrs(), fresh.cidrs());
     }
 
     #[test]
@@ -558,7 +236,7 @@ proptest! {
     fn a_good_document_with_a_wound_is_never_a_panic(
         policy in policy(), at in any::<prop::sample::Index>(), wound in "\\PC{0,4}", cut in 0_usize..20,
     ) {
-        let text = policy_text(0, &policy);
+        let text = text::document(0, &Document::Policy(policy));
         let chars: Vec<char> = text.chars().collect();
         let at = at.index(chars.len());
         let wounded: String = chars[..at].iter().copied().chain(wound.chars())
