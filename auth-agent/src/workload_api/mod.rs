@@ -1,5 +1,6 @@
 //! The SPIFFE Workload API and Envoy's SDS on the agent's Unix socket.
 
+pub mod authority;
 mod peer;
 mod source;
 
