@@ -1,5 +1,7 @@
 //! `handfast ca`: make, run and look at the authority.
 
+mod audit;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,6 +14,7 @@ use handfast_ca::server::{Options, Server};
 use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::metrics::{self, Metrics};
 use crate::output::{OutputArgs, timestamp};
 
 /// The certificate authority: one per trust domain
@@ -47,6 +50,9 @@ enum Command {
         /// Also send the audit log to the syslog collector at this socket (usually /dev/log)
         #[arg(long, value_name = "PATH")]
         syslog: Option<PathBuf>,
+        /// Serve Prometheus metrics, /healthz and /readyz here (IP:PORT), or not (off)
+        #[arg(long, default_value = "127.0.0.1:9751", value_name = "IP:PORT|off")]
+        metrics: metrics::Place,
         #[command(flatten)]
         socket: CaSocket,
     },
@@ -57,6 +63,7 @@ enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
+    Audit(audit::AuditArgs),
 }
 
 /// The option that names the CA's folder.
@@ -94,24 +101,22 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
             dir,
             listen,
             syslog,
+            metrics,
             socket,
         } => {
             let options = Options {
                 syslog,
                 ..Options::new(dir.dir, listen, socket.admin_socket)
             };
-            serve(&options).await
+            serve(&options, metrics).await
         }
         Command::Status { socket, output } => status(&socket, output).await,
+        Command::Audit(args) => audit::run(args).await,
     }
 }
 
 async fn init(dir: PathBuf, trust_domain: &str, prefix_ranges: Vec<IpNet>) -> anyhow::Result<()> {
-    let setup = Setup {
-        trust_domain: authority::trust_domain(trust_domain)?,
-        dir,
-        prefix_ranges,
-    };
+    let setup = Setup::new(dir, authority::trust_domain(trust_domain)?, prefix_ranges);
     let fingerprint = authority::init(&setup).await.context("no CA was made")?;
     println!(
         "made the CA of {} in {}",
@@ -123,12 +128,15 @@ async fn init(dir: PathBuf, trust_domain: &str, prefix_ranges: Vec<IpNet>) -> an
     Ok(())
 }
 
-async fn serve(options: &Options) -> anyhow::Result<()> {
+async fn serve(options: &Options, metrics: metrics::Place) -> anyhow::Result<()> {
     // Before anything is open: a signal that comes early is not lost.
     let shutdown = shutdown()?;
+    let metrics = Metrics::bind(metrics).await?;
     let server = Server::bind(options)
         .await
         .context("the CA does not start")?;
+    let health = server.health();
+    metrics.serve(move || health.check());
     eprintln!(
         "serving agents on {}, operators on {}",
         server.local_addr(),

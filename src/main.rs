@@ -17,6 +17,7 @@ mod check;
 mod demo;
 mod endpoint;
 mod entry;
+mod metrics;
 mod node;
 mod observe;
 mod output;

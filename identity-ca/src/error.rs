@@ -168,6 +168,23 @@ impl Error {
         }
     }
 
+    /// In one word, for metrics.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Csr(_) => "csr",
+            Self::Token(_) => "token",
+            Self::Clock { .. } => "clock",
+            Self::Rejected(_) => "certificate",
+            Self::Denied(_) => "denied",
+            Self::Invalid { .. } => "invalid",
+            Self::Missing { .. } => "missing",
+            Self::Exists { .. } => "exists",
+            Self::StoreFull | Self::StoreDamaged { .. } | Self::Store(_) => "store",
+            Self::Audit(_) | Self::AuditBroken { .. } => "audit",
+            _ => "other",
+        }
+    }
+
     /// The gRPC code that tells a caller who is to blame.
     pub(crate) fn code(&self) -> tonic::Code {
         use tonic::Code;

@@ -23,6 +23,7 @@ pub mod client;
 mod convert;
 pub mod deny;
 mod error;
+mod metrics;
 pub mod model;
 mod names;
 mod registry;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -10,7 +11,7 @@ use super::act::Act;
 use super::file::{Log, Position};
 use super::line::Record;
 use super::syslog::Syslog;
-use crate::{Error, now_ms};
+use crate::{Error, metrics, now_ms};
 
 /// Batches that wait for the disk; whoever brings one more waits with them.
 const QUEUE: usize = 256;
@@ -74,12 +75,17 @@ impl Audit {
 
     /// Asked before anything is signed or changed: can it be written down?
     pub(crate) async fn ready(&self) -> Result<(), Error> {
-        if self.failing.load(Ordering::Acquire) {
+        if self.failing() {
             let resumed = Act::done("audit.resume", "ca", "audit log");
             self.record(vec![resumed]).await
         } else {
             Ok(())
         }
+    }
+
+    /// Was the last attempt to write a failure?
+    pub(crate) fn failing(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
     }
 
     /// How far the log has come.
@@ -108,7 +114,9 @@ impl Writer {
                 acts.extend(batch.acts);
                 waiting.push(batch.written);
             }
+            let since = Instant::now();
             let outcome = self.write(acts).map_err(|error| error.to_string());
+            metrics::audit(since);
             self.failing.store(outcome.is_err(), Ordering::Release);
             if let Err(problem) = &outcome {
                 tracing::error!(problem, "audit; nothing is signed or changed without it");

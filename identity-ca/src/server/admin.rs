@@ -1,14 +1,13 @@
-//! What operators may ask, on the Unix socket: root and the CA's owner.
+//! What operators may ask, by their role.
 
 use std::sync::Arc;
 
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
 use super::state::State;
-use crate::model::{Denial, Selector};
+use crate::model::{Denial, PolicyDocument, Role};
 use crate::proto::admin_server::Admin;
-use crate::registry::{EntryOrder, PolicyOrder, TokenOrder, session_address};
+use crate::registry::{EntryOrder, NodeOrder, PolicyOrder, TokenOrder, session_address};
 use crate::{Error, now_ms, proto};
 
 const MAX_POLICIES: usize = 10_000;
@@ -21,31 +20,13 @@ pub(super) fn service(state: Arc<State>) -> Service {
     Service { state }
 }
 
-/// Lets root and the owner of this process in.
-pub(super) fn only_owner(request: Request<()>) -> Result<Request<()>, Status> {
-    let us = nix::unistd::geteuid().as_raw();
-    match caller(&request) {
-        Some(uid) if uid == 0 || uid == us => Ok(request),
-        uid => {
-            tracing::warn!(target: "handfast::audit", ?uid, "operator refused");
-            Err(Status::permission_denied(format!(
-                "only root and the CA's owner (uid {us}) administer it"
-            )))
-        }
-    }
-}
-
-fn caller<T>(request: &Request<T>) -> Option<u32> {
-    let info = request.extensions().get::<UdsConnectInfo>()?;
-    info.peer_cred.map(|credentials| credentials.uid())
-}
-
 #[tonic::async_trait]
 impl Admin for Service {
     async fn status(
         &self,
-        _: Request<proto::StatusRequest>,
+        request: Request<proto::StatusRequest>,
     ) -> Result<Response<proto::StatusReply>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
         let now = self.state.now();
         let authority = &self.state.authority;
         let (alarms, tokens_open) = self.state.registry.counts().await?;
@@ -76,15 +57,20 @@ impl Admin for Service {
         &self,
         request: Request<proto::CreateTokenRequest>,
     ) -> Result<Response<proto::CreateTokenReply>, Status> {
-        let uid = caller(&request);
+        let by = self.state.operator(&request, Role::Registrar)?;
         let request = request.into_inner();
         let order = token_order(&request)?;
-        let node = order.node.clone();
+        let node = order.node.name.clone();
         let made = self
             .state
             .change(|state| async move { state.registry.create_token(&order).await })
+            .await;
+        let made = self
+            .state
+            .conclude("token.create", &by, &node, made, |act, made| {
+                act.with("expires_at_ms", made.expires_at_ms)
+            })
             .await?;
-        tracing::info!(target: "handfast::audit", ?uid, %node, expires_at_ms = made.expires_at_ms, "token created");
         Ok(Response::new(proto::CreateTokenReply {
             token: made.secret.expose().to_owned(),
             trust_domain: self.state.authority.trust_domain().to_string(),
@@ -98,8 +84,9 @@ impl Admin for Service {
 
     async fn list_nodes(
         &self,
-        _: Request<proto::ListNodesRequest>,
+        request: Request<proto::ListNodesRequest>,
     ) -> Result<Response<proto::Nodes>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
         let nodes = self
             .state
             .registry
@@ -114,23 +101,33 @@ impl Admin for Service {
         &self,
         request: Request<proto::CreateEntryRequest>,
     ) -> Result<Response<proto::Entry>, Status> {
-        let uid = caller(&request);
+        let by = self.state.operator(&request, Role::Registrar)?;
         let entry = request.into_inner().entry;
-        let order = entry_order(entry.ok_or_else(|| Status::invalid_argument("no entry"))?)?;
+        let entry = entry.ok_or_else(|| Status::invalid_argument("no entry"))?;
+        let order = EntryOrder::try_from(entry)?;
+        let subject = order.spiffe_id.clone();
         let entry = self
             .state
             .change(|state| async move { state.registry.create_entry(&order).await })
+            .await;
+        let entry = self
+            .state
+            .conclude("entry.create", &by, subject, entry, |act, entry| {
+                act.with("id", entry.id.as_str())
+            })
             .await?;
-        tracing::info!(target: "handfast::audit", ?uid, id = entry.id, spiffe_id = %entry.spiffe_id, "entry created");
         Ok(Response::new(proto::Entry::from(&entry)))
     }
 
     async fn list_entries(
         &self,
-        _: Request<proto::ListEntriesRequest>,
+        request: Request<proto::ListEntriesRequest>,
     ) -> Result<Response<proto::Entries>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
         let now = self.state.now();
-        let entries = now.entries.iter().map(proto::Entry::from).collect();
+        let entries = now.entries.list(|_| true);
+        let entries = entries.iter().map(|entry| proto::Entry::from(&**entry));
+        let entries = entries.collect();
         Ok(Response::new(proto::Entries { entries }))
     }
 
@@ -138,20 +135,35 @@ impl Admin for Service {
         &self,
         request: Request<proto::DeleteEntryRequest>,
     ) -> Result<Response<proto::Entry>, Status> {
-        let uid = caller(&request);
-        let id = request.into_inner().id;
-        let entry = self
+        let by = self.state.operator(&request, Role::Registrar)?;
+        let request = request.into_inner();
+        let (id, ids) = (request.id.clone(), vec![request.id]);
+        let deleted = self
             .state
-            .change(|state| async move { state.registry.delete_entry(&id).await })
+            .change(|state| async move { state.registry.delete_entries(&ids).await })
+            .await;
+        let deleted = self
+            .state
+            .conclude("entry.delete", &by, id, deleted, |act, deleted| {
+                let whose: Vec<String> = deleted
+                    .iter()
+                    .map(|entry| entry.spiffe_id.to_string())
+                    .collect();
+                act.with("spiffe_id", whose.join(" "))
+                    .with("reason", request.reason)
+            })
             .await?;
-        tracing::info!(target: "handfast::audit", ?uid, id = entry.id, spiffe_id = %entry.spiffe_id, "entry deleted");
-        Ok(Response::new(proto::Entry::from(&entry)))
+        let entry = deleted
+            .first()
+            .ok_or_else(|| Status::internal("no entry"))?;
+        Ok(Response::new(proto::Entry::from(entry)))
     }
 
     async fn get_bundle(
         &self,
-        _: Request<proto::GetBundleRequest>,
+        request: Request<proto::GetBundleRequest>,
     ) -> Result<Response<proto::Bundle>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
         Ok(Response::new(proto::Bundle::from(
             &*self.state.now().bundle,
         )))
@@ -161,13 +173,14 @@ impl Admin for Service {
         &self,
         request: Request<proto::PutPoliciesRequest>,
     ) -> Result<Response<proto::Policies>, Status> {
-        let uid = caller(&request);
+        let by = self.state.operator(&request, Role::Registrar)?;
         let policies = request.into_inner().policies;
         if policies.len() > MAX_POLICIES {
             return Err(Status::invalid_argument(format!(
                 "at most {MAX_POLICIES} documents at once"
             )));
         }
+        let names = names_of(policies.iter().map(|policy| policy.name.as_str()));
         let orders: Vec<PolicyOrder> = policies
             .into_iter()
             .map(|policy| PolicyOrder {
@@ -178,18 +191,22 @@ impl Admin for Service {
         let documents = self
             .state
             .change(|state| async move { state.registry.put_policies(&orders).await })
+            .await;
+        let documents = self
+            .state
+            .conclude("policy.put", &by, names, documents, |act, documents| {
+                act.with("versions", versions(documents))
+            })
             .await?;
-        for document in &documents {
-            tracing::info!(target: "handfast::audit", ?uid, name = document.name, version = document.version, "policy put");
-        }
         let policies = documents.iter().map(proto::Policy::from).collect();
         Ok(Response::new(proto::Policies { policies }))
     }
 
     async fn list_policies(
         &self,
-        _: Request<proto::ListPoliciesRequest>,
+        request: Request<proto::ListPoliciesRequest>,
     ) -> Result<Response<proto::Policies>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
         let now = self.state.now();
         let policies = now.policies.iter().map(proto::Policy::from).collect();
         Ok(Response::new(proto::Policies { policies }))
@@ -199,6 +216,7 @@ impl Admin for Service {
         &self,
         request: Request<proto::GetPolicyRequest>,
     ) -> Result<Response<proto::Policy>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
         let name = request.into_inner().name;
         let now = self.state.now();
         let policy = now.policies.iter().find(|policy| policy.name == name);
@@ -213,15 +231,27 @@ impl Admin for Service {
         &self,
         request: Request<proto::DeletePoliciesRequest>,
     ) -> Result<Response<proto::Policies>, Status> {
-        let uid = caller(&request);
-        let names = request.into_inner().names;
+        let by = self.state.operator(&request, Role::Registrar)?;
+        let request = request.into_inner();
+        let names = request.names;
+        let subject = names_of(names.iter().map(String::as_str));
         let documents = self
             .state
             .change(|state| async move { state.registry.delete_policies(&names).await })
+            .await;
+        let documents = self
+            .state
+            .conclude(
+                "policy.delete",
+                &by,
+                subject,
+                documents,
+                |act, documents| {
+                    act.with("versions", versions(documents))
+                        .with("reason", request.reason)
+                },
+            )
             .await?;
-        for document in &documents {
-            tracing::info!(target: "handfast::audit", ?uid, name = document.name, version = document.version, "policy deleted");
-        }
         let policies = documents.iter().map(proto::Policy::from).collect();
         Ok(Response::new(proto::Policies { policies }))
     }
@@ -230,14 +260,20 @@ impl Admin for Service {
         &self,
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeReply>, Status> {
-        let uid = caller(&request);
+        let by = self.state.operator(&request, Role::Admin)?;
         let Denial {
             subject, reason, ..
         } = denial(request.into_inner())?;
-        tracing::warn!(target: "handfast::audit", ?uid, %subject, reason, "revoke");
+        let (whom, why) = (subject.to_string(), reason.clone());
         let number = self
             .state
             .change(|state| async move { state.registry.revoke(subject, &reason).await })
+            .await;
+        let number = self
+            .state
+            .conclude("revocation.add", &by, whom, number, |act, number| {
+                act.with("reason", why).with("number", *number)
+            })
             .await?;
         Ok(Response::new(proto::RevokeReply { number }))
     }
@@ -246,22 +282,29 @@ impl Admin for Service {
         &self,
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeReply>, Status> {
-        let uid = caller(&request);
+        let by = self.state.operator(&request, Role::Admin)?;
         let Denial {
             subject, reason, ..
         } = denial(request.into_inner())?;
-        tracing::warn!(target: "handfast::audit", ?uid, %subject, reason, "revocation undone");
+        let (whom, why) = (subject.to_string(), reason.clone());
         let number = self
             .state
             .change(|state| async move { state.registry.unrevoke(subject, &reason).await })
+            .await;
+        let number = self
+            .state
+            .conclude("revocation.lift", &by, whom, number, |act, number| {
+                act.with("reason", why).with("number", *number)
+            })
             .await?;
         Ok(Response::new(proto::RevokeReply { number }))
     }
 
     async fn list_revocations(
         &self,
-        _: Request<proto::ListRevocationsRequest>,
+        request: Request<proto::ListRevocationsRequest>,
     ) -> Result<Response<proto::RevocationList>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
         let now = self.state.now();
         let denials = now.deny.denials().iter().map(proto::Denial::from).collect();
         Ok(Response::new(proto::RevocationList {
@@ -282,28 +325,18 @@ fn token_order(request: &proto::CreateTokenRequest) -> Result<TokenOrder, Error>
     };
     let underlay = request.underlay.iter().map(|text| session_address(text));
     Ok(TokenOrder {
-        node: request.node.parse()?,
-        prefixes: request
-            .prefixes
-            .iter()
-            .map(prefix)
-            .collect::<Result<_, _>>()?,
-        underlay: underlay.collect::<Result<_, _>>()?,
+        node: NodeOrder {
+            name: request.node.parse()?,
+            prefixes: request
+                .prefixes
+                .iter()
+                .map(prefix)
+                .collect::<Result<_, _>>()?,
+            underlay: underlay.collect::<Result<_, _>>()?,
+            managed: !request.joining,
+        },
         ca_address: request.ca_address.clone(),
         ttl_seconds: request.ttl_seconds.into(),
-        managed: !request.joining,
-    })
-}
-
-fn entry_order(entry: proto::Entry) -> Result<EntryOrder, Error> {
-    let selectors = entry.selectors.into_iter().map(Selector::try_from);
-    Ok(EntryOrder {
-        spiffe_id: entry.spiffe_id,
-        parent: entry.parent_id,
-        selectors: selectors.collect::<Result<_, _>>()?,
-        labels: entry.labels.into_iter().collect(),
-        ttl: entry.workload_ttl_seconds,
-        dns_names: entry.dns_names,
     })
 }
 
@@ -312,4 +345,16 @@ fn denial(request: proto::RevokeRequest) -> Result<Denial, Error> {
         .denial
         .ok_or_else(|| Error::invalid("revocation", "it names nobody"))?
         .try_into()
+}
+
+/// As many names as one line of the log takes.
+fn names_of<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.take(64).collect::<Vec<_>>().join(" ")
+}
+
+fn versions(documents: &[PolicyDocument]) -> String {
+    let versions = documents
+        .iter()
+        .map(|document| format!("{}:{}", document.name, document.version));
+    versions.take(64).collect::<Vec<_>>().join(" ")
 }

@@ -1,6 +1,7 @@
 //! What nodes may ask: to join, for certificates, for updates.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -16,9 +17,10 @@ use crate::model::{Entry, Node};
 use crate::proto::agents_server::Agents;
 use crate::registry::Snapshot;
 use crate::token::Secret;
-use crate::{Error, now_ms, proto};
+use crate::{Error, metrics, now_ms, proto};
 
 const MAX_PROBLEM: usize = 512;
+const MAX_AUTHORITIES: usize = 64;
 
 pub(super) struct Service {
     state: Arc<State>,
@@ -67,7 +69,10 @@ impl Agents for Service {
         let joined = self.join_node(request).await;
         let act = match &joined {
             Ok((_, issued)) => signed("node.join", &issued.spiffe_id, issued),
-            Err(error) => Act::refused("node.join", from, "", error),
+            Err(error) => {
+                metrics::refused("node.join", error);
+                Act::refused("node.join", from, "", error)
+            }
         };
         let act = act.with("from", from.to_string());
         self.state.audit.record(vec![act]).await?;
@@ -99,12 +104,18 @@ impl Agents for Service {
         if node.svid.not_after < now_ms() / 1000 {
             self.check_expired(&node, own_only).await?;
         }
+        let since = Instant::now();
         self.state.audit.ready().await?;
         let mut replies = Vec::with_capacity(request.requests.len());
         let mut acts = Vec::with_capacity(request.requests.len());
         for request in request.requests {
+            let kind = kind(&request);
             let asked = asked_for(&request);
             let answer = self.issue_one(&node, request).await;
+            match &answer {
+                Ok(_) => metrics::issued(kind),
+                Err(error) => metrics::refused("svid.issue", error),
+            }
             acts.push(act(&asked, &answer, &node).with("from", peer.from.to_string()));
             replies.push(proto::SvidReply {
                 result: Some(result(answer)),
@@ -112,6 +123,7 @@ impl Agents for Service {
         }
         // What is not written down does not leave.
         self.state.audit.record(acts).await?;
+        metrics::batch(since);
         Ok(Response::new(proto::IssueReply {
             replies,
             now_ms: now_ms(),
@@ -153,10 +165,12 @@ impl Agents for Service {
             .filter(|c| !c.is_control())
             .take(MAX_PROBLEM)
             .collect();
+        let in_use = authorities_in_use(request.authorities_in_use)?;
         self.state
             .registry
-            .acknowledged(&node.svid.name, request.sequence, &problem)
+            .acknowledged(&node.svid.name, request.sequence, &problem, &in_use)
             .await?;
+        metrics::acknowledged(node.svid.name.as_str(), request.sequence);
         Ok(Response::new(proto::AcknowledgeReply { now_ms: now_ms() }))
     }
 }
@@ -195,7 +209,11 @@ impl Service {
                     prefixes: node.prefixes.clone(),
                     assignment: node.assignment,
                 };
-                let issued = self.state.authority.node_svid(&key, &binding)?;
+                let mut issued = self.state.authority.node_svid(&key, &binding)?;
+                if caller.former {
+                    // It knows an older root only: this leads it to the new one.
+                    issued.chain.extend(self.state.authority.bridge());
+                }
                 let hash = crate::bundle::sha256(key.point());
                 self.state.registry.renewed(&node.name, &hash).await?;
                 issued
@@ -246,8 +264,18 @@ impl Snapshot {
         if denied {
             return Err(Error::Denied(format!("node {name} is revoked")));
         }
-        self.node(name)
-            .ok_or_else(|| Error::Denied(format!("node {name} is not registered; join again")))
+        let node = self
+            .node(name)
+            .ok_or_else(|| Error::Denied(format!("node {name} is not registered; join again")))?;
+        if node.banned {
+            return Err(Error::Denied(format!("node {name} is banned")));
+        }
+        if node.evicted {
+            return Err(Error::Denied(format!(
+                "node {name} was evicted: it must attest again (join with a new token, or by its own certificate)"
+            )));
+        }
+        Ok(node)
     }
 }
 
@@ -257,7 +285,7 @@ pub(super) fn admit<'a>(snapshot: &'a Snapshot, caller: &PeerNode) -> Result<&'a
 }
 
 /// The entry, if it applies to the node and its identity may be issued.
-fn entitled<'a>(now: &'a Snapshot, node: &Node, id: &str) -> Result<&'a Entry, Error> {
+fn entitled(now: &Snapshot, node: &Node, id: &str) -> Result<Arc<Entry>, Error> {
     let entry = now.entry_of(node, id).ok_or_else(|| {
         Error::Denied(format!(
             "no entry {:?} applies to node {}",
@@ -295,19 +323,41 @@ fn unexpired(node: &PeerNode) -> Result<(), Status> {
     }
 }
 
+/// What an agent says that its SVIDs hang on: hashes and key IDs, few of them.
+fn authorities_in_use(names: Vec<String>) -> Result<Vec<String>, Status> {
+    let plain = |name: &String| {
+        (1..=128).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    if names.len() > MAX_AUTHORITIES || !names.iter().all(plain) {
+        return Err(Status::invalid_argument(
+            "authorities in use: at most 64 names of 128 characters",
+        ));
+    }
+    Ok(names)
+}
+
 fn expired() -> Status {
     Status::unauthenticated(
         "this node's certificate has expired: it may only ask for the next one, with its last key; if it has lost that, join again",
     )
 }
 
+fn kind(request: &proto::SvidRequest) -> &'static str {
+    match request.kind() {
+        proto::SvidKind::Node => "node",
+        proto::SvidKind::Proof => "proof",
+        proto::SvidKind::Workload => "workload",
+        proto::SvidKind::Unspecified => "unknown",
+    }
+}
+
 /// What a request asks for, as the audit log names it.
 fn asked_for(request: &proto::SvidRequest) -> String {
     match request.kind() {
-        proto::SvidKind::Node => "node".to_owned(),
-        proto::SvidKind::Proof => format!("proof of entry {}", shorten(&request.entry_id)),
-        proto::SvidKind::Workload => format!("workload of entry {}", shorten(&request.entry_id)),
-        proto::SvidKind::Unspecified => "nothing known".to_owned(),
+        proto::SvidKind::Node | proto::SvidKind::Unspecified => kind(request).to_owned(),
+        proto::SvidKind::Proof | proto::SvidKind::Workload => {
+            format!("{} of entry {}", kind(request), shorten(&request.entry_id))
+        }
     }
 }
 

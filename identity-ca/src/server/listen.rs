@@ -28,7 +28,7 @@ use super::state::State;
 use crate::Error;
 use crate::registry::Snapshot;
 use crate::tls::{ALPN, Signatures, provider, refusal};
-use crate::verify::{NodeSvid, Rejection};
+use crate::verify::{NodeSvid, Rejection, Verifier};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(1);
@@ -226,6 +226,8 @@ pub(super) struct PeerNode {
     pub(super) svid: NodeSvid,
     /// SHA-256 of its public key.
     pub(super) key_hash: [u8; 32],
+    /// Its certificate hangs on a root that has left the bundle.
+    pub(super) former: bool,
 }
 
 /// Judges a node's certificate. One that has expired lately is accepted here,
@@ -235,19 +237,27 @@ fn recognise(
     chain: &[CertificateDer<'_>],
     now: UnixTime,
 ) -> Result<PeerNode, Rejection> {
-    let verifier = &snapshot.verifier;
-    let svid = match verifier.node(chain, now) {
+    let judge = |verifier: &Verifier| match verifier.node(chain, now) {
         Err(Rejection::Time { not_after, now, .. })
             if now > not_after && now - not_after < REATTEST =>
         {
             let then = UnixTime::since_unix_epoch(Duration::from_secs(not_after));
-            verifier.node(chain, then)?
+            verifier.node(chain, then)
         }
-        judged => judged?,
+        judged => judged,
+    };
+    let (svid, former) = match judge(&snapshot.verifier) {
+        // It slept through a rotation, perhaps.
+        Err(Rejection::Path(_)) => (judge(&snapshot.remembering)?, true),
+        judged => (judged?, false),
     };
     let leaf = chain.first().ok_or(Rejection::Chain(0))?;
     let key_hash = crate::certificate::key_hash(leaf).ok_or(Rejection::Malformed)?;
-    Ok(PeerNode { svid, key_hash })
+    Ok(PeerNode {
+        svid,
+        key_hash,
+        former,
+    })
 }
 
 /// An agent's connection.

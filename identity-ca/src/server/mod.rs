@@ -4,9 +4,11 @@ mod admin;
 mod agents;
 mod attest;
 mod audit;
+mod crls;
 mod heads;
 mod jwt;
 mod listen;
+mod operator;
 mod push;
 mod state;
 
@@ -18,17 +20,17 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
-use tonic::service::{InterceptorLayer, Routes};
+use tonic::service::Routes;
 use tonic::transport::Server as Transport;
 
 use self::state::State;
-use crate::Error;
 use crate::audit::{self as log, Audit};
 use crate::authority::{Authority, Lock, STORE, check_folder};
 use crate::proto::admin_server::AdminServer;
 use crate::proto::agents_server::AgentsServer;
 use crate::proto::audit_server::AuditServer;
 use crate::registry::{Registry, Store};
+use crate::{Error, metrics};
 
 /// The CA's port.
 pub const DEFAULT_PORT: u16 = 7251;
@@ -51,6 +53,8 @@ pub struct Options {
     pub admin_socket: PathBuf,
     /// The socket of a syslog collector that gets a copy of the audit log.
     pub syslog: Option<PathBuf>,
+    /// What seals the root's key.
+    pub passphrase_file: Option<PathBuf>,
 }
 
 impl Options {
@@ -61,6 +65,7 @@ impl Options {
             listen,
             admin_socket,
             syslog: None,
+            passphrase_file: None,
         }
     }
 }
@@ -80,8 +85,9 @@ impl Server {
     pub async fn bind(options: &Options) -> Result<Self, Error> {
         check_folder(&options.dir)?;
         let lock = Lock::take(&options.dir)?;
-        let authority = Authority::open(&options.dir)?;
         let store = Store::open(&options.dir.join(STORE)).await?;
+        let passphrase = options.passphrase_file.clone();
+        let authority = Authority::load(&options.dir, passphrase, &store).await?;
         let domain = authority.trust_domain().clone();
         let registry = Registry::new(store, domain, authority.prefix_ranges().to_vec());
         registry.reserve_ca_address(options.listen.ip()).await?;
@@ -95,7 +101,9 @@ impl Server {
             authority.server(),
             options.syslog.clone(),
         )?;
+        metrics::describe();
         let state = State::open(authority, registry, audit, address).await?;
+        metrics::registry(&state.now());
         Ok(Self {
             state,
             tcp,
@@ -104,6 +112,11 @@ impl Server {
             dir: options.dir.clone(),
             _lock: lock,
         })
+    }
+
+    /// Says whether the server can do its work, for as long as it runs.
+    pub fn health(&self) -> Health {
+        Health(Arc::clone(&self.state))
     }
 
     /// Where agents reach it (the port, if 0 was asked for).
@@ -125,10 +138,11 @@ impl Server {
                 stopped(stopping.clone()),
             );
         let operators = Transport::builder()
-            .layer(InterceptorLayer::new(admin::only_owner))
             .add_routes(administration(&self.state, &self.dir))
             .serve_with_incoming_shutdown(listen::operators(self.unix), stopped(stopping));
         let upkeep = tokio::spawn(state::upkeep(Arc::clone(&self.state)));
+        let log = self.dir.join(log::FOLDER);
+        let crls = tokio::spawn(crls::keep(Arc::clone(&self.state), log));
         let mut serving = tokio::spawn(async move { tokio::try_join!(agents, operators) });
         let ended = tokio::select! {
             ended = &mut serving => ended,
@@ -142,6 +156,7 @@ impl Server {
             }
         };
         upkeep.abort();
+        crls.abort();
         self.state.close().await;
         drop(self.socket);
         match ended {
@@ -149,6 +164,20 @@ impl Server {
             Ok(Err(error)) => Err(Error::Protocol(error.to_string())),
             Err(error) => Err(Error::Protocol(error.to_string())),
         }
+    }
+}
+
+/// Can the server do its work? Cheap to clone and to ask.
+#[derive(Clone)]
+pub struct Health(Arc<State>);
+
+impl Health {
+    /// The reason if it cannot.
+    pub fn check(&self) -> Result<(), String> {
+        if self.0.audit.failing() {
+            return Err("the audit log cannot be written".to_owned());
+        }
+        Ok(())
     }
 }
 

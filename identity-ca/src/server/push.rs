@@ -10,6 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::agents::admit;
+use super::crls::Crls;
 use super::listen::PeerNode;
 use super::state::{Connected, State};
 use super::stopped;
@@ -29,6 +30,7 @@ pub(super) fn start(
     let stream = Push {
         state: Arc::clone(state),
         snapshots: state.snapshot.subscribe(),
+        crls: state.crls.subscribe(),
         stopping,
         _connected: state.connected(&peer.svid.name),
         peer,
@@ -43,6 +45,7 @@ struct Push {
     state: Arc<State>,
     peer: Arc<PeerNode>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    crls: watch::Receiver<Crls>,
     stopping: watch::Receiver<bool>,
     sender: mpsc::Sender<Result<proto::Update, Status>>,
     sent: Option<Revisions>,
@@ -68,6 +71,10 @@ impl Push {
                     let mut update = update(&snapshot, node, sent);
                     let heads = self.state.audit_head().into_iter().collect();
                     update.audit_heads = Some(proto::AuditHeads { heads });
+                    if sent.is_none() || self.crls.has_changed().unwrap_or(false) {
+                        let crls = self.crls.borrow_and_update().to_vec();
+                        update.crls = Some(proto::Crls { crls });
+                    }
                     permit.send(Ok(update));
                 }
                 Err(refused) => {
@@ -77,6 +84,11 @@ impl Push {
             }
             tokio::select! {
                 changed = self.snapshots.changed() => if changed.is_err() { return },
+                changed = self.crls.changed() => match changed {
+                    // Seen only when it is sent, like the snapshots.
+                    Ok(()) => self.crls.mark_changed(),
+                    Err(_) => return,
+                },
                 () = self.sender.closed() => return,
                 () = stopped(self.stopping.clone()) => return,
                 () = &mut expiry => {
@@ -96,7 +108,11 @@ fn update(snapshot: &Snapshot, node: &Node, sent: Option<Revisions>) -> proto::U
         nodes: snapshot.nodes.iter().filter_map(as_peers_see).collect(),
     };
     let entries = || proto::Entries {
-        entries: snapshot.entries_of(node).map(proto::Entry::from).collect(),
+        entries: snapshot
+            .entries_of(node)
+            .iter()
+            .map(|entry| proto::Entry::from(&**entry))
+            .collect(),
     };
     let policies = || proto::Policies {
         policies: snapshot.policies.iter().map(proto::Policy::from).collect(),
@@ -110,6 +126,9 @@ fn update(snapshot: &Snapshot, node: &Node, sent: Option<Revisions>) -> proto::U
         entries: changed(|r| r.entries).then(entries),
         policies: changed(|r| r.policies).then(policies),
         deny_list: if changed(|r| r.deny) { deny() } else { None },
+        retired: changed(|r| r.retired).then(|| proto::Retired {
+            authorities: snapshot.retired.iter().cloned().collect(),
+        }),
         ..Default::default()
     }
 }

@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
+use super::crls::Crls;
 use super::heads::Heads;
 use crate::audit::Audit;
 use crate::authority::Authority;
 use crate::registry::{Registry, Snapshot};
 use crate::tls::certified;
-use crate::{Error, NodeName, now_ms};
+use crate::{Error, NodeName, metrics, now_ms};
 
 /// How often certificates of our own are looked at.
 const UPKEEP: Duration = Duration::from_secs(60);
@@ -27,6 +28,7 @@ pub(super) struct State {
     pub(super) registry: Registry,
     pub(super) audit: Audit,
     pub(super) heads: Heads,
+    pub(super) crls: watch::Sender<Crls>,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) certificate: Arc<OwnCertificate>,
     /// One change at a time, so that snapshots follow each other in order.
@@ -50,6 +52,7 @@ impl State {
             registry,
             audit,
             heads: Heads::default(),
+            crls: watch::Sender::default(),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
             certificate,
             writer: tokio::sync::Mutex::new(()),
@@ -80,10 +83,13 @@ impl State {
         self.audit.ready().await?;
         let state = Arc::clone(self);
         let task = tokio::spawn(async move {
+            let since = Instant::now();
             let writing = state.writer.lock().await;
             let changed = change(Arc::clone(&state)).await?;
             let before = state.now();
             let after = Snapshot::load(&state.registry, &state.authority, Some(&before)).await?;
+            metrics::change(since);
+            metrics::registry(&after);
             state.snapshot.send_replace(Arc::new(after));
             drop(writing);
             Ok(changed)
@@ -99,6 +105,7 @@ impl State {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *connected.entry(name.clone()).or_default() += 1;
+        metrics::connected(connected.len());
         Connected {
             state: Arc::clone(self),
             name: name.clone(),
@@ -134,6 +141,7 @@ impl Drop for Connected {
             *count -= 1;
             if *count == 0 {
                 connected.remove(&self.name);
+                metrics::connected(connected.len());
             }
         }
     }
@@ -186,7 +194,8 @@ pub(super) async fn upkeep(state: Arc<State>) {
 }
 
 async fn look_after(state: &Arc<State>) -> Result<(), Error> {
-    state.authority.renew_issuing()?;
+    metrics::authority("root", state.authority.root_not_after()?);
+    metrics::authority("issuing", state.authority.issuing_not_after());
     state.certificate.renew_if_due(&state.authority)?;
     if now_ms().saturating_sub(state.now().deny.issued_at_ms()) >= REDATE_MS {
         state

@@ -1,0 +1,208 @@
+//! `handfast ca audit`: what was done, by whom, and whether the log still says so.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use handfast_ca::Error;
+use handfast_ca::audit::{self, Filter, Outcome, Record, Verified};
+
+use super::CaSocket;
+use crate::output::{Format, timestamp_ms};
+
+/// Every issuance, refusal, rotation step and administrative act, oldest first
+///
+/// The running CA reads its log, or with --dir the files are read here, without a CA. JSON and YAML are one document
+/// a record.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  handfast ca audit --since 24h --refused\n  handfast ca audit --act entry --by uid:0 --output json\n  handfast ca audit --verify"
+)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    socket: CaSocket,
+    /// Read the log in this CA's folder instead of asking the running CA
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Not before: how long ago (24h, 15m), or a time (2026-01-31T12:00:00Z)
+    #[arg(long, value_parser = moment, value_name = "WHEN")]
+    since: Option<u64>,
+    /// Not after: how long ago, or a time
+    #[arg(long, value_parser = moment, value_name = "WHEN")]
+    until: Option<u64>,
+    /// Only this act, or all of a noun: entry.create, entry, svid, node, token, policy, revocation, rotation
+    #[arg(long)]
+    act: Option<String>,
+    /// Only what was done by an operator or node whose name contains this
+    #[arg(long)]
+    by: Option<String>,
+    /// Only what concerns a subject whose name contains this
+    #[arg(long)]
+    subject: Option<String>,
+    /// Only refusals
+    #[arg(long)]
+    refused: bool,
+    /// Check every link of the log's chain instead of listing it; a broken one is named, and the exit status is 1
+    #[arg(long, conflicts_with_all = ["since", "until", "act", "by", "subject", "refused"])]
+    verify: bool,
+    /// With --verify: the agents' folder with signed heads, which show what was cut off at the end; again for more
+    #[arg(long, requires = "verify", conflicts_with = "dir", value_name = "FILE")]
+    head: Vec<PathBuf>,
+    /// How to print
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+/// Runs the command.
+pub async fn run(args: AuditArgs) -> anyhow::Result<()> {
+    if args.verify {
+        return verify(&args).await;
+    }
+    let filter = Filter {
+        since_ms: args.since,
+        until_ms: args.until,
+        act: args.act,
+        by: args.by,
+        subject: args.subject,
+        refused: args.refused,
+    };
+    let mut printer = Printer::new(args.output)?;
+    match &args.dir {
+        Some(dir) => {
+            let mut outcome = Ok(());
+            audit::read(&folder(dir)?, &filter, |record| {
+                outcome = printer.print(&record);
+                outcome.is_ok()
+            })?;
+            outcome?;
+        }
+        None => {
+            let mut admin = args.socket.connect().await?;
+            let mut outcome = Ok(());
+            let told = admin
+                .audit(&filter, |record| {
+                    outcome = printer.print(&record);
+                    match outcome {
+                        Ok(()) => Ok(()),
+                        Err(_) => Err(Error::Protocol("the reader has gone".to_owned())),
+                    }
+                })
+                .await;
+            outcome?;
+            told?;
+        }
+    }
+    Ok(())
+}
+
+async fn verify(args: &AuditArgs) -> anyhow::Result<()> {
+    let verified = match &args.dir {
+        Some(dir) => audit::verify(&folder(dir)?, &[])?,
+        None => {
+            let mut heads = Vec::new();
+            for path in &args.head {
+                let head = std::fs::read(path)
+                    .with_context(|| format!("cannot read the head {}", path.display()))?;
+                heads.push(head);
+            }
+            let mut admin = args.socket.connect().await?;
+            match admin.verify_audit(heads).await? {
+                Ok(verified) => verified,
+                Err(problem) => bail!(problem),
+            }
+        }
+    };
+    print_verified(&verified, args.output)
+}
+
+fn print_verified(verified: &Verified, output: Format) -> anyhow::Result<()> {
+    match output {
+        Format::Table => {
+            println!(
+                "every link of {} records holds; the last is {}",
+                verified.entries, verified.head
+            );
+            if verified.torn_bytes > 0 {
+                println!(
+                    "{} bytes after it are a record that a crash cut short; the CA removes them when it starts",
+                    verified.torn_bytes
+                );
+            }
+        }
+        Format::Json => println!("{}", serde_json::to_string(verified)?),
+        Format::Yaml => print!("{}", serde_norway::to_string(verified)?),
+    }
+    Ok(())
+}
+
+fn folder(dir: &Path) -> anyhow::Result<PathBuf> {
+    let folder = dir.join(audit::FOLDER);
+    if !folder.is_dir() {
+        bail!(
+            "{} holds no audit log; give the CA's folder, such as /var/lib/handfast/ca",
+            dir.display()
+        );
+    }
+    Ok(folder)
+}
+
+/// Prints records as they come.
+struct Printer {
+    output: Format,
+    to: std::io::StdoutLock<'static>,
+}
+
+impl Printer {
+    fn new(output: Format) -> anyhow::Result<Self> {
+        let mut to = std::io::stdout().lock();
+        if output == Format::Table {
+            writeln!(
+                to,
+                "{:24}  {:20}  {:7}  {:32}  SUBJECT",
+                "TIME", "ACT", "OUTCOME", "BY"
+            )?;
+        }
+        Ok(Self { output, to })
+    }
+
+    fn print(&mut self, record: &Record) -> anyhow::Result<()> {
+        match self.output {
+            Format::Table => self.row(record)?,
+            Format::Json => writeln!(self.to, "{}", serde_json::to_string(record)?)?,
+            Format::Yaml => write!(self.to, "---\n{}", serde_norway::to_string(record)?)?,
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, record: &Record) -> std::io::Result<()> {
+        let at = timestamp_ms(Duration::from_millis(record.at_ms).as_secs_f64());
+        let (outcome, why) = match record.outcome {
+            Outcome::Done => ("done", None),
+            Outcome::Refused => ("refused", record.detail.get("refusal")),
+        };
+        let why = why
+            .and_then(|why| why.as_str())
+            .map(|why| format!(": {why}"));
+        writeln!(
+            self.to,
+            "{at:24}  {:20}  {outcome:7}  {:32}  {}{}",
+            record.act,
+            record.by,
+            record.subject,
+            why.unwrap_or_default()
+        )
+    }
+}
+
+/// Milliseconds since 1970, from a time or from how long ago it was.
+fn moment(text: &str) -> Result<u64, String> {
+    let time = humantime::parse_rfc3339_weak(text).or_else(|_| {
+        humantime::parse_duration(text)
+            .map(|ago| SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH))
+            .map_err(|_| "write how long ago (24h) or a time (2026-01-31T12:00:00Z)".to_owned())
+    })?;
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
