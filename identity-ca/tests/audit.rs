@@ -8,6 +8,8 @@ use common::Ca;
 use handfast_ca::audit::{self, Filter, Outcome, Record};
 use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::{SvidKind, SvidRequest};
+use handfast_ca::model::Subject;
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 async fn records(ca: &mut Ca, filter: Filter) -> Vec<Record> {
     let mut records = Vec::new();
@@ -108,4 +110,47 @@ async fn without_a_log_that_can_be_written_nothing_is_signed_or_changed() {
     let error = ca.admin.delete_entry(&entry.id).await.unwrap_err();
     assert!(error.to_string().contains("audit log"), "{error}");
     assert_eq!(ca.admin.entries().await.unwrap().len(), 1);
+}
+
+/// Serial numbers on the newest revocation list, once there is one with any.
+async fn revoked_serials(updates: &mut handfast_ca::client::Updates) -> Vec<String> {
+    loop {
+        let Some(crls) = common::next(updates).await.crls else {
+            continue;
+        };
+        let serials: Vec<String> = crls
+            .iter()
+            .flat_map(|der| {
+                let (_, crl) = CertificateRevocationList::from_der(der).unwrap();
+                let revoked = crl.iter_revoked_certificates();
+                let serials = revoked.map(|one| format!("{:x}", one.user_certificate));
+                serials.collect::<Vec<_>>()
+            })
+            .collect();
+        if !serials.is_empty() {
+            return serials;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_revoked_by_name_is_on_the_revocation_list_by_serial() {
+    let mut ca = Ca::start().await;
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    let entry = ca.entry("spiffe://example.org/web", None).await;
+    let other = ca.entry("spiffe://example.org/db", None).await;
+    let agent = ca.connect(&joined).await.unwrap();
+    let svids = agent
+        .issue(vec![workload(&entry.id), workload(&other.id)])
+        .await
+        .unwrap();
+    let serial = {
+        let chain = &svids[0].as_ref().unwrap().chain;
+        let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
+        format!("{:x}", leaf.tbs_certificate.serial)
+    };
+    let mut updates = agent.updates().await.unwrap();
+    let subject = Subject::spiffe_id("spiffe://example.org/web").unwrap();
+    ca.admin.revoke(&subject, "stolen").await.unwrap();
+    assert_eq!(revoked_serials(&mut updates).await, [serial]);
 }
