@@ -77,16 +77,16 @@ pub fn seeds() -> Vec<Vec<u8>> {
 fn examples() -> Examples {
     let folder = tempfile::tempdir().expect("a folder");
     let dir = folder.path().join("ca");
-    let setup = Setup {
-        dir: dir.clone(),
-        trust_domain: "example.org".try_into().expect("a trust domain"),
-        prefix_ranges: vec!["10.99.0.0/16".parse().expect("a range")],
-    };
-    tokio::runtime::Runtime::new()
-        .expect("a runtime")
+    let domain = "example.org".try_into().expect("a trust domain");
+    let ranges = vec!["10.99.0.0/16".parse().expect("a range")];
+    let setup = Setup::new(dir.clone(), domain, ranges);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime
         .block_on(authority::init(&setup))
         .expect("a CA");
-    let ca = Authority::open(&dir).expect("a CA");
+    let ca = runtime
+        .block_on(Authority::open(&dir))
+        .expect("a CA");
     let bundle = ca.bundle(1).expect("a bundle");
     let csr = PrivateKey::generate()
         .and_then(|key| key.csr())

@@ -173,14 +173,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("ca");
         let trust_domain = authority::trust_domain("example.org").unwrap();
-        authority::init(&Setup {
-            dir: dir.clone(),
-            trust_domain,
-            prefix_ranges: vec![],
-        })
-        .await
-        .unwrap();
-        let authority = Authority::open(&dir).unwrap();
+        authority::init(&Setup::new(dir.clone(), trust_domain, vec![]))
+            .await
+            .unwrap();
+        let authority = Authority::open(&dir).await.unwrap();
         (folder, authority)
     }
 

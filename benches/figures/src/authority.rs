@@ -30,12 +30,9 @@ pub fn measure() -> Result<Vec<Figure>> {
 async fn issue() -> Result<Vec<Figure>> {
     let folder = tempfile::tempdir()?;
     let dir = folder.path().join("ca");
-    authority::init(&Setup {
-        dir: dir.clone(),
-        trust_domain: "example.org".try_into()?,
-        prefix_ranges: vec!["10.99.0.0/16".parse()?],
-    })
-    .await?;
+    let ranges = vec!["10.99.0.0/16".parse()?];
+    let setup = Setup::new(dir.clone(), "example.org".try_into()?, ranges);
+    authority::init(&setup).await?;
     let socket = folder.path().join("ca.sock");
     let server = Server::bind(&Options::new(dir, "127.0.0.1:0".parse()?, socket.clone())).await?;
     let address = server.local_addr().to_string();

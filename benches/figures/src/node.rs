@@ -29,13 +29,11 @@ struct Svid {
 pub fn measure() -> Result<Vec<Figure>> {
     let folder = tempfile::tempdir()?;
     let dir = folder.path().join("ca");
-    let setup = Setup {
-        dir: dir.clone(),
-        trust_domain: "example.org".try_into()?,
-        prefix_ranges: vec!["10.99.0.0/16".parse()?],
-    };
-    tokio::runtime::Runtime::new()?.block_on(authority::init(&setup))?;
-    let ca = Authority::open(&dir)?;
+    let ranges = vec!["10.99.0.0/16".parse()?];
+    let setup = Setup::new(dir.clone(), "example.org".try_into()?, ranges);
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(authority::init(&setup))?;
+    let ca = runtime.block_on(Authority::open(&dir))?;
     let verifier = Verifier::new(ca.bundle(1)?, DenyList::empty());
     let node = node(&ca)?;
     let workload = workload(&ca)?;

@@ -2,35 +2,27 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::future::Future;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use spiffe::TrustDomain;
-use zeroize::Zeroizing;
 
-use super::issuing::Issuing;
-use super::jwt::JwtKey;
-use super::{Lifetimes, Setup, make_root};
-use crate::bundle::{Fingerprint, pem};
-use crate::certificate::{PrivateKey, Signer};
+use super::keys::{Keys, write_private};
+use super::{Lifetimes, Setup};
 use crate::{Error, now_ms};
 
 /// The registry's file in the folder.
 pub(crate) const STORE: &str = "registry.sqlite";
+/// What an offline root is to sign.
+pub(super) const REQUEST: &str = "request.csr";
 const MARKER: &str = "ca.json";
-const ROOT_CERTIFICATE: &str = "root.crt";
-const ROOT_KEY: &str = "root.key";
-const ISSUING: &str = "issuing.pem";
-const JWT_KEY: &str = "jwt.key";
+const KEYS: &str = "keys";
 const LOCK: &str = "lock";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The folder's description of itself.
 #[derive(Serialize, Deserialize)]
@@ -38,20 +30,90 @@ const VERSION: u32 = 1;
 struct Marker {
     handfast_ca: u32,
     trust_domain: String,
+    /// Names this server among those that share the store.
+    server: String,
     prefix_ranges: Vec<IpNet>,
     #[serde(default)]
     lifetimes_seconds: Lifetimes,
     created_at_ms: u64,
 }
 
-pub(super) struct Opened {
+/// What the folder says.
+pub(super) struct Folder {
+    pub(super) dir: PathBuf,
     pub(super) trust_domain: TrustDomain,
+    pub(super) server: String,
     pub(super) prefix_ranges: Vec<IpNet>,
     pub(super) lifetimes: Lifetimes,
-    pub(super) root: CertificateDer<'static>,
-    pub(super) root_key: PrivateKey,
-    pub(super) issuing: Issuing,
-    pub(super) jwt: JwtKey,
+    pub(super) keys: Keys,
+}
+
+impl Folder {
+    /// Writes the description of a new CA, and an empty folder of keys.
+    pub(super) fn make(dir: &Path, setup: &Setup) -> Result<Self, Error> {
+        let marker = Marker {
+            handfast_ca: VERSION,
+            trust_domain: setup.trust_domain.as_str().to_owned(),
+            server: setup.server.clone(),
+            prefix_ranges: setup.prefix_ranges.clone(),
+            lifetimes_seconds: setup.lifetimes,
+            created_at_ms: now_ms(),
+        };
+        let text = serde_json::to_string_pretty(&marker)
+            .map_err(|error| problem(dir, &format!("cannot be described: {error}")))?;
+        write_private(&dir.join(MARKER), &(text + "\n"))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            trust_domain: setup.trust_domain.clone(),
+            server: setup.server.clone(),
+            prefix_ranges: setup.prefix_ranges.clone(),
+            lifetimes: setup.lifetimes,
+            keys: Keys::create(dir.join(KEYS), setup.passphrase_file.clone())?,
+        })
+    }
+
+    /// Reads the description.
+    pub(super) fn open(dir: &Path, passphrase_file: Option<PathBuf>) -> Result<Self, Error> {
+        let path = dir.join(MARKER);
+        let text = fs::read(&path).map_err(Error::io("cannot read", &path))?;
+        let marker: Marker = serde_json::from_slice(&text)
+            .map_err(|error| problem(&path, &format!("cannot be understood: {error}")))?;
+        if marker.handfast_ca != VERSION {
+            return Err(problem(
+                &path,
+                &format!(
+                    "is of version {}, this program knows {VERSION}",
+                    marker.handfast_ca
+                ),
+            ));
+        }
+        let trust_domain = TrustDomain::new(&marker.trust_domain)
+            .map_err(|error| problem(&path, &format!("names no trust domain: {error}")))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            trust_domain,
+            server: marker.server,
+            prefix_ranges: marker.prefix_ranges,
+            lifetimes: marker.lifetimes_seconds,
+            keys: Keys::open(dir.join(KEYS), passphrase_file),
+        })
+    }
+
+    /// A CA that has never had an issuing CA waits for its certificate.
+    pub(super) fn explain(&self, error: Error) -> Error {
+        let request = self.dir.join(REQUEST);
+        if matches!(error, Error::Missing { .. }) && request.exists() {
+            return problem(
+                &self.dir,
+                &format!(
+                    "waits for the certificate of its issuing CA: have {} signed with `handfast ca root sign` where the root's key is, then take the certificate in with `handfast ca root install --dir {}`",
+                    request.display(),
+                    self.dir.display()
+                ),
+            );
+        }
+        error
+    }
 }
 
 /// Fills a draft beside `dir` and renames it there: a crash leaves no half CA.
@@ -146,8 +208,15 @@ pub(crate) fn check_folder(dir: &Path) -> Result<(), Error> {
             "is not a handfast CA's; make one with `handfast ca init`, or give the right folder with --dir",
         ));
     }
-    for name in [MARKER, ROOT_KEY, ISSUING, STORE] {
-        let path = dir.join(name);
+    let mut files = vec![dir.join(MARKER)];
+    files.extend(Some(dir.join(STORE)).filter(|store| store.exists()));
+    let keys = dir.join(KEYS);
+    let folder = fs::symlink_metadata(&keys).map_err(Error::io("cannot read", &keys))?;
+    check_private(&keys, &folder)?;
+    for file in fs::read_dir(&keys).map_err(Error::io("cannot read", &keys))? {
+        files.push(file.map_err(Error::io("cannot read", &keys))?.path());
+    }
+    for path in files {
         let file = fs::symlink_metadata(&path).map_err(Error::io("cannot read", &path))?;
         if !file.is_file() {
             return Err(problem(&path, "is not a plain file"));
@@ -180,114 +249,6 @@ fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-/// Makes the keys and certificates of a new CA.
-pub(super) fn write_keys(dir: &Path, setup: &Setup) -> Result<Fingerprint, Error> {
-    let lifetimes = Lifetimes::default();
-    let (root_key, root) = make_root(&setup.trust_domain)?;
-    let pkcs8 = root_key.to_pkcs8();
-    let signer: Arc<dyn Signer> = Arc::new(root_key);
-    let issuing = Issuing::make(&setup.trust_domain, &root, &signer, lifetimes.issuing)?;
-    write(
-        &dir.join(ROOT_KEY),
-        &Zeroizing::new(pem("PRIVATE KEY", &pkcs8)),
-    )?;
-    write(&dir.join(ROOT_CERTIFICATE), &pem("CERTIFICATE", &root))?;
-    write_issuing(dir, &issuing)?;
-    let marker = Marker {
-        handfast_ca: VERSION,
-        trust_domain: setup.trust_domain.as_str().to_owned(),
-        prefix_ranges: setup.prefix_ranges.clone(),
-        lifetimes_seconds: lifetimes,
-        created_at_ms: now_ms(),
-    };
-    let text = serde_json::to_string_pretty(&marker)
-        .map_err(|error| problem(dir, &format!("cannot be described: {error}")))?;
-    write(&dir.join(MARKER), &(text + "\n"))?;
-    Ok(Fingerprint::of(&root))
-}
-
-/// Key and certificate of an issuing CA in one file, replaced in one step.
-pub(super) fn write_issuing(dir: &Path, issuing: &Issuing) -> Result<(), Error> {
-    let text = Zeroizing::new(
-        pem("PRIVATE KEY", issuing.pkcs8()) + &pem("CERTIFICATE", &issuing.certificate),
-    );
-    let (path, draft) = (dir.join(ISSUING), dir.join("issuing.pem.new"));
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(Error::io("cannot replace", &draft)(error));
-        }
-        _ => {}
-    }
-    write(&draft, &text)?;
-    fs::rename(&draft, &path).map_err(Error::io("cannot replace", &path))
-}
-
-pub(super) fn read_keys(dir: &Path) -> Result<Opened, Error> {
-    let path = dir.join(MARKER);
-    let marker: Marker = serde_json::from_slice(&read(&path)?)
-        .map_err(|error| problem(&path, &format!("cannot be understood: {error}")))?;
-    if marker.handfast_ca != VERSION {
-        return Err(problem(
-            &path,
-            &format!(
-                "is of version {}, this program knows {VERSION}",
-                marker.handfast_ca
-            ),
-        ));
-    }
-    let trust_domain = TrustDomain::new(&marker.trust_domain)
-        .map_err(|error| problem(&path, &format!("names no trust domain: {error}")))?;
-    let issuing = dir.join(ISSUING);
-    Ok(Opened {
-        trust_domain,
-        prefix_ranges: marker.prefix_ranges,
-        lifetimes: marker.lifetimes_seconds,
-        root: certificate(&dir.join(ROOT_CERTIFICATE))?,
-        root_key: key(&dir.join(ROOT_KEY))?,
-        issuing: Issuing::from_parts(certificate(&issuing)?, key(&issuing)?)?,
-        jwt: jwt_key(dir, marker.lifetimes_seconds.jwt_key)?,
-    })
-}
-
-/// The key for JWT-SVIDs, made when there is none yet.
-fn jwt_key(dir: &Path, life: u64) -> Result<JwtKey, Error> {
-    let path = dir.join(JWT_KEY);
-    if !path.exists() {
-        let text = Zeroizing::new(pem("PRIVATE KEY", &PrivateKey::generate()?.to_pkcs8()));
-        write(&path, &text)?;
-    }
-    JwtKey::new(&key(&path)?, now_ms() / 1000 + life)
-}
-
-fn certificate(path: &Path) -> Result<CertificateDer<'static>, Error> {
-    CertificateDer::from_pem_slice(&read(path)?)
-        .map_err(|error| problem(path, &format!("holds no certificate: {error}")))
-}
-
-fn key(path: &Path) -> Result<PrivateKey, Error> {
-    let der = PrivatePkcs8KeyDer::from_pem_slice(&read(path)?)
-        .map_err(|error| problem(path, &format!("holds no private key: {error}")))?;
-    PrivateKey::from_pkcs8(der.secret_pkcs8_der())
-}
-
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
-    fs::read(path)
-        .map(Zeroizing::new)
-        .map_err(Error::io("cannot read", path))
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(Error::io("cannot create", path))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(Error::io("cannot write", path))
 }
 
 /// Held while a server runs on the folder: two would sign two histories.

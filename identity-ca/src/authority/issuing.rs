@@ -4,14 +4,11 @@ use std::sync::Arc;
 
 use rcgen::Issuer;
 use rustls_pki_types::CertificateDer;
-use spiffe::TrustDomain;
 use x509_parser::prelude::{FromDer, X509Certificate};
-use zeroize::Zeroizing;
 
-use super::{BACKDATE, OwnIssuer};
-use crate::certificate::profile::{self, Serial20, Validity};
+use super::OwnIssuer;
+use crate::Error;
 use crate::certificate::{PrivateKey, Signer, Signing};
-use crate::{Error, now_ms};
 
 pub(super) struct Issuing {
     pub(super) certificate: CertificateDer<'static>,
@@ -19,32 +16,11 @@ pub(super) struct Issuing {
     /// Unix seconds.
     pub(super) not_before: u64,
     pub(super) not_after: u64,
-    pkcs8: Zeroizing<Vec<u8>>,
 }
 
 impl Issuing {
-    /// A new one under the root.
-    pub(super) fn make(
-        trust_domain: &TrustDomain,
-        root: &CertificateDer<'static>,
-        root_key: &Arc<dyn Signer>,
-        life: u64,
-    ) -> Result<Self, Error> {
-        let key = PrivateKey::generate()?;
-        let now = now_ms() / 1000;
-        let (root_from, root_until) = validity(root)?;
-        let validity = Validity {
-            not_before: now.saturating_sub(BACKDATE).max(root_from),
-            not_after: (now + life).min(root_until),
-        };
-        let serial = Serial20::random();
-        let params = profile::authority(trust_domain, "handfast issuing", 0, validity, &serial)?;
-        let issuer = Issuer::from_ca_cert_der(root, Signing(Arc::clone(root_key)))?;
-        let certificate = params.signed_by(&Signing(&key), &issuer)?.into();
-        Self::from_parts(certificate, key)
-    }
-
-    pub(super) fn from_parts(
+    /// A certificate with its key.
+    pub(super) fn new(
         certificate: CertificateDer<'static>,
         key: PrivateKey,
     ) -> Result<Self, Error> {
@@ -56,7 +32,6 @@ impl Issuing {
                 "the issuing CA's key and certificate do not match".to_owned(),
             ));
         }
-        let pkcs8 = key.to_pkcs8();
         let signer: Arc<dyn Signer> = Arc::new(key);
         let issuer = Issuer::from_ca_cert_der(&certificate, Signing(signer))?;
         Ok(Self {
@@ -64,12 +39,24 @@ impl Issuing {
             issuer,
             not_before,
             not_after,
-            pkcs8,
         })
     }
 
-    pub(super) fn pkcs8(&self) -> &[u8] {
-        &self.pkcs8
+    /// A clock that jumped would sign what nobody accepts.
+    pub(super) fn check_time(&self, now: u64) -> Result<(), Error> {
+        let problem = if now < self.not_before {
+            "is not valid yet"
+        } else if now >= self.not_after {
+            "has expired"
+        } else {
+            return Ok(());
+        };
+        Err(Error::invalid(
+            "issuing CA",
+            format!(
+                "by this machine's clock ({now} s since 1970) it {problem}; is the clock right? If it is, `handfast ca rotate --what issuing`"
+            ),
+        ))
     }
 }
 

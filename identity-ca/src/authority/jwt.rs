@@ -6,9 +6,10 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use rcgen::PublicKeyData;
 
-use crate::Error;
+use super::record::{Kind, Record, Standing};
 use crate::bundle::sha256;
 use crate::certificate::{PrivateKey, Signing};
+use crate::{Error, now_ms};
 
 /// Bytes of the public key's hash that name it.
 const KEY_ID: usize = 16;
@@ -65,8 +66,35 @@ impl fmt::Debug for JwtKey {
     }
 }
 
+/// What the store keeps of a new key; `life` in seconds.
+pub(super) fn record(
+    key: &PrivateKey,
+    server: &str,
+    name: String,
+    life: u64,
+    standing: Standing,
+) -> Record {
+    let public_key = Signing(key).subject_public_key_info();
+    let now = now_ms();
+    Record {
+        id: key_id(&public_key),
+        kind: Kind::Jwt,
+        server: server.to_owned(),
+        standing,
+        parent: String::new(),
+        der: public_key,
+        cross_signed: None,
+        endorsement: None,
+        key: name,
+        not_before_ms: now,
+        not_after_ms: now.saturating_add(life.saturating_mul(1000)),
+        created_ms: now,
+        compromised: false,
+    }
+}
+
 /// The key ID of a public key (DER SubjectPublicKeyInfo).
-pub(crate) fn key_id(public_key: &[u8]) -> String {
+fn key_id(public_key: &[u8]) -> String {
     let hash = sha256(public_key);
     data_encoding::HEXLOWER.encode(hash.get(..KEY_ID).unwrap_or(&hash))
 }

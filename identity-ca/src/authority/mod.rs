@@ -2,20 +2,28 @@
 //!
 //! A root signs issuing CAs; an issuing CA signs everything else. Nothing is
 //! taken from a request but its key: the caller fills in the profile from the
-//! registry.
+//! registry. Which authority signs stands in the store, the private keys are
+//! files of this server.
 
+mod crl;
 mod folder;
 mod issuing;
 mod jwt;
+mod keys;
+mod offline;
+mod record;
+mod root;
 mod seal;
+mod set;
+mod setup;
+mod successor;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use ipnet::IpNet;
-use rcgen::{CertificateParams, Issuer, SubjectPublicKeyInfo};
+use rcgen::{Issuer, SubjectPublicKeyInfo};
 use rustls_pki_types::CertificateDer;
-use serde::{Deserialize, Serialize};
 use spiffe::{SpiffeId, TrustDomain};
 
 use crate::audit::{self, Position};
@@ -24,97 +32,25 @@ use crate::certificate::profile::{self, Profile, Serial20, Validity};
 use crate::certificate::{CsrKey, NodeBinding, PrivateKey, ProofBinding, Signer, Signing};
 use crate::model::{Denial, Serial};
 use crate::names::{audit_id, deny_list_id, server_id};
+use crate::registry::Store;
 use crate::{Error, deny, node_id, now_ms, proto};
 
-pub(crate) use self::folder::{Lock, STORE, check_folder};
+use self::folder::Folder;
 use self::issuing::Issuing;
+use self::keys::Keys;
+
+pub(crate) use self::folder::{Lock, STORE, check_folder};
 pub(crate) use self::jwt::JwtKey;
+pub use self::offline::{OfflineRoot, install, request};
+pub(crate) use self::record::{CrossSigned, Kind, Record, Standing, certificate_id};
+pub(crate) use self::root::Root;
+pub(crate) use self::set::Authorities;
+pub use self::setup::{Lifetimes, RootSource, Setup, init, trust_domain};
+pub(crate) use self::successor::Brought;
 
-/// Leaves and CAs are valid from a little before they were made, for clocks
-/// that are a little behind.
+/// Leaves are valid from a little before they were made, for clocks that are
+/// a little behind.
 const BACKDATE: u64 = 60;
-const DAY: u64 = 24 * 3600;
-const ROOT_LIFE: u64 = 3650 * DAY;
-
-/// How a CA is set up; fixed when it is made.
-#[derive(Debug, Clone)]
-pub struct Setup {
-    /// The folder that is made.
-    pub dir: PathBuf,
-    /// The trust domain that it signs for.
-    pub trust_domain: TrustDomain,
-    /// Nodes get prefixes out of these.
-    pub prefix_ranges: Vec<IpNet>,
-}
-
-/// Lifetimes of what is signed, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Lifetimes {
-    /// Node SVIDs.
-    pub node: u64,
-    /// Proof SVIDs.
-    pub proof: u64,
-    /// Workload SVIDs, unless their entry says otherwise.
-    pub workload: u64,
-    /// Issuing CAs; renewed when half of it is over.
-    pub issuing: u64,
-    /// JWT-SVIDs, unless their entry says otherwise.
-    pub jwt: u64,
-    /// Keys that sign JWT-SVIDs; renewed when half of it is over.
-    pub jwt_key: u64,
-}
-
-impl Default for Lifetimes {
-    fn default() -> Self {
-        Self {
-            node: DAY,
-            proof: DAY,
-            workload: 3600,
-            issuing: 90 * DAY,
-            jwt: 300,
-            jwt_key: 30 * DAY,
-        }
-    }
-}
-
-/// Reads the name of a trust domain as an operator writes it: lower case, no scheme, no path.
-pub fn trust_domain(text: &str) -> Result<TrustDomain, Error> {
-    let shown: String = text.chars().take(64).collect();
-    let bad = |problem: String| Error::invalid(format!("trust domain {shown:?}"), problem);
-    let domain = TrustDomain::new(text)
-        .map_err(|error| bad(format!("{error} (an example: example.org)")))?;
-    if domain.as_str() != text {
-        return Err(bad(format!(
-            "write it without scheme and path, in lower case: {domain}"
-        )));
-    }
-    Ok(domain)
-}
-
-/// Makes a CA in a folder: all of it, or nothing.
-pub async fn init(setup: &Setup) -> Result<Fingerprint, Error> {
-    if setup
-        .prefix_ranges
-        .iter()
-        .any(|range| range.trunc() != *range)
-    {
-        return Err(Error::invalid(
-            "prefix range",
-            "bits are set behind its length",
-        ));
-    }
-    folder::create(&setup.dir, |draft| {
-        let draft = draft.to_owned();
-        let setup = setup.clone();
-        async move {
-            let fingerprint = folder::write_keys(&draft, &setup)?;
-            crate::registry::Store::create(&draft.join(STORE)).await?;
-            Ok(fingerprint)
-        }
-    })
-    .await
-}
 
 /// A CA that was opened: able to sign. What it signs comes from the caller,
 /// which is the server with its registry.
@@ -122,11 +58,16 @@ pub struct Authority {
     trust_domain: TrustDomain,
     prefix_ranges: Vec<IpNet>,
     lifetimes: Lifetimes,
-    dir: PathBuf,
-    root: CertificateDer<'static>,
-    root_key: Arc<dyn Signer>,
-    issuing: RwLock<Arc<Issuing>>,
-    jwt: RwLock<Arc<JwtKey>>,
+    server: String,
+    keys: Keys,
+    current: RwLock<Arc<Current>>,
+}
+
+/// What signs now.
+struct Current {
+    authorities: Authorities,
+    issuing: Arc<Issuing>,
+    jwt: Arc<JwtKey>,
 }
 
 /// A certificate that was just signed.
@@ -144,22 +85,63 @@ pub struct Issued {
 
 impl Authority {
     /// Opens the CA in `dir`, after checking that nobody else can read it.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
+    pub async fn open(dir: &Path) -> Result<Self, Error> {
         check_folder(dir)?;
-        let opened = folder::read_keys(dir)?;
+        let store = Store::open(&dir.join(STORE)).await?;
+        let authority = Self::load(dir, None, &store).await;
+        store.close().await;
+        authority
+    }
+
+    /// Opens the keys in `dir` for the authorities of a store. Roots' keys may
+    /// be sealed by the passphrase in a file.
+    pub(crate) async fn load(
+        dir: &Path,
+        passphrase_file: Option<PathBuf>,
+        store: &Store,
+    ) -> Result<Self, Error> {
+        let folder = Folder::open(dir, passphrase_file)?;
+        let mut reader = store.reader().acquire().await?;
+        let authorities = Authorities::new(Record::all(&mut reader).await?);
+        drop(reader);
+        folder.keys.tidy(authorities.all())?;
+        let current = Current::of(authorities, &folder.keys, &folder.server, None)
+            .map_err(|error| folder.explain(error))?;
         let authority = Self {
-            trust_domain: opened.trust_domain,
-            prefix_ranges: opened.prefix_ranges,
-            lifetimes: opened.lifetimes,
-            dir: dir.to_owned(),
-            root: opened.root,
-            root_key: Arc::new(opened.root_key),
-            issuing: RwLock::new(Arc::new(opened.issuing)),
-            jwt: RwLock::new(Arc::new(opened.jwt)),
+            trust_domain: folder.trust_domain,
+            prefix_ranges: folder.prefix_ranges,
+            lifetimes: folder.lifetimes,
+            server: folder.server,
+            keys: folder.keys,
+            current: RwLock::new(Arc::new(current)),
         };
         authority.bundle(0)?;
-        authority.renew_issuing()?;
+        authority.check_root_key()?;
         Ok(authority)
+    }
+
+    /// Takes in what the store says now: who signs from here on.
+    pub(crate) fn adopt(&self, records: Vec<Record>) -> Result<(), Error> {
+        let before = self.current();
+        let authorities = Authorities::new(records);
+        let after = Current::of(authorities, &self.keys, &self.server, Some(&before))?;
+        self.keys.tidy(after.authorities.all())?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+        Ok(())
+    }
+
+    /// A root's key that does not open is found out at the start, not in the
+    /// middle of a rotation.
+    fn check_root_key(&self) -> Result<(), Error> {
+        let authorities = self.authorities();
+        let Some(root) = authorities.active_root() else {
+            return Ok(());
+        };
+        if self.keys.has(&root.key) {
+            let key = self.keys.read(&root.key)?;
+            Root::read(&root.der, &self.trust_domain)?.check_key(&key)?;
+        }
+        Ok(())
     }
 
     /// Whom it signs for.
@@ -169,40 +151,50 @@ impl Authority {
 
     /// The name of this server among those that share the trust domain.
     pub(crate) fn server(&self) -> &str {
-        "ca"
+        &self.server
     }
 
     pub(crate) fn prefix_ranges(&self) -> &[IpNet] {
         &self.prefix_ranges
     }
 
+    /// Lifetimes of what is signed.
+    pub(crate) fn lifetimes(&self) -> &Lifetimes {
+        &self.lifetimes
+    }
+
+    /// All authorities of the trust domain.
+    pub(crate) fn authorities(&self) -> Authorities {
+        self.current().authorities.clone()
+    }
+
+    /// The root that join tokens name.
     pub(crate) fn root_fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&self.root)
+        let authorities = self.authorities();
+        Fingerprint::of(authorities.active_root().map_or(&[], |root| &root.der))
     }
 
-    /// The roots, as agents get them.
+    /// The roots and JWT keys, as agents get them.
     pub fn bundle(&self, sequence: u64) -> Result<TrustBundle, Error> {
-        let jwt = self.jwt_key();
-        let bundle = crate::proto::Bundle {
-            trust_domain: self.trust_domain.as_str().to_owned(),
-            sequence,
-            roots: vec![self.root.to_vec()],
-            jwt_keys: vec![crate::proto::JwtKey {
-                key_id: jwt.key_id().to_owned(),
-                public_key: jwt.public_key().to_vec(),
-                not_after_ms: jwt.not_after() * 1000,
-            }],
-            ..Default::default()
-        };
-        bundle.try_into()
+        self.authorities().bundle(&self.trust_domain, sequence)
     }
 
+    /// Unix seconds.
     pub(crate) fn root_not_after(&self) -> Result<u64, Error> {
-        issuing::validity(&self.root).map(|(_, not_after)| not_after)
+        let authorities = self.authorities();
+        Ok(authorities
+            .active_root()
+            .map_or(0, |root| root.not_after_ms / 1000))
     }
 
+    /// Unix seconds.
     pub(crate) fn issuing_not_after(&self) -> u64 {
         self.issuing().not_after
+    }
+
+    /// Changes when another issuing CA signs.
+    pub(crate) fn issuing_id(&self) -> String {
+        certificate_id(&self.issuing().certificate)
     }
 
     /// Signs a node SVID.
@@ -235,10 +227,11 @@ impl Authority {
     }
 
     /// The certificate of the CA's own server, with its key. The chain holds
-    /// the root too, for nodes that know only its fingerprint.
+    /// the root too, for nodes that know only its fingerprint, and the roots'
+    /// cross-signatures, for nodes that know only an older one.
     pub(crate) fn server_identity(&self) -> Result<(PrivateKey, Issued), Error> {
         let (key, mut issued) = self.own(server_id(&self.trust_domain)?, self.lifetimes.node)?;
-        issued.chain.push(self.root.clone());
+        issued.chain.extend(self.authorities().shown());
         Ok((key, issued))
     }
 
@@ -284,6 +277,7 @@ impl Authority {
         let key = SubjectPublicKeyInfo::from_der(request.spki())?;
         let issuing = self.issuing();
         let now = now_ms() / 1000;
+        issuing.check_time(now)?;
         let validity = Validity {
             not_before: now.saturating_sub(BACKDATE).max(issuing.not_before),
             not_after: now.saturating_add(life).min(issuing.not_after),
@@ -300,59 +294,65 @@ impl Authority {
         })
     }
 
-    /// Replaces the issuing CA when half of its life is over. Its successor is
-    /// on disk before it signs anything.
-    pub(crate) fn renew_issuing(&self) -> Result<bool, Error> {
-        let now = now_ms() / 1000;
-        let current = self.issuing();
-        let half = current.not_before + (current.not_after - current.not_before) / 2;
-        if now < half {
-            return Ok(false);
-        }
-        let next = Issuing::make(
-            &self.trust_domain,
-            &self.root,
-            &self.root_key,
-            self.lifetimes.issuing,
-        )?;
-        folder::write_issuing(&self.dir, &next)?;
-        *self.issuing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
-        tracing::info!(target: "handfast::audit", "issuing CA renewed");
-        Ok(true)
+    /// What a node's SVID has to be followed by, for a node that knows only a
+    /// root that has left the bundle.
+    pub(crate) fn bridge(&self) -> Vec<CertificateDer<'static>> {
+        self.authorities().cross_signed().collect()
     }
 
     /// What signs JWT-SVIDs now: take it anew for each token, since it rotates.
     pub(crate) fn jwt_key(&self) -> Arc<JwtKey> {
-        Arc::clone(&self.jwt.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Lifetimes of what is signed.
-    pub(crate) fn lifetimes(&self) -> &Lifetimes {
-        &self.lifetimes
+        Arc::clone(&self.current().jwt)
     }
 
     fn issuing(&self) -> Arc<Issuing> {
-        Arc::clone(&self.issuing.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current().issuing)
+    }
+
+    fn current(&self) -> Arc<Current> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// A new root: its key and its certificate.
-fn make_root(trust_domain: &TrustDomain) -> Result<(PrivateKey, CertificateDer<'static>), Error> {
-    let key = PrivateKey::generate()?;
-    let now = now_ms() / 1000;
-    let validity = Validity {
-        not_before: now.saturating_sub(BACKDATE),
-        not_after: now + ROOT_LIFE,
-    };
-    let params: CertificateParams = profile::authority(
-        trust_domain,
-        "handfast root",
-        1,
-        validity,
-        &Serial20::random(),
-    )?;
-    let certificate = params.self_signed(&Signing(&key))?;
-    Ok((key, certificate.into()))
+impl Current {
+    /// Keys that are in memory already are not read again.
+    fn of(
+        authorities: Authorities,
+        keys: &Keys,
+        server: &str,
+        before: Option<&Self>,
+    ) -> Result<Self, Error> {
+        let missing = |what| Error::Missing {
+            what,
+            name: server.to_owned(),
+        };
+        let issuing = authorities
+            .active(Kind::Issuing, server)
+            .ok_or_else(|| missing("active issuing CA of server"))?;
+        let jwt = authorities
+            .active(Kind::Jwt, server)
+            .ok_or_else(|| missing("active JWT key of server"))?;
+        let same_issuing = before
+            .filter(|before| *before.issuing.certificate == *issuing.der)
+            .map(|before| Arc::clone(&before.issuing));
+        let same_jwt = before
+            .filter(|before| before.jwt.key_id() == jwt.id)
+            .map(|before| Arc::clone(&before.jwt));
+        Ok(Self {
+            issuing: match same_issuing {
+                Some(same) => same,
+                None => {
+                    let certificate = CertificateDer::from(issuing.der.clone());
+                    Arc::new(Issuing::new(certificate, keys.read(&issuing.key)?)?)
+                }
+            },
+            jwt: match same_jwt {
+                Some(same) => same,
+                None => Arc::new(JwtKey::new(&keys.read(&jwt.key)?, jwt.not_after_ms / 1000)?),
+            },
+            authorities,
+        })
+    }
 }
 
 type OwnIssuer = Issuer<'static, Signing<Arc<dyn Signer>>>;

@@ -78,17 +78,18 @@ pub(crate) fn leaf(
     Ok(params)
 }
 
-/// A CA certificate: root (`path_len` 1) or issuing (`path_len` 0). Its subject
-/// carries a serial number, since some verifiers try every CA of an equal
-/// subject (SPIFFE.md).
+/// A CA certificate: root (no `path_len`, since newer roots stand below older
+/// ones) or issuing (0). Its subject carries a serial number, since some
+/// verifiers try every CA of an equal subject (SPIFFE.md).
 pub(crate) fn authority(
     trust_domain: &TrustDomain,
     common_name: &str,
-    path_len: u8,
+    path_len: Option<u8>,
     validity: Validity,
     serial: &Serial20,
 ) -> Result<CertificateParams, Error> {
-    let mut params = common(validity, serial)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
     params
         .distinguished_name
         .push(DnType::OrganizationName, trust_domain.as_str());
@@ -103,10 +104,25 @@ pub(crate) fn authority(
     params
         .subject_alt_names
         .push(uri(&trust_domain.id_string())?);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
+    as_authority(&mut params, path_len, validity, serial)?;
+    Ok(params)
+}
+
+/// What makes a certificate a CA's, whoever it names.
+pub(crate) fn as_authority(
+    params: &mut CertificateParams,
+    path_len: Option<u8>,
+    validity: Validity,
+    serial: &Serial20,
+) -> Result<(), Error> {
+    fill(params, validity, serial)?;
+    params.is_ca = IsCa::Ca(path_len.map_or(
+        BasicConstraints::Unconstrained,
+        BasicConstraints::Constrained,
+    ));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.use_authority_key_identifier_extension = true;
-    Ok(params)
+    Ok(())
 }
 
 /// X.520 serialNumber.
@@ -135,10 +151,19 @@ impl Serial20 {
 fn common(validity: Validity, serial: &Serial20) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
+    fill(&mut params, validity, serial)?;
+    Ok(params)
+}
+
+fn fill(
+    params: &mut CertificateParams,
+    validity: Validity,
+    serial: &Serial20,
+) -> Result<(), Error> {
     params.not_before = moment(validity.not_before)?;
     params.not_after = moment(validity.not_after)?;
     params.serial_number = Some(SerialNumber::from_slice(&serial.0));
-    Ok(params)
+    Ok(())
 }
 
 fn moment(seconds: u64) -> Result<OffsetDateTime, Error> {

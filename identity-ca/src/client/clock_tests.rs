@@ -39,11 +39,7 @@ impl Ca {
             if !dir.exists() {
                 let trust_domain = authority::trust_domain("example.org").unwrap();
                 let prefix_ranges = vec!["10.0.0.0/8".parse().unwrap()];
-                let setup = Setup {
-                    dir: dir.clone(),
-                    trust_domain,
-                    prefix_ranges,
-                };
+                let setup = Setup::new(dir.clone(), trust_domain, prefix_ranges);
                 authority::init(&setup).await.unwrap();
             }
             let listen = SocketAddr::from(([127, 0, 0, 1], port));

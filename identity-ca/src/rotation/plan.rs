@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::NodeName;
@@ -54,6 +55,58 @@ impl Stage {
             Self::Tainted => Some(Self::Revoked),
             Self::Revoked | Self::Aborted => None,
         }
+    }
+}
+
+impl What {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Issuing => "issuing",
+            Self::Jwt => "jwt",
+        }
+    }
+}
+
+impl FromStr for What {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        [Self::Root, Self::Issuing, Self::Jwt]
+            .into_iter()
+            .find(|what| what.name() == name)
+            .ok_or(())
+    }
+}
+
+impl Stage {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prepared => "prepared",
+            Self::Activated => "activated",
+            Self::Tainted => "tainted",
+            Self::Revoked => "revoked",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+impl FromStr for Stage {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        [
+            Self::Prepared,
+            Self::Activated,
+            Self::Tainted,
+            Self::Revoked,
+            Self::Aborted,
+        ]
+        .into_iter()
+        .find(|stage| stage.name() == name)
+        .ok_or(())
     }
 }
 

@@ -49,7 +49,7 @@ impl Pki {
 
     fn with(change_root: Change<'_>, change_issuing: Change<'_>) -> Result<Self, crate::Error> {
         let authority = |name, len| {
-            profile::authority(&domain(), name, len, validity(), &Serial20::random()).unwrap()
+            profile::authority(&domain(), name, Some(len), validity(), &Serial20::random()).unwrap()
         };
         let mut root = authority("root", 1);
         change_root(&mut root);

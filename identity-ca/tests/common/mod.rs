@@ -108,11 +108,11 @@ impl Ca {
 }
 
 pub fn setup(dir: PathBuf) -> Setup {
-    Setup {
+    Setup::new(
         dir,
-        trust_domain: TrustDomain::new("example.org").unwrap(),
-        prefix_ranges: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()],
-    }
+        TrustDomain::new("example.org").unwrap(),
+        vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()],
+    )
 }
 
 pub fn options(folder: &TempDir, port: u16) -> Options {

@@ -1,0 +1,323 @@
+//! How a CA is made: its root, its first issuing CA and JWT key, an empty registry; all of it, or nothing.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde::{Deserialize, Serialize};
+use spiffe::TrustDomain;
+
+use super::folder::{self, Folder, REQUEST, STORE};
+use super::keys::{read_key, write_private};
+use super::record::{Kind, Record, Standing};
+use super::root::Root;
+use super::seal::PassphraseFile;
+use super::{Keys, jwt};
+use crate::bundle::{Fingerprint, pem};
+use crate::certificate::{CsrKey, PrivateKey};
+use crate::registry::{Change, Section, Store};
+use crate::{Error, now_ms};
+
+const DAY: u64 = 24 * 3600;
+
+/// How a CA is set up; fixed when it is made.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Setup {
+    /// The folder that is made.
+    pub dir: PathBuf,
+    /// The trust domain that it signs for.
+    pub trust_domain: TrustDomain,
+    /// Nodes get prefixes out of these.
+    pub prefix_ranges: Vec<IpNet>,
+    /// The name of this server among those that share the trust domain.
+    pub server: String,
+    /// Lifetimes of what it signs.
+    pub lifetimes: Lifetimes,
+    /// Where the root comes from.
+    pub root: RootSource,
+    /// A file whose first line seals the root's key.
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// Where a CA's root comes from.
+#[derive(Debug, Clone)]
+pub enum RootSource {
+    /// A new key, kept in the CA's folder.
+    Generate,
+    /// A CA certificate and its key from files; the key is copied into the folder.
+    Disk {
+        /// PEM.
+        certificate: PathBuf,
+        /// PEM, PKCS#8, P-256; sealed or not.
+        key: PathBuf,
+    },
+    /// A certificate whose key is kept elsewhere: the folder gets a request for
+    /// an issuing CA, and serves once its certificate is installed.
+    Offline {
+        /// PEM.
+        certificate: PathBuf,
+    },
+}
+
+impl Setup {
+    /// A CA named `ca` with a root of its own and the usual lifetimes.
+    pub fn new(dir: PathBuf, trust_domain: TrustDomain, prefix_ranges: Vec<IpNet>) -> Self {
+        Self {
+            dir,
+            trust_domain,
+            prefix_ranges,
+            server: "ca".to_owned(),
+            lifetimes: Lifetimes::default(),
+            root: RootSource::Generate,
+            passphrase_file: None,
+        }
+    }
+}
+
+/// Lifetimes of what is signed, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Lifetimes {
+    /// Node SVIDs.
+    pub node: u64,
+    /// Proof SVIDs.
+    pub proof: u64,
+    /// Workload SVIDs, unless their entry says otherwise.
+    pub workload: u64,
+    /// Roots; rotated when a quarter of it is left.
+    pub root: u64,
+    /// Issuing CAs; rotated when half of it is over.
+    pub issuing: u64,
+    /// JWT-SVIDs, unless their entry says otherwise.
+    pub jwt: u64,
+    /// Keys that sign JWT-SVIDs; rotated when half of it is over.
+    pub jwt_key: u64,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self {
+            node: DAY,
+            proof: DAY,
+            workload: 3600,
+            root: 3650 * DAY,
+            issuing: 90 * DAY,
+            jwt: 300,
+            jwt_key: 30 * DAY,
+        }
+    }
+}
+
+/// Reads the name of a trust domain as an operator writes it: lower case, no scheme, no path.
+pub fn trust_domain(text: &str) -> Result<TrustDomain, Error> {
+    let shown: String = text.chars().take(64).collect();
+    let bad = |problem: String| Error::invalid(format!("trust domain {shown:?}"), problem);
+    let domain = TrustDomain::new(text)
+        .map_err(|error| bad(format!("{error} (an example: example.org)")))?;
+    if domain.as_str() != text {
+        return Err(bad(format!(
+            "write it without scheme and path, in lower case: {domain}"
+        )));
+    }
+    Ok(domain)
+}
+
+/// Makes a CA in a folder: all of it, or nothing. Gives the root's fingerprint.
+pub async fn init(setup: &Setup) -> Result<Fingerprint, Error> {
+    check(setup)?;
+    folder::create(&setup.dir, |draft| {
+        let draft = draft.to_owned();
+        let setup = setup.clone();
+        async move {
+            let folder = Folder::make(&draft, &setup)?;
+            let (root, made) = first_root(&setup, &folder.keys)?;
+            let mut records = vec![made];
+            records.push(first_issuing(&folder, &root)?);
+            records.push(first_jwt_key(&folder)?);
+            Store::create(&draft.join(STORE)).await?;
+            let store = Store::open(&draft.join(STORE)).await?;
+            let mut change = store.begin().await?;
+            insert_all(&mut change, &records).await?;
+            change.commit().await?;
+            store.close().await;
+            Ok(Fingerprint::of(&root.certificate))
+        }
+    })
+    .await
+}
+
+fn check(setup: &Setup) -> Result<(), Error> {
+    let ranges = &setup.prefix_ranges;
+    if ranges.iter().any(|range| range.trunc() != *range) {
+        return Err(Error::invalid(
+            "prefix range",
+            "bits are set behind its length",
+        ));
+    }
+    setup.server.parse::<crate::NodeName>().map_err(|_| {
+        Error::invalid(
+            format!("server name {:?}", setup.server),
+            "letters, digits, `.`, `_` and `-` only",
+        )
+    })?;
+    Ok(())
+}
+
+async fn insert_all(change: &mut Change, records: &[Record]) -> Result<(), Error> {
+    for record in records {
+        record.insert(change).await?;
+    }
+    change.number(Section::Bundle).await?;
+    Ok(())
+}
+
+/// The root of a new CA, and its key in the folder unless it is kept offline.
+fn first_root(setup: &Setup, keys: &Keys) -> Result<(Root, Record), Error> {
+    let domain = &setup.trust_domain;
+    let (root, key) = match &setup.root {
+        RootSource::Generate => {
+            let (key, root) = Root::make(domain, setup.lifetimes.root)?;
+            (root, Some(key))
+        }
+        RootSource::Disk { certificate, key } => {
+            let root = Root::read(&read_certificate(certificate)?, domain)?;
+            let passphrase = setup.passphrase_file.clone().map(PassphraseFile);
+            let key = read_key(key, passphrase.as_ref())?;
+            root.check_key(&key)?;
+            (root, Some(key))
+        }
+        RootSource::Offline { certificate } => {
+            (Root::read(&read_certificate(certificate)?, domain)?, None)
+        }
+    };
+    if let Some(key) = &key {
+        keys.write(Kind::Root, key)?;
+    }
+    let record = Record::of_root(&root, Standing::Active);
+    Ok((root, record))
+}
+
+fn first_issuing(folder: &Folder, root: &Root) -> Result<Record, Error> {
+    let key = PrivateKey::generate()?;
+    let name = folder.keys.write(Kind::Issuing, &key)?;
+    let root_key = super::keys::name(Kind::Root, &root.public_key);
+    let csr = key.csr()?;
+    if !folder.keys.has(&root_key) {
+        write_private(&folder.dir.join(REQUEST), &pem("CERTIFICATE REQUEST", &csr))?;
+        return Ok(Record::of_request(
+            csr,
+            &folder.server,
+            &root.id(),
+            name,
+            None,
+        ));
+    }
+    let certificate = root.sign_issuing(
+        folder.keys.read(&root_key)?,
+        &folder.trust_domain,
+        &folder.server,
+        &CsrKey::read(&csr)?,
+        folder.lifetimes.issuing,
+    )?;
+    Record::of_issuing(
+        &certificate,
+        &folder.server,
+        &root.id(),
+        name,
+        Standing::Active,
+    )
+}
+
+fn first_jwt_key(folder: &Folder) -> Result<Record, Error> {
+    let key = PrivateKey::generate()?;
+    let name = folder.keys.write(Kind::Jwt, &key)?;
+    let life = folder.lifetimes.jwt_key;
+    Ok(jwt::record(
+        &key,
+        &folder.server,
+        name,
+        life,
+        Standing::Active,
+    ))
+}
+
+/// A certificate from a PEM file.
+pub(super) fn read_certificate(path: &std::path::Path) -> Result<CertificateDer<'static>, Error> {
+    let text = std::fs::read(path).map_err(Error::io("cannot read", path))?;
+    CertificateDer::from_pem_slice(&text).map_err(|error| Error::Folder {
+        path: path.to_owned(),
+        problem: format!("holds no certificate (PEM): {error}"),
+    })
+}
+
+impl Record {
+    pub(crate) fn of_root(root: &Root, standing: Standing) -> Self {
+        Self {
+            id: root.id(),
+            kind: Kind::Root,
+            server: String::new(),
+            standing,
+            parent: String::new(),
+            der: root.certificate.to_vec(),
+            cross_signed: None,
+            endorsement: None,
+            key: super::keys::name(Kind::Root, &root.public_key),
+            not_before_ms: root.not_before * 1000,
+            not_after_ms: root.not_after * 1000,
+            created_ms: now_ms(),
+            compromised: false,
+        }
+    }
+
+    pub(crate) fn of_issuing(
+        certificate: &CertificateDer<'_>,
+        server: &str,
+        root: &str,
+        key: String,
+        standing: Standing,
+    ) -> Result<Self, Error> {
+        let (not_before, not_after) = super::issuing::validity(certificate)?;
+        Ok(Self {
+            id: super::certificate_id(certificate),
+            kind: Kind::Issuing,
+            server: server.to_owned(),
+            standing,
+            parent: root.to_owned(),
+            der: certificate.to_vec(),
+            cross_signed: None,
+            endorsement: None,
+            key,
+            not_before_ms: not_before * 1000,
+            not_after_ms: not_after * 1000,
+            created_ms: now_ms(),
+            compromised: false,
+        })
+    }
+
+    /// A key of an issuing CA that waits for its certificate.
+    pub(crate) fn of_request(
+        csr: Vec<u8>,
+        server: &str,
+        root: &str,
+        key: String,
+        endorsement: Option<Vec<u8>>,
+    ) -> Self {
+        Self {
+            id: key.clone(),
+            kind: Kind::Issuing,
+            server: server.to_owned(),
+            standing: Standing::Requested,
+            parent: root.to_owned(),
+            der: csr,
+            cross_signed: None,
+            endorsement,
+            key,
+            not_before_ms: 0,
+            not_after_ms: 0,
+            created_ms: now_ms(),
+            compromised: false,
+        }
+    }
+}
