@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::effect::{AnnouncedEntry, AnnouncedState};
 use super::endpoint::Rest;
 use super::peer::{Announcement, Said};
+use super::planted::{Bug, planted};
 use super::types::{ConnId, EndpointId, IdentityNumber, PeerNumber};
 use super::{Alarm, CloseReason, Core, Discarded, Effect};
 use crate::wire::{Frame, LeafHash};
@@ -288,6 +289,9 @@ impl Core {
             }
             self.write_announced(number, address);
             self.send_withdraw(number, address);
+            if planted(Bug::WithdrawalAckSkipped) {
+                self.forget_announced(number, address);
+            }
             self.maybe_dial(number);
         }
     }
@@ -364,18 +368,27 @@ impl Core {
         };
         match peer.announced.get(&address).copied() {
             Some(announcement) if announcement.withdrawing() && announcement.awaits(generation) => {
-                peer.announced.remove(&address);
-                self.persist();
-                self.emit(Effect::RemoveAnnounced {
-                    address,
-                    peer: number,
-                });
-                self.rest(address, Some(announcement.identity));
+                self.forget_announced(number, address);
                 self.pursue_all(number);
                 self.check_ready(number);
             }
             _ if generation <= highest => self.count("late-withdrawals"),
             _ => self.violation(conn, CloseReason::NeverSaid("withdrawn")),
+        }
+    }
+
+    /// The peer believes nothing of the address any more.
+    fn forget_announced(&mut self, number: PeerNumber, address: IpAddr) {
+        let gone = self
+            .peer_mut(number)
+            .and_then(|p| p.announced.remove(&address));
+        if let Some(announcement) = gone {
+            self.persist();
+            self.emit(Effect::RemoveAnnounced {
+                address,
+                peer: number,
+            });
+            self.rest(address, Some(announcement.identity));
         }
     }
 

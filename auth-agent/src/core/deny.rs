@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::effect::SessionEntry;
+use super::effect::{PairKey, SessionEntry};
 use super::event::{DenyList, PeerNode};
+use super::peer::Footing;
+use super::planted::{Bug, planted};
 use super::types::{IdentityNumber, PeerNumber};
 use super::{Alarm, CloseReason, Core, Effect};
 use crate::wire::{Frame, MAX_DENY_LIST};
@@ -11,6 +13,9 @@ use crate::wire::{Frame, MAX_DENY_LIST};
 impl Core {
     pub(super) fn deny_list(&mut self, list: Arc<DenyList>) {
         let ours = self.deny.number;
+        if planted(Bug::DenyListForgottenOnResume) && ours == 0 && !self.fresh {
+            return;
+        }
         if list.number <= ours {
             if list.number < ours {
                 let offered = list.number;
@@ -93,17 +98,52 @@ impl Core {
             let Some(live) = self.session_mut(number) else {
                 continue;
             };
-            let gone: Vec<IdentityNumber> = live
-                .proven
-                .extract_if(.., |_, proven| deny.serials.contains(&proven.serial))
-                .map(|(_, proven)| proven.identity)
+            live.proven
+                .retain(|_, proven| !deny.serials.contains(&proven.serial));
+        }
+        for number in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(peer) = self.peer_mut(number) else {
+                continue;
+            };
+            let gone: Vec<Footing> = peer
+                .rests_on
+                .extract_if(.., |footing, _| deny.serials.contains(&footing.serial))
+                .map(|(footing, _)| footing)
                 .collect();
-            for identity in gone {
+            for Footing { identity, ours, .. } in gone {
                 // Pairs end with the proof they rest on; another proof of the identity makes them anew.
-                self.remove_pairs(|key| key.peer == number && key.remote == identity);
-                self.unproven(number, identity);
-                self.answer(number, identity);
+                self.persist();
+                self.cut_pairs(number, identity, ours);
+                if !ours {
+                    self.unproven(number, identity);
+                    self.answer(number, identity);
+                }
             }
+        }
+    }
+
+    /// Takes the pairs of one identity with one peer away: also those of an earlier agent, which only the kernel
+    /// knows one by one.
+    fn cut_pairs(&mut self, number: PeerNumber, identity: IdentityNumber, ours: bool) {
+        let end = |key: &PairKey| if ours { key.local } else { key.remote };
+        self.remove_pairs(|key| key.peer == number && end(key) == identity);
+        if !self.peer(number).is_some_and(|peer| peer.inherited) {
+            return;
+        }
+        let others: Vec<IdentityNumber> = self.numbers.iter().map(|(other, _)| other).collect();
+        for other in others {
+            let (local, remote) = match ours {
+                true => (identity, other),
+                false => (other, identity),
+            };
+            let peer = number;
+            self.emit(Effect::RemovePair {
+                pair: PairKey {
+                    local,
+                    remote,
+                    peer,
+                },
+            });
         }
     }
 

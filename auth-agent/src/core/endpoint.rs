@@ -190,9 +190,10 @@ impl Core {
     }
 
     pub(super) fn identity_ready(&mut self, ready: LocalIdentity) {
-        if self.deny.serials.contains(&ready.serial) || ready.not_after <= self.now.wall {
+        if self.deny.serials.contains(&ready.serial) {
             return self.count("svids-not-taken");
         }
+        // One that has expired is kept, and not shown: the clock may be wrong, and be put right.
         let Some(number) = self.number_of(&ready.identity) else {
             return;
         };

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::planted::{Bug, planted};
 use super::types::{EndpointId, HoldKey, IdentityNumber, PeerNumber};
 use super::{Alarm, Core, Discarded, Effect, PairKey};
 
@@ -262,6 +263,9 @@ impl Core {
         address: IpAddr,
         reason: Discarded,
     ) {
+        if planted(Bug::HeldPacketOutlivesItsAddress) {
+            return;
+        }
         self.discard_where(reason, |_, key, hold| {
             key.remote == address && hold.peer == Some(number)
         });

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::planted::{Bug, planted};
 use super::snapshot::IdentitySnapshot;
 use super::types::{Identity, IdentityNumber};
 
@@ -36,7 +37,8 @@ impl Numbers {
     pub(super) fn restore(next: u32, known: Vec<IdentitySnapshot>) -> Self {
         let mut numbers = Self::new();
         for saved in known {
-            numbers.insert(saved.number, Arc::new(saved.identity), saved.revoked);
+            let revoked = saved.revoked && !planted(Bug::DenyListForgottenOnResume);
+            numbers.insert(saved.number, Arc::new(saved.identity), revoked);
             if let Some(known) = numbers.get_mut(saved.number) {
                 known.not_after = saved.not_after;
             }

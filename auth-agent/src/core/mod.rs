@@ -30,6 +30,7 @@ mod hold;
 mod identity;
 mod pair;
 mod peer;
+pub(crate) mod planted;
 mod prefix;
 mod proof;
 mod reason;
@@ -56,10 +57,12 @@ pub use effect::{
 pub use event::{
     Connected, DenyList, Event, LocalIdentity, NodeInfo, PeerNode, Policy, RemoteProof,
 };
+#[cfg(feature = "planted-bugs")]
+pub use planted::{Bug, plant, planted};
 pub use reason::{Alarm, CloseReason, Discarded};
 pub use snapshot::{
-    AnnouncedSnapshot, IdentitySnapshot, PeerSnapshot, RemoteSnapshot, Removals, SessionSnapshot,
-    Snapshot,
+    AnnouncedSnapshot, FootingSnapshot, IdentitySnapshot, PeerSnapshot, RemoteSnapshot, Removals,
+    SessionSnapshot, Snapshot,
 };
 pub use types::{
     ConnId, Direction, EndpointId, HoldKey, Identity, IdentityNumber, Now, Pairing, PeerNumber,

@@ -167,19 +167,23 @@ impl Core {
         }
     }
 
-    /// Shortens what certificates limit, after the wall clock has jumped.
+    /// Writes what certificates limit anew, after the wall clock has jumped.
     pub(super) fn rewrite_pairs(&mut self) {
         let now = self.now;
-        let shorter: Vec<(PairKey, Pair)> = self
+        let changed: Vec<(PairKey, Pair)> = self
             .pairs
             .iter()
             .map(|(key, pair)| {
                 let expires = pair.ends.at(now);
                 (*key, Pair { expires, ..*pair })
             })
-            .filter(|(key, new)| self.pairs.get(key).is_some_and(|p| new.expires < p.expires))
+            .filter(|(key, new)| {
+                self.pairs
+                    .get(key)
+                    .is_some_and(|p| new.expires != p.expires)
+            })
             .collect();
-        for (key, pair) in shorter {
+        for (key, pair) in changed {
             self.pairs.insert(key, pair);
             self.emit(Effect::SetPair {
                 pair: key,

@@ -41,6 +41,10 @@ pub(super) struct Peer {
     pub wanted: BTreeSet<IdentityNumber>,
     pub announced: BTreeMap<IpAddr, Announcement>,
     pub remotes: BTreeMap<IpAddr, RemoteEntry>,
+    /// Proofs that entries of the epochs which count rest on, and the newest of those epochs.
+    pub rests_on: BTreeMap<Footing, u32>,
+    /// Entries of an earlier agent may count that are not known here one by one: until the next sweep.
+    pub inherited: bool,
     pub seen: BTreeMap<IpAddr, u64>,
     pub seen_floor: u64,
     pub negative: BTreeMap<IpAddr, Duration>,
@@ -180,6 +184,15 @@ pub(super) struct Shown {
     pub at: Duration,
 }
 
+/// A proof that entries of the kernel rest on: all that must be known of it to take them away.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Footing {
+    pub identity: IdentityNumber,
+    pub serial: Vec<u8>,
+    /// Given by this node, not by the peer.
+    pub ours: bool,
+}
+
 /// One proof of the peer's.
 #[derive(Clone, Debug)]
 pub(super) struct Proven {
@@ -270,6 +283,8 @@ impl Peer {
             wanted: BTreeSet::new(),
             announced: BTreeMap::new(),
             remotes: BTreeMap::new(),
+            rests_on: BTreeMap::new(),
+            inherited: false,
             seen: BTreeMap::new(),
             seen_floor: 0,
             negative: BTreeMap::new(),

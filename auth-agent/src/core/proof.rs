@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::event::RemoteProof;
-use super::peer::{Given, Grants, Proven, Shown};
+use super::peer::{Footing, Given, Grants, Proven, Shown};
 use super::types::{ConnId, IdentityNumber, PeerNumber};
 use super::{Alarm, CloseReason, Core, Discarded, Effect};
 use crate::wire::{Frame, LeafHash, MAX_REQUESTS};
@@ -183,6 +183,13 @@ impl Core {
         }
         let remotes: BTreeSet<IdentityNumber> =
             live.proven.values().map(|proven| proven.identity).collect();
+        let mine = self
+            .mine
+            .get(&identity)
+            .filter(|mine| mine.leaf_hash == leaf);
+        if let Some(serial) = mine.map(|mine| mine.serial.clone()) {
+            self.rest_on(number, identity, serial, true);
+        }
         for remote in remotes {
             self.record(number, identity, remote);
         }
@@ -348,7 +355,7 @@ impl Core {
                 let proven = Proven {
                     identity,
                     not_after: proof.not_after,
-                    serial: proof.serial,
+                    serial: proof.serial.clone(),
                     at: now.boot,
                 };
                 live.proven.insert(proof.leaf_hash, proven);
@@ -357,6 +364,7 @@ impl Core {
             None => return Err("no session"),
         };
         self.count("proofs-verified");
+        self.rest_on(number, identity, proof.serial, false);
         self.write_identity(identity);
         self.emit(Effect::Send {
             conn,
@@ -382,6 +390,26 @@ impl Core {
             self.record(number, local, remote);
         }
         self.consider_peer(number);
+    }
+
+    /// Remembers, longer than the agent lives, what entries of the kernel rest on.
+    fn rest_on(
+        &mut self,
+        number: PeerNumber,
+        identity: IdentityNumber,
+        serial: Vec<u8>,
+        ours: bool,
+    ) {
+        let footing = Footing {
+            identity,
+            serial,
+            ours,
+        };
+        if let Some(peer) = self.peer_mut(number) {
+            let epoch = peer.last_epoch;
+            peer.rests_on.insert(footing, epoch);
+            self.persist();
+        }
     }
 
     /// Forgets proofs that have expired, and the addresses that were known by nothing else.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::effect::RemoteEntry;
 use super::peer::Peer;
+use super::planted::{Bug, planted};
 use super::prefix::contains;
 use super::types::{ConnId, EndpointId, IdentityNumber, PeerNumber};
 use super::{Alarm, CloseReason, Core, Discarded, Effect};
@@ -91,7 +92,8 @@ impl Core {
         if self.is_revoked(proof.identity) {
             return Err("the identity is revoked");
         }
-        if !contains(&live.node.prefixes, address) || self.is_own(address) {
+        let foreign = !contains(&live.node.prefixes, address) || self.is_own(address);
+        if foreign && !planted(Bug::ForeignPrefixTrusted) {
             return Err(
                 "the address lies outside of the node's signed prefixes; an address that outlives its node \
                  would need an assignment of its own",

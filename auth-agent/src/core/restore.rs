@@ -4,10 +4,11 @@ use super::config::Local;
 use super::effect::{AnnouncedEntry, RemoteEntry, SessionEntry, SessionState};
 use super::endpoint::Rest;
 use super::identity::Numbers;
-use super::peer::{Announcement, Ends, Peer, Said, Standing};
+use super::peer::{Announcement, Ends, Footing, Peer, Said, Standing};
+use super::planted::{Bug, planted};
 use super::snapshot::{
-    AnnouncedSnapshot, IdentitySnapshot, PeerSnapshot, RemoteSnapshot, Removals, SessionSnapshot,
-    Snapshot,
+    AnnouncedSnapshot, FootingSnapshot, IdentitySnapshot, PeerSnapshot, RemoteSnapshot, Removals,
+    SessionSnapshot, Snapshot,
 };
 use super::types::{IdentityNumber, PeerNumber};
 use super::view::{ConnectionView, EndpointView, IdentityView, PairView, PeerView, View};
@@ -281,7 +282,7 @@ impl Removals {
 }
 
 fn peer_snapshot(peer: &Peer) -> PeerSnapshot {
-    let announced = peer.announced.iter();
+    let (announced, rests_on) = (peer.announced.iter(), peer.rests_on.iter());
     PeerSnapshot {
         number: peer.number,
         id: peer.id.clone(),
@@ -320,6 +321,14 @@ fn peer_snapshot(peer: &Peer) -> PeerSnapshot {
                 generation: remote.generation,
             })
             .collect(),
+        rests_on: rests_on
+            .map(|(footing, epoch)| FootingSnapshot {
+                identity: footing.identity,
+                serial: footing.serial.clone(),
+                ours: footing.ours,
+                epoch: *epoch,
+            })
+            .collect(),
         seen: peer.seen.iter().map(|(a, g)| (*a, *g)).collect(),
         seen_floor: peer.seen_floor,
     }
@@ -333,7 +342,9 @@ fn restored(saved: PeerSnapshot) -> Peer {
     peer.serial = saved.serial;
     peer.tunnel_key = saved.tunnel_key;
     peer.boot_ids = saved.boot_ids;
-    peer.last_epoch = saved.last_epoch;
+    if !planted(Bug::EpochIgnoredOnRestart) {
+        peer.last_epoch = saved.last_epoch;
+    }
     peer.standing = saved.session.map(|session| Standing {
         entry: SessionEntry {
             oldest: session.oldest,
@@ -373,6 +384,15 @@ fn restored(saved: PeerSnapshot) -> Peer {
         };
         peer.remotes.insert(saved.address, remote);
     }
+    for saved in saved.rests_on {
+        let footing = Footing {
+            identity: saved.identity,
+            serial: saved.serial,
+            ours: saved.ours,
+        };
+        peer.rests_on.insert(footing, saved.epoch);
+    }
+    peer.inherited = peer.standing.is_some();
     peer.seen = saved.seen.into_iter().collect();
     peer.seen_floor = saved.seen_floor;
     peer

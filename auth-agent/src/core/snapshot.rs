@@ -91,6 +91,9 @@ pub struct PeerSnapshot {
     pub announced: Vec<AnnouncedSnapshot>,
     /// What it announced to this node.
     pub remotes: Vec<RemoteSnapshot>,
+    /// Proofs that the session in the kernel rests on.
+    #[serde(default)]
+    pub rests_on: Vec<FootingSnapshot>,
     /// Highest generations seen, for addresses that it announced.
     pub seen: Vec<(IpAddr, u64)>,
     /// An address that is not in `seen` must come with a higher one.
@@ -112,6 +115,19 @@ pub struct SessionSnapshot {
     pub expires: Duration,
     /// Whether the tunnel stands on both sides.
     pub ready: bool,
+}
+
+/// A proof, of either side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FootingSnapshot {
+    /// Whose.
+    pub identity: IdentityNumber,
+    /// Serial number of the SVID.
+    pub serial: Vec<u8>,
+    /// Given by this node, not by the peer.
+    pub ours: bool,
+    /// The newest epoch it was given in.
+    pub epoch: u32,
 }
 
 /// A local address toward one peer.

@@ -192,6 +192,8 @@ impl Core {
             .announced
             .extract_if(.., |_, announcement| announcement.entry.epoch < below)
             .collect();
+        peer.rests_on.retain(|_, epoch| *epoch >= below);
+        peer.inherited = false;
         for address in remotes {
             self.holders.remove(&address);
         }
@@ -234,7 +236,7 @@ impl Core {
             return;
         };
         let expires = standing.ends.at(now);
-        if expires < standing.entry.expires {
+        if expires != standing.entry.expires {
             standing.entry.expires = expires;
             let session = standing.entry;
             self.persist();

@@ -9,17 +9,21 @@ use super::{Core, Effect};
 pub(super) const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
 impl Core {
-    /// Takes the new time. A wall clock that has jumped forward shortens what certificates limit; it never
-    /// lengthens anything, since map entries are written once with their end.
+    /// Takes the new time. A wall clock that has jumped forward shortens what certificates limit. One that was
+    /// wrong and is put right gives back what it took: never more than certificates say, by a clock that the shell
+    /// does not let fall behind the CA's.
     pub(super) fn advance(&mut self, now: Now) {
         let passed = now.boot.saturating_sub(self.now.boot).as_secs();
         let jumped =
             self.begun && now.wall > self.now.wall.saturating_add(passed).saturating_add(2);
-        let wall = now.wall.max(self.now.wall);
+        let back = self.begun && now.wall.saturating_add(2) < self.now.wall.saturating_add(passed);
         let boot = now.boot.max(self.now.boot);
-        self.now = Now { boot, wall };
-        if jumped {
-            self.shorten();
+        self.now = Now { boot, ..now };
+        if jumped || back {
+            self.rewrite();
+        }
+        if back {
+            self.pursue_everything();
         }
     }
 
@@ -69,7 +73,17 @@ impl Core {
         }
     }
 
-    fn shorten(&mut self) {
+    /// Goes on with whatever was put off for what the clock said.
+    fn pursue_everything(&mut self) {
+        self.pair_everything();
+        let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
+        for number in peers {
+            self.pursue_all(number);
+        }
+    }
+
+    /// Writes every end anew, by the clock as it is now.
+    fn rewrite(&mut self) {
         let numbers: Vec<_> = self.numbers.iter().map(|(number, _)| number).collect();
         for number in numbers {
             self.emit_identity(number);

@@ -9,6 +9,7 @@ use super::context::{ProofContext, Role};
 use super::key::ProofKey;
 use super::message::{self, Authenticator, SCHEME};
 use super::{ProofError, message::signature_content};
+use crate::core::planted::{Bug, planted};
 use crate::wire::MAX_AUTHENTICATOR;
 
 /// A chain whose first certificate's key is held by the session's peer. The chain itself has not been judged:
@@ -99,13 +100,11 @@ pub fn verify(
     // The MAC is cheap and only the two ends can make it, so it comes before the signature.
     let parts = [&asked, parsed.certificate, parsed.certificate_verify];
     let transcript = session.transcript(maker, &parts);
-    hmac::verify(
-        &session.finished_key(maker),
-        transcript.as_ref(),
-        parsed.mac,
-    )
-    .map_err(|_| ProofError::Finished)?;
-    check_signature(session, maker, &asked, &parsed)?;
+    let key = session.finished_key(maker);
+    if !planted(Bug::ForeignSessionAccepted) {
+        hmac::verify(&key, transcript.as_ref(), parsed.mac).map_err(|_| ProofError::Finished)?;
+        check_signature(session, maker, &asked, &parsed)?;
+    }
     session.spend(parsed.context)?;
     Ok(VerifiedChain(
         parsed
@@ -122,10 +121,11 @@ fn check_signature(
     asked: &[u8],
     parsed: &Authenticator<'_>,
 ) -> Result<(), ProofError> {
-    let leaf = parsed
-        .chain
-        .first()
-        .ok_or(ProofError::Malformed("no certificate"))?;
+    let leaf = match planted(Bug::LastCertificateTaken) {
+        false => parsed.chain.first(),
+        true => parsed.chain.last(),
+    };
+    let leaf = leaf.ok_or(ProofError::Malformed("no certificate"))?;
     let leaf = EndEntityCert::try_from(leaf).map_err(|e| ProofError::Certificate(e.to_string()))?;
     let transcript = session.transcript(maker, &[asked, parsed.certificate]);
     let content = signature_content(transcript.as_ref());

@@ -99,7 +99,19 @@ impl ProofContext {
         if state.is_handshaking() {
             return Err(ProofError::Session("handshake is not finished"));
         }
-        let (hash, mac) = match suite.common.hash_provider.algorithm() {
+        Self::derive(role, suite.common.hash_provider.algorithm(), export)
+    }
+
+    /// From the exporter of a handshake that has finished with this hash.
+    ///
+    /// # Errors
+    /// [`ProofError::Session`] for another hash than TLS 1.3's suites have, or if nothing is exported.
+    pub fn derive(
+        role: Role,
+        hash: HashAlgorithm,
+        export: &dyn Export,
+    ) -> Result<Self, ProofError> {
+        let (hash, mac) = match hash {
             HashAlgorithm::SHA256 => (&digest::SHA256, hmac::HMAC_SHA256),
             HashAlgorithm::SHA384 => (&digest::SHA384, hmac::HMAC_SHA384),
             _ => return Err(ProofError::Session("unknown hash")),

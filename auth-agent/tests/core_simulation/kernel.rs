@@ -1,6 +1,6 @@
-//! A plain model of one node's kernel maps and of the two gates at the tunnel.
+//! A plain model of one node's kernel: the maps, the two gates at the tunnel, and WireGuard's peers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,13 @@ use handfast_agent::core::{
 };
 use ipnet::IpNet;
 
+use super::node::Rules;
+
 /// What outlives the agent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Kernel {
+    /// Endpoints whose interfaces have their programs.
+    pub attached: BTreeSet<EndpointId>,
     pub prefixes: BTreeMap<IpNet, PeerNumber>,
     pub locals: BTreeMap<IpAddr, (EndpointId, IdentityNumber)>,
     pub sessions: BTreeMap<PeerNumber, SessionEntry>,
@@ -23,8 +27,18 @@ pub struct Kernel {
     pub identities: BTreeMap<IdentityNumber, (Duration, bool)>,
     pub names: BTreeMap<IdentityNumber, Arc<Identity>>,
     pub pairs: BTreeMap<PairKey, (Duration, u32)>,
-    /// Whose, and its key.
-    pub tunnels: BTreeMap<PeerNumber, (String, [u8; 32])>,
+    pub tunnels: BTreeMap<PeerNumber, Tunnel>,
+    /// What the policy map was compiled from.
+    pub rules: Option<Arc<Rules>>,
+}
+
+/// One WireGuard peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    pub id: String,
+    pub key: [u8; 32],
+    /// Allowed IPs.
+    pub prefixes: Vec<IpNet>,
 }
 
 /// What a gate says.
@@ -50,91 +64,105 @@ impl Verdict {
 impl Kernel {
     /// Carries out what concerns the maps; true if the effect did.
     pub fn apply(&mut self, effect: &Effect) -> bool {
-        match effect.clone() {
-            Effect::ClearTables => *self = Self::default(),
+        match effect {
+            Effect::ClearTables => {
+                *self = Self {
+                    attached: std::mem::take(&mut self.attached),
+                    tunnels: std::mem::take(&mut self.tunnels),
+                    rules: self.rules.take(),
+                    ..Self::default()
+                };
+            }
             Effect::SetPrefix { prefix, peer } => {
-                self.prefixes.insert(prefix, peer);
+                self.prefixes.insert(*prefix, *peer);
             }
             Effect::RemovePrefix { prefix } => {
-                self.prefixes.remove(&prefix);
+                self.prefixes.remove(prefix);
             }
             Effect::SetLocal {
                 address,
                 endpoint,
                 identity,
             } => {
-                self.locals.insert(address, (endpoint, identity));
+                self.locals.insert(*address, (*endpoint, *identity));
             }
             Effect::RemoveLocal { address } => {
-                self.locals.remove(&address);
+                self.locals.remove(address);
             }
             Effect::SetSession { peer, session } => {
-                self.sessions.insert(peer, session);
+                self.sessions.insert(*peer, *session);
             }
             Effect::RemoveSession { peer } => {
-                self.sessions.remove(&peer);
+                self.sessions.remove(peer);
             }
             Effect::SetRemote { address, remote } => {
-                self.negative.remove(&address);
-                self.remotes.insert(address, remote);
+                self.negative.remove(address);
+                self.remotes.insert(*address, *remote);
             }
             Effect::SetNegative { address, until, .. } => {
-                self.remotes.remove(&address);
-                self.negative.insert(address, until);
+                self.remotes.remove(address);
+                self.negative.insert(*address, *until);
             }
             Effect::RemoveRemote { address } => {
-                self.negative.remove(&address);
-                self.remotes.remove(&address);
+                self.negative.remove(address);
+                self.remotes.remove(address);
             }
             Effect::SetAnnounced {
                 address,
                 peer,
                 announced,
             } => {
-                self.announced.insert((address, peer), announced);
+                self.announced.insert((*address, *peer), *announced);
             }
             Effect::RemoveAnnounced { address, peer } => {
-                self.announced.remove(&(address, peer));
+                self.announced.remove(&(*address, *peer));
             }
             Effect::SetIdentity {
                 number,
                 valid_until,
                 revoked,
             } => {
-                self.identities.insert(number, (valid_until, revoked));
+                self.identities.insert(*number, (*valid_until, *revoked));
             }
             Effect::Identity { number, identity } => {
-                self.names.insert(number, identity);
+                self.names.insert(*number, identity.clone());
             }
             Effect::SetPair {
                 pair,
                 expires,
                 epoch,
             } => {
-                self.pairs.insert(pair, (expires, epoch));
+                self.pairs.insert(*pair, (*expires, *epoch));
             }
             Effect::RemovePair { pair } => {
-                self.pairs.remove(&pair);
+                self.pairs.remove(pair);
             }
-            Effect::SweepEpoch { peer, below } => {
-                self.remotes
-                    .retain(|_, remote| remote.peer != peer || remote.epoch >= below);
-                self.announced
-                    .retain(|(_, to), entry| *to != peer || entry.epoch >= below);
-                self.pairs
-                    .retain(|key, (_, epoch)| key.peer != peer || *epoch >= below);
-            }
-            Effect::InstallTunnel {
-                peer, id, peer_key, ..
-            } => {
-                self.tunnels.insert(peer, (id, peer_key));
-            }
+            Effect::SweepEpoch { peer, below } => self.sweep(*peer, *below),
             Effect::RemoveTunnel { peer } => {
-                self.tunnels.remove(&peer);
+                self.tunnels.remove(peer);
             }
             _ => return false,
         }
         true
+    }
+
+    fn sweep(&mut self, peer: PeerNumber, below: u32) {
+        self.remotes
+            .retain(|_, remote| remote.peer != peer || remote.epoch >= below);
+        self.announced
+            .retain(|(_, to), entry| *to != peer || entry.epoch >= below);
+        self.pairs
+            .retain(|key, (_, epoch)| key.peer != peer || *epoch >= below);
+    }
+
+    /// A key stands for one WireGuard peer, an address for one too: the newcomer takes them over.
+    pub fn install_tunnel(&mut self, peer: PeerNumber, tunnel: Tunnel) {
+        self.tunnels
+            .retain(|other, old| *other == peer || old.key != tunnel.key);
+        for old in self.tunnels.values_mut() {
+            old.prefixes.retain(|p| !tunnel.prefixes.contains(p));
+        }
+        self.tunnels.insert(peer, tunnel);
     }
 
     pub fn peer_of(&self, address: IpAddr) -> Option<PeerNumber> {
@@ -171,6 +199,11 @@ impl Kernel {
             .map(|remote| remote.identity)
     }
 
+    /// The same by name.
+    pub fn takes_for(&self, peer: PeerNumber, address: IpAddr) -> Option<&Arc<Identity>> {
+        self.names.get(&self.believes(peer, address)?)
+    }
+
     /// Which endpoint may use a local address toward a peer.
     pub fn user_of(&self, peer: PeerNumber, address: IpAddr) -> Option<EndpointId> {
         let entry = self.announced.get(&(address, peer))?;
@@ -178,7 +211,8 @@ impl Kernel {
         let open = entry.state == AnnouncedState::Confirmed
             && session.is_some_and(|session| entry.epoch >= session.oldest);
         let (endpoint, _) = self.locals.get(&address)?;
-        (open && *endpoint == entry.endpoint).then_some(*endpoint)
+        let there = *endpoint == entry.endpoint && self.attached.contains(endpoint);
+        (open && there).then_some(*endpoint)
     }
 
     pub fn counts(&self, identity: IdentityNumber, now: Duration) -> bool {
@@ -195,19 +229,30 @@ impl Kernel {
             && self.counts(key.remote, now)
     }
 
+    /// Policy, then the pair.
+    fn decide(&self, key: PairKey, now: Duration) -> Verdict {
+        let names = self.names.get(&key.local).zip(self.names.get(&key.remote));
+        match (&self.rules, names) {
+            (None, _) => Hold("no policy"),
+            (Some(rules), Some((one, two))) if !rules.allow(one, two) => Drop("policy"),
+            _ if self.paired(key, now) => Pass,
+            _ => Hold("pair"),
+        }
+    }
+
     /// Egress of the tunnel.
     pub fn to_tunnel(&self, source: IpAddr, destination: IpAddr, now: Duration) -> Verdict {
-        let Some((_, local)) = self.locals.get(&source).copied() else {
+        let Some((endpoint, local)) = self.locals.get(&source).copied() else {
             return Drop("source");
         };
+        if !self.attached.contains(&endpoint) {
+            return Drop("not attached");
+        }
         let Some(peer) = self.peer_of(destination) else {
             return Drop("unmanaged");
         };
-        if self
-            .negative
-            .get(&destination)
-            .is_some_and(|until| *until > now)
-        {
+        let refused = self.negative.get(&destination);
+        if refused.is_some_and(|until| *until > now) {
             return Drop("negative");
         }
         if !self.session_ready(peer, now) {
@@ -224,11 +269,7 @@ impl Kernel {
             remote,
             peer,
         };
-        if self.paired(key, now) {
-            Pass
-        } else {
-            Hold("pair")
-        }
+        self.decide(key, now)
     }
 
     /// Ingress of the tunnel, from a peer.
@@ -266,10 +307,6 @@ impl Kernel {
             remote,
             peer,
         };
-        if self.paired(key, now) {
-            Pass
-        } else {
-            Hold("pair")
-        }
+        self.decide(key, now)
     }
 }

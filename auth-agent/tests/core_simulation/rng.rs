@@ -1,12 +1,6 @@
-//! Several cores in one deterministic network: simulated time, connections that break, agents and nodes that
-//! die between any two effects, and after every effect the safety properties of DESIGN.md by their numbers.
-#![allow(dead_code)]
+//! splitmix64: the only source of chance, so that a seed is a history.
 
-pub mod kernel;
-pub mod node;
-pub mod world;
-
-/// splitmix64: the only source of chance.
+/// The state is the seed.
 #[derive(Clone, Debug)]
 pub struct Rng(pub u64);
 
@@ -23,12 +17,24 @@ impl Rng {
         self.next() % bound.max(1)
     }
 
+    pub fn index(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).unwrap()
+    }
+
+    /// Draws nothing where nothing can happen: what a history leaves out costs it no chance.
     pub fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
+        percent > 0 && self.below(100) < percent
+    }
+
+    pub fn permille(&mut self, permille: u64) -> bool {
+        permille > 0 && self.below(1_000) < permille
     }
 
     pub fn pick<T: Clone>(&mut self, of: &[T]) -> Option<T> {
-        let at = usize::try_from(self.below(of.len() as u64)).unwrap();
+        if of.is_empty() {
+            return None;
+        }
+        let at = self.index(of.len());
         of.get(at).cloned()
     }
 }

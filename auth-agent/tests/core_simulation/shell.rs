@@ -1,0 +1,206 @@
+//! The shell of every node: feeds its core, carries out what it wants, and dies in between.
+
+use std::collections::VecDeque;
+
+use handfast_agent::core::{ConnId, Effect, Event, LocalIdentity, PeerNumber, Snapshot};
+use handfast_agent::wire::Frame;
+
+use super::kernel::Tunnel;
+use super::links::Sent;
+use super::world::{Action, World};
+
+impl World {
+    /// One input, and all that it brings about at once.
+    pub fn feed(&mut self, index: usize, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let now = self.nodes[index].now(self.at);
+            if let Event::Disconnected { conn } = &event {
+                self.hung_up(index, *conn);
+            }
+            if !matches!(event, Event::Tick) {
+                self.say(|| format!("node {index} <- {event:?}"));
+            }
+            let Some(core) = self.nodes[index].core.as_mut() else {
+                return;
+            };
+            let effects = core.handle(now, event);
+            for effect in effects {
+                if self.dies_now(index) {
+                    return;
+                }
+                self.check_before(index, &effect);
+                self.say(|| format!("node {index} -> {effect:?}"));
+                self.nodes[index].kernel.apply(&effect);
+                self.check_after(index, &effect);
+                self.carry_out(index, effect, &mut events);
+            }
+        }
+    }
+
+    /// An agent may die between any two effects.
+    fn dies_now(&mut self, index: usize) -> bool {
+        if self.rng.permille(self.faults.crash_permille) {
+            let down = self.millis(10, 4_000);
+            self.crash(index, down);
+            return true;
+        }
+        match &mut self.crash_after {
+            Some((node, 0)) if *node == index => {
+                self.crash_after = None;
+                self.crash(index, std::time::Duration::from_millis(100));
+                true
+            }
+            Some((node, left)) if *node == index => {
+                *left -= 1;
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn carry_out(&mut self, index: usize, effect: Effect, events: &mut VecDeque<Event>) {
+        match effect {
+            Effect::Persist => self.persist(index),
+            Effect::Dial { peer, id, .. } => self.dial(index, peer, &id),
+            Effect::Close { conn, .. } => self.close(index, conn),
+            Effect::Send { conn, frame } => self.say_on(index, conn, frame),
+            Effect::MakeGrant { conn, count } => {
+                let requests = (0..count).map(|_| self.fresh()).collect();
+                events.push_back(Event::GrantMade { conn, requests });
+            }
+            Effect::SendProof {
+                conn,
+                identity,
+                leaf_hash,
+                request,
+            } => {
+                let svid = self.nodes[index].svids.get(identity.as_ref()).cloned();
+                let open = self.links.contains_key(&conn.0);
+                let fits = |svid: &LocalIdentity| open && svid.leaf_hash == leaf_hash;
+                match svid.filter(fits) {
+                    Some(svid) => {
+                        let authenticator = self.authenticator(index, conn.0, &svid, request);
+                        let frame = Frame::Proof {
+                            authenticator,
+                            request,
+                        };
+                        self.say_on(index, conn, frame);
+                    }
+                    None => events.push_back(Event::ProofFailed { conn, leaf_hash }),
+                }
+            }
+            Effect::VerifyProof {
+                conn,
+                authenticator,
+                request,
+            } => events.push_back(self.verdict(index, conn, &authenticator, request)),
+            Effect::VerifyDenyList { signed, .. } => {
+                // What the CA has signed can be told from anything else.
+                let number = signed.as_slice().try_into().map(u64::from_be_bytes);
+                let list = number.ok().and_then(|number| self.ca.lists.get(&number));
+                let known = self.nodes[index].deny.as_ref().map_or(0, |d| d.number);
+                if let Some(list) = list.filter(|list| list.number > known).cloned() {
+                    self.nodes[index].deny = Some(list.clone());
+                    self.drop_revoked(index);
+                    events.push_back(Event::DenyList(list));
+                }
+            }
+            Effect::InstallTunnel {
+                peer,
+                id,
+                conn,
+                peer_key,
+                prefixes,
+                ..
+            } => {
+                let tunnel = Tunnel {
+                    id,
+                    key: peer_key,
+                    prefixes,
+                };
+                let (delay, order) = (self.millis(1, 20), self.number());
+                self.nodes[index].installing.insert(peer, order);
+                self.later(delay, Action::Installed(index, order, peer, conn, tunnel));
+            }
+            Effect::RemoveTunnel { peer } => {
+                // The worker does one thing after the other: what was ordered before is gone too.
+                self.nodes[index].installing.remove(&peer);
+            }
+            Effect::Discard { key, .. } => self.discard(index, key),
+            Effect::Release { key } => self.release(index, key),
+            _ => {}
+        }
+    }
+
+    /// As the file has it; that the file can be read again is looked at now and then.
+    fn persist(&mut self, index: usize) {
+        let snapshot = self.nodes[index].core.as_ref().map(|core| core.snapshot());
+        if self.at.subsec_nanos().is_multiple_of(64) {
+            let text = serde_json::to_string(&snapshot).unwrap();
+            let read: Option<Snapshot> = serde_json::from_str(&text).unwrap();
+            assert_eq!(read, snapshot);
+        }
+        self.nodes[index].stored = snapshot;
+    }
+
+    /// 32 bytes that come once.
+    fn fresh(&mut self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&self.number().to_be_bytes());
+        bytes
+    }
+
+    fn verdict(
+        &mut self,
+        index: usize,
+        conn: ConnId,
+        authenticator: &[u8],
+        request: Option<[u8; 32]>,
+    ) -> Event {
+        match self.judge(index, conn.0, authenticator, request) {
+            Ok(proof) => {
+                if let Some(peer) = self.other_end(index, conn.0) {
+                    self.note_proof(index, peer, &proof);
+                }
+                Event::ProofVerified { conn, proof }
+            }
+            Err(reason) => Event::ProofInvalid {
+                conn,
+                leaf_hash: None,
+                reason,
+            },
+        }
+    }
+
+    pub fn installed(
+        &mut self,
+        index: usize,
+        order: u64,
+        peer: PeerNumber,
+        conn: ConnId,
+        tunnel: Tunnel,
+    ) {
+        if self.nodes[index].installing.get(&peer) != Some(&order) {
+            return;
+        }
+        self.nodes[index].installing.remove(&peer);
+        if self.rng.chance(self.faults.tunnel_percent) {
+            return self.feed(index, Event::TunnelFailed { conn });
+        }
+        self.nodes[index].kernel.install_tunnel(peer, tunnel);
+        if let Some(there) = self.index_of(index, peer) {
+            self.check_between(index, there);
+            self.check_between(there, index);
+        }
+        self.feed(index, Event::TunnelInstalled { conn });
+    }
+
+    /// A frame on its way; a liar's may become another.
+    fn say_on(&mut self, index: usize, conn: ConnId, frame: Frame) {
+        if self.liar == Some(index) && self.rng.chance(self.faults.lie_percent) {
+            return self.lie(index, conn, frame);
+        }
+        self.transmit(index, conn, Sent::Frame(frame));
+    }
+}
