@@ -77,6 +77,11 @@ fn frames_are_legal_or_refused() {
 }
 
 #[test]
+fn audit_lines_are_sealed_or_refused() {
+    feed("audit", 20_000);
+}
+
+#[test]
 fn authenticators_of_another_making_are_refused() {
     feed("authenticators", 20_000);
 }

@@ -12,6 +12,7 @@
     dead_code
 )]
 
+mod audit;
 mod certificates;
 mod frames;
 mod packets;
@@ -39,6 +40,11 @@ pub const TARGETS: &[Target] = &[
         name: "authenticators",
         run: proofs::run,
         seeds: proofs::seeds,
+    },
+    Target {
+        name: "audit",
+        run: audit::run,
+        seeds: audit::seeds,
     },
     Target {
         name: "certificates",

@@ -47,7 +47,8 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn new(act: Act, number: u64, at_ms: u64, server: &str, previous: Hash) -> Self {
+    /// The record of an act, as the line after one whose hash is `previous`.
+    pub fn new(act: Act, number: u64, at_ms: u64, server: &str, previous: Hash) -> Self {
         Self {
             number,
             at_ms,
@@ -62,7 +63,7 @@ impl Record {
     }
 
     /// The line with its end, and its hash.
-    pub(super) fn to_line(&self) -> Result<(String, Hash), Error> {
+    pub fn to_line(&self) -> Result<(String, Hash), Error> {
         let mut line = serde_json::to_string(self)
             .map_err(|error| Error::Protocol(format!("audit record: {error}")))?;
         // The brace that closes the object comes after the hash.
@@ -74,8 +75,8 @@ impl Record {
         Ok((line, hash))
     }
 
-    /// Reads a line without its end; says what is wrong with it.
-    pub(super) fn from_line(line: &[u8]) -> Result<(Self, Hash), String> {
+    /// Reads a line without its end, and its hash, which fits it; says what is wrong with it.
+    pub fn from_line(line: &[u8]) -> Result<(Self, Hash), String> {
         let text = std::str::from_utf8(line).map_err(|_| "it is not text".to_owned())?;
         let (body, rest) = text.rsplit_once(SEAL).ok_or("it does not end in a hash")?;
         let written: Hash = rest
