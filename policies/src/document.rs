@@ -146,6 +146,11 @@ pub(crate) struct PortRange {
 }
 
 impl PortRange {
+    /// Whether it speaks of this protocol and port.
+    pub(crate) fn covers(&self, protocol: Protocol, port: u16) -> bool {
+        self.protocol == Protocol::Any || (self.protocol == protocol && self.ports.contains(port))
+    }
+
     /// Everything, protocols without ports included.
     pub(crate) const ALL: Self = Self {
         protocol: Protocol::Any,

@@ -42,6 +42,7 @@ mod ports;
 mod read;
 mod selector;
 mod set;
+pub mod tools;
 
 pub use entry::{Entry, NAMED_PORT, Pairing, Remote, Workload, lookup};
 pub use local::{LocalPolicy, Ruling};

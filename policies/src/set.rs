@@ -153,6 +153,27 @@ impl PolicySet {
         set
     }
 
+    /// The same without one rule; whatever it closes stays closed.
+    pub(crate) fn without(&self, rule: RuleRef) -> Self {
+        let Some((place, _)) = self.rules.get(&rule) else {
+            return self.clone();
+        };
+        let mut files = self.files.clone();
+        if let Some(file) = files.get_mut(*place) {
+            let mut documents = file.documents.clone();
+            for spec in documents.iter_mut().flat_map(|document| &mut document.specs) {
+                spec.rules.retain(|other| other.number != rule);
+            }
+            *file = Arc::new(File {
+                source: file.source.clone(),
+                documents,
+                rules: file.rules.clone(),
+                notes: file.notes.clone(),
+            });
+        }
+        Self::of(files, self.last_number)
+    }
+
     /// Every document with the name of its source.
     pub(crate) fn documents(&self) -> impl Iterator<Item = (&str, &Document)> {
         self.files.iter().flat_map(|file| {

@@ -15,8 +15,12 @@ mod rule;
 mod selector;
 mod shape;
 mod typo;
-mod yaml;
+pub(crate) mod value;
+pub(crate) mod yaml;
 
+pub(crate) use peers::ENTITIES;
+pub(crate) use selector::{NAMESPACE, NAMESPACE_LABELS};
+pub(crate) use typo::closest;
 pub use publish::{custom_resource_definition, json_schema};
 
 use crate::document::{Document, Spec};
