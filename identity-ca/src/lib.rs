@@ -23,6 +23,8 @@ pub mod client;
 mod convert;
 pub mod deny;
 mod error;
+mod failpoint;
+pub mod jwt;
 mod metrics;
 pub mod model;
 mod names;

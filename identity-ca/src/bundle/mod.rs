@@ -28,6 +28,7 @@ pub use self::jwt_key::JwtKey;
 pub use self::map::BundleMap;
 pub use self::spiffe_json::{MAX_JSON, Read};
 
+pub(crate) use self::public_key::{Curve, PublicKey};
 use self::root::Root;
 
 /// Roots of one bundle, and cross-signed certificates.

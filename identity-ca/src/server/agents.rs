@@ -256,7 +256,7 @@ impl Service {
 }
 
 impl Snapshot {
-    fn admitted(&self, caller: &PeerNode) -> Result<&Node, Error> {
+    pub(super) fn admitted(&self, caller: &PeerNode) -> Result<&Node, Error> {
         let name = &caller.svid.name;
         let denied = self.deny.denies_node(name)
             || self.deny.denies_id(&caller.svid.spiffe_id)
@@ -285,7 +285,7 @@ pub(super) fn admit<'a>(snapshot: &'a Snapshot, caller: &PeerNode) -> Result<&'a
 }
 
 /// The entry, if it applies to the node and its identity may be issued.
-fn entitled(now: &Snapshot, node: &Node, id: &str) -> Result<Arc<Entry>, Error> {
+pub(super) fn entitled(now: &Snapshot, node: &Node, id: &str) -> Result<Arc<Entry>, Error> {
     let entry = now.entry_of(node, id).ok_or_else(|| {
         Error::Denied(format!(
             "no entry {:?} applies to node {}",

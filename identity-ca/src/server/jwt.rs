@@ -4,15 +4,66 @@ use std::sync::Arc;
 
 use tonic::{Response, Status};
 
+use super::agents::entitled;
 use super::listen::PeerNode;
 use super::state::State;
-use crate::proto;
+use crate::audit::Act;
+use crate::client::check_clocks;
+use crate::jwt::Issued;
+use crate::model::Entry;
+use crate::{Error, jwt, now_ms, proto};
 
-/// Signs a JWT-SVID for an entry that applies to the node.
+const ACT: &str = "jwt.issue";
+
+/// Signs a JWT-SVID for an entry that applies to the node. What is signed
+/// stands in the audit log before it leaves.
 pub(super) async fn issue(
-    _state: &Arc<State>,
-    _node: &PeerNode,
-    _request: proto::IssueJwtRequest,
+    state: &Arc<State>,
+    caller: &PeerNode,
+    request: proto::IssueJwtRequest,
 ) -> Result<Response<proto::IssueJwtReply>, Status> {
-    Err(Status::unimplemented("this CA signs no JWT-SVIDs"))
+    check_clocks(request.now_ms, now_ms())?;
+    let node = &caller.svid.spiffe_id;
+    match sign(state, caller, &request) {
+        Ok((entry, issued)) => {
+            let act = Act::done(ACT, node, &entry.spiffe_id)
+                .with("jti", issued.id.clone())
+                .with("audiences", request.audiences)
+                .with("not_after", issued.not_after);
+            state.audit.record(vec![act]).await?;
+            Ok(Response::new(proto::IssueJwtReply {
+                spiffe_id: entry.spiffe_id.to_string(),
+                token: issued.token,
+                issued_at_ms: issued.issued_at * 1000,
+                not_after_ms: issued.not_after * 1000,
+            }))
+        }
+        Err(error) => {
+            let act = Act::refused(ACT, node, &request.entry_id, &error);
+            state.audit.record(vec![act]).await?;
+            Err(error.into())
+        }
+    }
+}
+
+fn sign(
+    state: &State,
+    caller: &PeerNode,
+    request: &proto::IssueJwtRequest,
+) -> Result<(Arc<Entry>, Issued), Error> {
+    // Looked up for each: a revocation counts from the moment it is there.
+    let now = state.now();
+    let node = now.admitted(caller)?;
+    let entry = entitled(&now, node, &request.entry_id)?;
+    let key = state.authority.jwt_key();
+    let life = state.authority.lifetimes().jwt;
+    let life = entry.jwt_ttl_seconds.map_or(life, u64::from);
+    let issued = jwt::issue(
+        &key,
+        &entry.spiffe_id,
+        &request.audiences,
+        life,
+        now_ms() / 1000,
+    )?;
+    Ok((entry, issued))
 }
