@@ -19,7 +19,10 @@ impl From<&Node> for proto::Node {
             acknowledged: node.acknowledged,
             problem: node.problem.clone(),
             revoked: node.revoked,
-            ..Self::default()
+            evicted: node.evicted,
+            banned: node.banned,
+            attestation: node.attestation.clone(),
+            authorities_in_use: node.authorities_in_use.clone(),
         }
     }
 }
@@ -40,6 +43,10 @@ impl TryFrom<proto::Node> for Node {
             acknowledged: node.acknowledged,
             problem: node.problem,
             revoked: node.revoked,
+            evicted: node.evicted,
+            banned: node.banned,
+            attestation: node.attestation,
+            authorities_in_use: node.authorities_in_use,
         })
     }
 }
@@ -59,7 +66,15 @@ impl From<&Entry> for proto::Entry {
             workload_ttl_seconds: entry.workload_ttl_seconds.unwrap_or(0),
             dns_names: entry.dns_names.clone(),
             created_at_ms: entry.created_at_ms,
-            ..Self::default()
+            hint: entry.hint.clone(),
+            federates_with: entry
+                .federates_with
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            expires_at_ms: entry.expires_at_ms.unwrap_or(0),
+            jwt_ttl_seconds: entry.jwt_ttl_seconds.unwrap_or(0),
+            revision: entry.revision,
         }
     }
 }
@@ -82,9 +97,20 @@ impl TryFrom<proto::Entry> for Entry {
             labels: entry.labels.into_iter().collect(),
             workload_ttl_seconds: Some(entry.workload_ttl_seconds).filter(|ttl| *ttl > 0),
             dns_names: entry.dns_names,
+            hint: entry.hint,
+            federates_with: trust_domains(&entry.federates_with)?,
+            jwt_ttl_seconds: Some(entry.jwt_ttl_seconds).filter(|ttl| *ttl > 0),
+            expires_at_ms: some(entry.expires_at_ms),
             created_at_ms: entry.created_at_ms,
+            revision: entry.revision,
         })
     }
+}
+
+/// Names of trust domains, as an operator or the CA writes them.
+pub(crate) fn trust_domains(names: &[String]) -> Result<Vec<spiffe::TrustDomain>, Error> {
+    let read = |name: &String| crate::authority::trust_domain(name);
+    names.iter().map(read).collect()
 }
 
 impl From<&Selector> for proto::Selector {

@@ -242,7 +242,10 @@ impl Admin {
 
     /// Deletes an entry and returns it.
     pub async fn delete_entry(&mut self, id: &str) -> Result<Entry, Error> {
-        let request = proto::DeleteEntryRequest { id: id.to_owned() };
+        let request = proto::DeleteEntryRequest {
+            id: id.to_owned(),
+            reason: String::new(),
+        };
         let entry = self.client.delete_entry(bounded(request)).await;
         entry.map_err(refused)?.into_inner().try_into()
     }
@@ -305,6 +308,7 @@ impl Admin {
     ) -> Result<Vec<PolicyDocument>, Error> {
         let request = proto::DeletePoliciesRequest {
             names: names.to_vec(),
+            reason: String::new(),
         };
         let reply = self
             .client

@@ -4,15 +4,18 @@
 //! from one locked row: max(last + 1, unix milliseconds), so that numbers rise
 //! in commit order and a restored backup does not go back behind the clock.
 
+mod admission;
 mod denials;
 mod entries;
 mod nodes;
+mod operators;
 mod policies;
 mod postgres;
 mod prefix;
 mod snapshot;
 mod sqlite;
 mod store;
+mod table;
 mod tokens;
 
 use ipnet::IpNet;
@@ -20,8 +23,10 @@ use spiffe::TrustDomain;
 
 use crate::Error;
 
-pub(crate) use self::entries::EntryOrder;
-pub(crate) use self::nodes::session_address;
+pub(crate) use self::admission::NodeAct;
+pub(crate) use self::entries::{EntryOrder, Imported};
+pub(crate) use self::nodes::{NodeOrder, session_address};
+pub(crate) use self::operators::{Operators, Who};
 pub(crate) use self::policies::PolicyOrder;
 pub(crate) use self::postgres::StoreUrl;
 pub(crate) use self::snapshot::{Revisions, Snapshot};
@@ -66,7 +71,7 @@ impl Registry {
     pub(crate) async fn counts(&self) -> Result<(u64, u64), Error> {
         let (alarms, tokens): (i64, i64) = sqlx::query_as(
             "SELECT (SELECT count(*) FROM alarms),
-                    (SELECT count(*) FROM tokens WHERE used_ms IS NULL AND expires_ms > $1)",
+                    (SELECT count(*) FROM tokens WHERE used_ms IS NULL AND void = '' AND expires_ms > $1)",
         )
         .bind(store::int(crate::now_ms()))
         .fetch_one(self.store.reader())

@@ -6,14 +6,17 @@ use ipnet::IpNet;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::Registry;
 use super::prefix::{self, Taken};
 use super::store::{Change, Section, int, uint};
-use super::{Registry, TokenOrder};
-use crate::certificate::NodeBinding;
+use crate::certificate::{MAX_PREFIXES, NodeBinding};
 use crate::model::{Node, SESSION_PORT};
 use crate::{Error, NodeName, node_id, now_ms};
 
-const COLUMNS: &str = "SELECT name, prefixes, underlay, managed, assignment, joined_ms, seen_ms, acknowledged, problem FROM nodes";
+const COLUMNS: &str = "SELECT * FROM nodes";
+
+/// Underlay addresses of a node.
+const MAX_UNDERLAY: usize = 16;
 
 /// Reads `IP` or `IP:PORT`; the port of sessions if there is none.
 pub(crate) fn session_address(text: &str) -> Result<SocketAddr, Error> {
@@ -33,6 +36,18 @@ pub(crate) fn session_address(text: &str) -> Result<SocketAddr, Error> {
         ));
     }
     Ok(address)
+}
+
+/// A node as it is to be registered.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeOrder {
+    pub(crate) name: NodeName,
+    /// Empty keeps what a known node has.
+    pub(crate) prefixes: Vec<IpNet>,
+    /// Empty keeps what a known node has.
+    pub(crate) underlay: Vec<SocketAddr>,
+    /// For a node that is new.
+    pub(crate) managed: bool,
 }
 
 impl Registry {
@@ -60,22 +75,33 @@ impl Registry {
             acknowledged: uint(row.try_get("acknowledged")?),
             problem: row.try_get("problem")?,
             revoked: false,
+            evicted: row.try_get::<i64, _>("evicted")? != 0,
+            banned: row.try_get::<i64, _>("banned")? != 0,
+            attestation: row.try_get("attestation")?,
+            authorities_in_use: self
+                .stored(serde_json::from_str(row.try_get("authorities_in_use")?))?,
             name,
         })
     }
 
-    /// Makes the node of a token, or checks that it is the same as before.
+    /// Makes a node, or checks that it is the same as before.
     pub(super) async fn place_node(
         &self,
         change: &mut Change,
-        order: &TokenOrder,
+        order: &NodeOrder,
     ) -> Result<Vec<IpNet>, Error> {
+        if order.prefixes.len() > MAX_PREFIXES || order.underlay.len() > MAX_UNDERLAY {
+            return Err(Error::invalid(
+                "node",
+                "too many prefixes (64) or underlay addresses (16)",
+            ));
+        }
         let rows = sqlx::query(COLUMNS).fetch_all(&mut **change).await?;
         let nodes: Vec<Node> = rows
             .iter()
             .map(|row| self.node(row))
             .collect::<Result<_, _>>()?;
-        let known = nodes.iter().find(|node| node.name == order.node);
+        let known = nodes.iter().find(|node| node.name == order.name);
         let keep = |new: &Vec<_>, old: Option<&Vec<_>>| match old {
             Some(old) if new.is_empty() => old.clone(),
             _ => new.clone(),
@@ -92,11 +118,11 @@ impl Registry {
         {
             return Err(Error::Exists {
                 what: "node",
-                name: order.node.to_string(),
+                name: order.name.to_string(),
                 hint: "it has joined with other prefixes, which its peers hold it to; make the token without --prefix to keep them".to_owned(),
             });
         }
-        let others = nodes.iter().filter(|node| node.name != order.node);
+        let others = nodes.iter().filter(|node| node.name != order.name);
         let taken = self.taken(change, others).await?;
         let addresses: Vec<IpAddr> = underlay.iter().map(SocketAddr::ip).collect();
         prefix::check(&prefixes, &addresses, &taken)?;
@@ -145,7 +171,7 @@ impl Registry {
     async fn write_node(
         &self,
         change: &mut Change,
-        order: &TokenOrder,
+        order: &NodeOrder,
         prefixes: &[IpNet],
         underlay: &[SocketAddr],
     ) -> Result<(), Error> {
@@ -157,7 +183,7 @@ impl Registry {
                 assignment = CASE WHEN nodes.prefixes = $2 THEN nodes.assignment ELSE $5 END,
                 prefixes = $2, underlay = $3",
         )
-        .bind(order.node.as_str())
+        .bind(order.name.as_str())
         .bind(self.stored(serde_json::to_string(prefixes))?)
         .bind(self.stored(serde_json::to_string(underlay))?)
         .bind(i64::from(order.managed))
@@ -216,16 +242,18 @@ impl Registry {
         name: &NodeName,
         sequence: u64,
         problem: &str,
+        authorities: &[String],
     ) -> Result<(), Error> {
-        let mut change = self.store.begin().await?;
+        let mut change = self.store.begin_beside().await?;
         // What could not be applied is not acknowledged.
         let applied = if problem.is_empty() { sequence } else { 0 };
         sqlx::query(
-            "UPDATE nodes SET acknowledged = CASE WHEN acknowledged > $1 THEN acknowledged ELSE $1 END, problem = $2, seen_ms = $3 WHERE name = $4",
+            "UPDATE nodes SET acknowledged = CASE WHEN acknowledged > $1 THEN acknowledged ELSE $1 END, problem = $2, seen_ms = $3, authorities_in_use = $4 WHERE name = $5",
         )
         .bind(int(applied))
         .bind(problem)
         .bind(int(now_ms()))
+        .bind(self.stored(serde_json::to_string(authorities))?)
         .bind(name.as_str())
         .execute(&mut *change)
         .await?;

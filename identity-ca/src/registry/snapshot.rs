@@ -1,16 +1,20 @@
 //! The registry as agents see it, in memory: replaced section by section after each change.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use sqlx::Row;
+
 use super::Registry;
+use super::operators::Operators;
 use super::store::uint;
-use crate::authority::Authority;
+use super::table::EntryTable;
+use crate::authority::{Authority, Record};
 use crate::bundle::TrustBundle;
 use crate::deny::DenyList;
 use crate::model::{Entry, Node, PolicyDocument};
 use crate::verify::Verifier;
-use crate::{Error, NodeName};
+use crate::{Error, NodeName, now_ms};
 
 /// The number of the last change, and of the last change of each section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,6 +25,11 @@ pub(crate) struct Revisions {
     pub(crate) entries: u64,
     pub(crate) policies: u64,
     pub(crate) deny: u64,
+    pub(crate) retired: u64,
+    pub(crate) operators: u64,
+    pub(crate) servers: u64,
+    /// Deletions of entries up to here are no longer known one by one.
+    pub(crate) forgotten: u64,
 }
 
 /// One state of the registry.
@@ -28,15 +37,19 @@ pub(crate) struct Revisions {
 pub(crate) struct Snapshot {
     pub(crate) revisions: Revisions,
     pub(crate) bundle: Arc<TrustBundle>,
+    /// What agents are to leave: issuing CAs and JWT keys.
+    pub(crate) retired: Arc<BTreeSet<String>>,
     /// All nodes, those that have not joined too.
     pub(crate) nodes: Arc<Vec<Node>>,
-    pub(crate) entries: Arc<Vec<Entry>>,
+    pub(crate) entries: Arc<EntryTable>,
+    pub(crate) operators: Arc<Operators>,
     pub(crate) policies: Arc<Vec<PolicyDocument>>,
     pub(crate) deny: Arc<DenyList>,
     /// Judges agents by this bundle and deny list.
     pub(crate) verifier: Verifier,
-    /// Positions in `entries` by entry ID.
-    by_id: Arc<HashMap<String, usize>>,
+    /// Judges agents that slept through a rotation: roots that left the bundle
+    /// uncompromised count too.
+    pub(crate) remembering: Verifier,
 }
 
 impl Snapshot {
@@ -49,6 +62,15 @@ impl Snapshot {
         let revisions = registry.revisions().await?;
         let fresh = |of: fn(&Revisions) -> u64| {
             before.filter(|before| of(&before.revisions) == of(&revisions))
+        };
+        let signers = fresh(|revisions| revisions.bundle)
+            .filter(|before| before.revisions.retired == revisions.retired);
+        if signers.is_none() {
+            authority.adopt(registry.authorities().await?)?;
+        }
+        let retired = match signers {
+            Some(before) => Arc::clone(&before.retired),
+            None => Arc::new(authority.authorities().retired(now_ms())),
         };
         let bundle = match fresh(|revisions| revisions.bundle) {
             Some(before) => Arc::clone(&before.bundle),
@@ -74,32 +96,31 @@ impl Snapshot {
                 Arc::new(nodes)
             }
         };
-        let (entries, by_id) = match fresh(|revisions| revisions.entries) {
-            Some(before) => (Arc::clone(&before.entries), Arc::clone(&before.by_id)),
-            None => {
-                let entries = registry.entries().await?;
-                let ids = entries
-                    .iter()
-                    .enumerate()
-                    .map(|(at, entry)| (entry.id.clone(), at));
-                let by_id = Arc::new(ids.collect());
-                (Arc::new(entries), by_id)
-            }
+        let entries = registry.entry_table(before, &revisions).await?;
+        let operators = match fresh(|revisions| revisions.operators) {
+            Some(before) => Arc::clone(&before.operators),
+            None => Arc::new(registry.operators().await?),
         };
         let policies = match fresh(|revisions| revisions.policies) {
             Some(before) => Arc::clone(&before.policies),
             None => Arc::new(registry.policies().await?),
         };
         let verifier = Verifier::new(Arc::clone(&bundle), Arc::clone(&deny));
+        let remembered = authority
+            .authorities()
+            .remembered(authority.trust_domain())?;
+        let remembering = Verifier::new(remembered, Arc::clone(&deny));
         Ok(Self {
             revisions,
             bundle,
+            retired,
+            remembering,
             nodes,
             entries,
             policies,
             deny,
+            operators,
             verifier,
-            by_id,
         })
     }
 
@@ -114,42 +135,69 @@ impl Snapshot {
     }
 
     /// An entry, if it applies to a node.
-    pub(crate) fn entry_of(&self, node: &Node, id: &str) -> Option<&Entry> {
-        self.by_id
-            .get(id)
-            .and_then(|at| self.entries.get(*at))
-            .filter(|entry| applies(entry, node))
+    pub(crate) fn entry_of(&self, node: &Node, id: &str) -> Option<Arc<Entry>> {
+        self.entries.entry_of(node, id, now_ms())
     }
 
     /// The entries that apply to a node.
-    pub(crate) fn entries_of<'a>(&'a self, node: &'a Node) -> impl Iterator<Item = &'a Entry> {
-        self.entries
-            .iter()
-            .filter(move |entry| applies(entry, node))
+    pub(crate) fn entries_of(&self, node: &Node) -> Vec<Arc<Entry>> {
+        self.entries.entries_of(node, now_ms())
     }
-}
-
-fn applies(entry: &Entry, node: &Node) -> bool {
-    entry
-        .parent_id
-        .as_ref()
-        .is_none_or(|parent| *parent == node.spiffe_id)
 }
 
 impl Registry {
     async fn revisions(&self) -> Result<Revisions, Error> {
-        let row: (i64, i64, i64, i64, i64, i64) =
-            sqlx::query_as("SELECT last, bundle, nodes, entries, policies, deny FROM sequence")
-                .fetch_one(self.store.reader())
-                .await?;
+        let row = sqlx::query("SELECT * FROM sequence")
+            .fetch_one(self.store.reader())
+            .await?;
+        let number = |column| row.try_get::<i64, _>(column).map(uint);
         Ok(Revisions {
-            last: uint(row.0),
-            bundle: uint(row.1),
-            nodes: uint(row.2),
-            entries: uint(row.3),
-            policies: uint(row.4),
-            deny: uint(row.5),
+            last: number("last")?,
+            bundle: number("bundle")?,
+            nodes: number("nodes")?,
+            entries: number("entries")?,
+            policies: number("policies")?,
+            deny: number("deny")?,
+            retired: number("retired")?,
+            operators: number("operators")?,
+            servers: number("servers")?,
+            forgotten: number("forgotten")?,
         })
+    }
+
+    /// The table of entries, brought up to `now`: by what has changed since
+    /// `before`, if that is known.
+    async fn entry_table(
+        &self,
+        before: Option<&Snapshot>,
+        now: &Revisions,
+    ) -> Result<Arc<EntryTable>, Error> {
+        let known = before.filter(|before| before.revisions.entries >= now.forgotten);
+        let (table, since) = match known {
+            Some(before) if before.revisions.entries == now.entries => {
+                return Ok(Arc::clone(&before.entries));
+            }
+            Some(before) => (Arc::clone(&before.entries), before.revisions.entries),
+            None => (Arc::new(EntryTable::new(now.entries)), 0),
+        };
+        let mut changed = Vec::new();
+        self.entries_since(since, |entry, number| match known {
+            None if number <= now.entries => table.fill(entry),
+            _ => changed.push((entry, number)),
+        })
+        .await?;
+        let deleted = match known {
+            Some(_) => self.deletions_since(since).await?,
+            None => Vec::new(),
+        };
+        table.apply(changed, deleted);
+        Ok(table)
+    }
+
+    /// Roots, issuing CAs and JWT keys.
+    async fn authorities(&self) -> Result<Vec<Record>, Error> {
+        let mut reader = self.store.reader().acquire().await?;
+        self.stored(Record::all(&mut reader).await)
     }
 
     /// All nodes with what their agents said last, for operators.

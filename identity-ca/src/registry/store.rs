@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::Path;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{Any, AnyConnection, AnyPool, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, Transaction};
 
 use super::{postgres, sqlite};
 use crate::Error;
@@ -21,10 +21,29 @@ static POSTGRES: Migrator = sqlx::migrate!("./migrations/postgres");
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Section {
     Bundle,
+    Retired,
     Nodes,
     Entries,
     Policies,
     Deny,
+    Operators,
+    Servers,
+}
+
+impl Section {
+    /// Its column in `sequence`.
+    fn column(self) -> &'static str {
+        match self {
+            Self::Bundle => "bundle",
+            Self::Retired => "retired",
+            Self::Nodes => "nodes",
+            Self::Entries => "entries",
+            Self::Policies => "policies",
+            Self::Deny => "deny",
+            Self::Operators => "operators",
+            Self::Servers => "servers",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,24 +184,10 @@ impl Change {
     /// of `section`.
     pub(crate) async fn number(&mut self, section: Section) -> Result<u64, Error> {
         // In an UPDATE every right side sees the old row.
-        let sql = match section {
-            Section::Bundle => {
-                "UPDATE sequence SET last = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END, bundle = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END RETURNING last"
-            }
-            Section::Nodes => {
-                "UPDATE sequence SET last = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END, nodes = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END RETURNING last"
-            }
-            Section::Entries => {
-                "UPDATE sequence SET last = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END, entries = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END RETURNING last"
-            }
-            Section::Policies => {
-                "UPDATE sequence SET last = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END, policies = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END RETURNING last"
-            }
-            Section::Deny => {
-                "UPDATE sequence SET last = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END, deny = CASE WHEN last >= $1 THEN last + 1 ELSE $1 END RETURNING last"
-            }
-        };
-        let last: i64 = sqlx::query_scalar(sql)
+        let next = "CASE WHEN last >= $1 THEN last + 1 ELSE $1 END";
+        let column = section.column();
+        let sql = format!("UPDATE sequence SET last = {next}, {column} = {next} RETURNING last");
+        let last: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
             .bind(int(crate::now_ms()))
             .fetch_one(&mut **self)
             .await?;

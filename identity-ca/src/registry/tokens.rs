@@ -4,30 +4,24 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::Registry;
-use super::store::{Section, int, uint};
+use super::store::{int, uint};
+use super::{NodeOrder, Registry};
 use crate::certificate::NodeBinding;
 use crate::client::moment;
-use crate::model::Subject;
 use crate::token::Secret;
 use crate::{Error, NodeName, now_ms};
 
 /// A token lives no longer.
 const MAX_TTL: u64 = 30 * 24 * 3600;
 const DEFAULT_TTL: u64 = 3600;
-/// Underlay addresses of a node.
-const MAX_UNDERLAY: usize = 16;
 
 /// What a token is made for.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenOrder {
-    pub(crate) node: NodeName,
-    pub(crate) prefixes: Vec<IpNet>,
-    pub(crate) underlay: Vec<SocketAddr>,
+    pub(crate) node: NodeOrder,
     /// `HOST:PORT`; checked against prefixes if the host is an address.
     pub(crate) ca_address: String,
     pub(crate) ttl_seconds: u64,
-    pub(crate) managed: bool,
 }
 
 /// A token that was made.
@@ -49,27 +43,19 @@ impl Registry {
         if ttl > MAX_TTL {
             return Err(Error::invalid("ttl", "a token lives 30 days at most"));
         }
-        if order.prefixes.len() > crate::certificate::MAX_PREFIXES
-            || order.underlay.len() > MAX_UNDERLAY
-        {
-            return Err(Error::invalid(
-                "node",
-                "too many prefixes (64) or underlay addresses (16)",
-            ));
-        }
         let ca = host_and_port(&order.ca_address)?;
         let mut change = self.store.begin().await?;
         if let Some(address) = ca {
             self.claim_ca_address(&mut change, address).await?;
         }
-        let prefixes = self.place_node(&mut change, order).await?;
+        let prefixes = self.place_node(&mut change, &order.node).await?;
         let secret = Secret::random();
         let expires_at_ms = now_ms() + ttl * 1000;
         sqlx::query(
             "INSERT INTO tokens (hash, node, created_ms, expires_ms) VALUES ($1, $2, $3, $4)",
         )
         .bind(secret.hash().as_slice())
-        .bind(order.node.as_str())
+        .bind(order.node.name.as_str())
         .bind(int(now_ms()))
         .bind(int(expires_at_ms))
         .execute(&mut *change)
@@ -92,12 +78,12 @@ impl Registry {
     ) -> Result<(NodeName, T), Error> {
         let now = now_ms();
         let mut change = self.store.begin().await?;
-        let row: Option<(String, i64, Option<i64>)> =
-            sqlx::query_as("SELECT node, expires_ms, used_ms FROM tokens WHERE hash = $1")
+        let row: Option<(String, i64, Option<i64>, String)> =
+            sqlx::query_as("SELECT node, expires_ms, used_ms, void FROM tokens WHERE hash = $1")
                 .bind(secret.hash().as_slice())
                 .fetch_optional(&mut *change)
                 .await?;
-        let Some((node, expires, used)) = row else {
+        let Some((node, expires, used, void)) = row else {
             return Err(Error::Token(
                 "this CA has not made it (is it the right CA?)".to_owned(),
             ));
@@ -120,29 +106,19 @@ impl Registry {
                 moment(uint(expires))
             )));
         }
-        if self
-            .denied(&mut change, &Subject::Node(node.clone()))
-            .await?
-        {
-            return Err(Error::Token(format!("node {node} is revoked")));
+        if !void.is_empty() {
+            return Err(Error::Token(format!(
+                "it is void: {void}; make a new one with `handfast token create --node {node}`"
+            )));
         }
-        let binding = self
-            .binding(&mut change, &node)
-            .await?
-            .ok_or_else(|| self.store.damaged("a token without its node"))?;
-        let signed = sign(&binding)?;
+        let signed = self
+            .admit(&mut change, &node, "join_token", key_hash, sign)
+            .await?;
         sqlx::query("UPDATE tokens SET used_ms = $1 WHERE hash = $2")
             .bind(int(now))
             .bind(secret.hash().as_slice())
             .execute(&mut *change)
             .await?;
-        sqlx::query("UPDATE nodes SET joined_ms = coalesce(joined_ms, $1), seen_ms = $1, key_hash = $2 WHERE name = $3")
-            .bind(int(now))
-            .bind(key_hash.as_slice())
-            .bind(node.as_str())
-            .execute(&mut *change)
-            .await?;
-        change.number(Section::Nodes).await?;
         change.commit().await?;
         Ok((node, signed))
     }

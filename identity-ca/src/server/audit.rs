@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::state::State;
 use crate::audit::{self, AuditHead, Filter, Position, Record};
+use crate::model::Role;
 use crate::proto::audit_server::Audit;
 use crate::{Error, proto};
 
@@ -32,6 +33,7 @@ impl Audit for Service {
         &self,
         request: Request<proto::ReadAuditRequest>,
     ) -> Result<Response<Self::ReadAuditStream>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
         let filter = Filter::from(request.into_inner());
         let (sender, records) = mpsc::channel(64);
         let dir = self.dir.clone();
@@ -51,6 +53,7 @@ impl Audit for Service {
         &self,
         request: Request<proto::VerifyAuditRequest>,
     ) -> Result<Response<proto::VerifyAuditReply>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
         let heads = request.into_inner().heads;
         if heads.len() > MAX_HEADS {
             return Err(Status::invalid_argument(format!(

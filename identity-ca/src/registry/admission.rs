@@ -1,0 +1,133 @@
+//! Who comes in: a node that proved itself, by whatever means; and who is put out again.
+
+use super::store::{Change, Section, int};
+use super::{NodeOrder, Registry};
+use crate::certificate::NodeBinding;
+use crate::model::Subject;
+use crate::{Error, NodeName, now_ms};
+
+/// What is done to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeAct {
+    /// It must attest again.
+    Evict,
+    /// It may not attest again, until that is lifted.
+    Ban,
+    /// It may attest again; it is still evicted.
+    Unban,
+}
+
+impl Registry {
+    /// Registers a node that has proved itself without a token, and lets it in.
+    pub(crate) async fn attest<T>(
+        &self,
+        order: &NodeOrder,
+        attestation: &str,
+        key_hash: &[u8; 32],
+        sign: impl FnOnce(&NodeBinding) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut change = self.store.begin().await?;
+        self.place_node(&mut change, order).await?;
+        let signed = self
+            .admit(&mut change, &order.name, attestation, key_hash, sign)
+            .await?;
+        change.commit().await?;
+        Ok(signed)
+    }
+
+    /// Lets a registered node in that has proved itself, unless it is banned
+    /// or revoked. `sign` makes its certificate; both are committed with
+    /// `change`, or neither is.
+    pub(crate) async fn admit<T>(
+        &self,
+        change: &mut Change,
+        name: &NodeName,
+        attestation: &str,
+        key_hash: &[u8; 32],
+        sign: impl FnOnce(&NodeBinding) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if self.denied(change, &Subject::Node(name.clone())).await? {
+            return Err(Error::Denied(format!("node {name} is revoked")));
+        }
+        let banned: Option<(i64, String)> =
+            sqlx::query_as("SELECT banned, reason FROM nodes WHERE name = $1")
+                .bind(name.as_str())
+                .fetch_optional(&mut **change)
+                .await?;
+        if let Some((1.., reason)) = banned {
+            return Err(Error::Denied(format!(
+                "node {name} is banned ({reason}); `handfast node unban {name}` on the CA lifts that"
+            )));
+        }
+        let binding = self
+            .binding(change, name)
+            .await?
+            .ok_or_else(|| Error::Missing {
+                what: "node",
+                name: name.to_string(),
+            })?;
+        let signed = sign(&binding)?;
+        sqlx::query(
+            "UPDATE nodes SET joined_ms = coalesce(joined_ms, $1), seen_ms = $1, key_hash = $2,
+                attestation = $3, evicted = 0, reason = '' WHERE name = $4",
+        )
+        .bind(int(now_ms()))
+        .bind(key_hash.as_slice())
+        .bind(attestation)
+        .bind(name.as_str())
+        .execute(&mut **change)
+        .await?;
+        change.number(Section::Nodes).await?;
+        Ok(signed)
+    }
+
+    /// Puts nodes out, or lifts that: all of them or none. Gives the number
+    /// of the change; none if all was so already.
+    pub(crate) async fn change_nodes(
+        &self,
+        names: &[NodeName],
+        act: NodeAct,
+        reason: &str,
+    ) -> Result<Option<u64>, Error> {
+        let sql = match act {
+            NodeAct::Evict => {
+                "UPDATE nodes SET evicted = 1, reason = $1 WHERE name = $2 AND evicted = 0"
+            }
+            NodeAct::Ban => {
+                "UPDATE nodes SET evicted = 1, banned = 1, reason = $1 WHERE name = $2 AND banned = 0"
+            }
+            NodeAct::Unban => {
+                "UPDATE nodes SET banned = 0, reason = $1 WHERE name = $2 AND banned = 1"
+            }
+        };
+        let mut change = self.store.begin().await?;
+        let mut changed = 0;
+        for name in names {
+            if self.binding(&mut change, name).await?.is_none() {
+                return Err(Error::Missing {
+                    what: "node",
+                    name: name.to_string(),
+                });
+            }
+            let written = sqlx::query(sql)
+                .bind(reason)
+                .bind(name.as_str())
+                .execute(&mut *change)
+                .await?;
+            changed += written.rows_affected();
+            if act == NodeAct::Ban {
+                // What was made for it before must not let it in later.
+                sqlx::query("UPDATE tokens SET void = 'its node was banned' WHERE node = $1 AND used_ms IS NULL")
+                    .bind(name.as_str())
+                    .execute(&mut *change)
+                    .await?;
+            }
+        }
+        if changed == 0 {
+            return Ok(None);
+        }
+        let number = change.number(Section::Nodes).await?;
+        change.commit().await?;
+        Ok(Some(number))
+    }
+}

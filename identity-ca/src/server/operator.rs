@@ -1,0 +1,94 @@
+//! Who calls, and may they? Every administrative call asks this first.
+
+use std::fmt;
+
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Status};
+
+use super::state::State;
+use crate::Error;
+use crate::audit::Act;
+use crate::model::Role;
+use crate::registry::Who;
+
+/// An operator whom the kernel or a certificate vouches for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Operator {
+    who: Who,
+    role: Role,
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.who.fmt(f)
+    }
+}
+
+impl State {
+    /// The operator behind a call, if `needed` or more was given to them.
+    pub(super) fn operator<T>(
+        &self,
+        request: &Request<T>,
+        needed: Role,
+    ) -> Result<Operator, Status> {
+        let who = caller(request).ok_or_else(|| Status::unauthenticated("an unknown caller"))?;
+        let role = self.role_of(&who);
+        match role.filter(|role| *role >= needed) {
+            Some(role) => Ok(Operator { who, role }),
+            None => Err(self.refuse(&who, role, needed)),
+        }
+    }
+
+    fn role_of(&self, who: &Who) -> Option<Role> {
+        match who {
+            // Who can read the keys needs no permission.
+            Who::Uid(uid) if *uid == 0 || *uid == nix::unistd::geteuid().as_raw() => {
+                Some(Role::Admin)
+            }
+            who => self.now().operators.role(who),
+        }
+    }
+
+    fn refuse(&self, who: &Who, role: Option<Role>, needed: Role) -> Status {
+        let message = match role {
+            Some(role) => format!("{who} is {role} here; this needs {needed}; nothing was changed"),
+            None => format!(
+                "{who} is no operator of this CA; its owner or root may make one (`handfast operator add`); nothing was changed"
+            ),
+        };
+        let audit = self.audit.clone();
+        let act = Act::refused("operator.call", who, needed, &message);
+        // Refused it is, whether that can be written down or not.
+        tokio::spawn(async move {
+            if let Err(error) = audit.record(vec![act]).await {
+                tracing::error!(%error, "a refusal is not in the audit log");
+            }
+        });
+        Status::permission_denied(message)
+    }
+}
+
+fn caller<T>(request: &Request<T>) -> Option<Who> {
+    let info = request.extensions().get::<UdsConnectInfo>()?;
+    let credentials = info.peer_cred?;
+    Some(Who::Uid(credentials.uid()))
+}
+
+impl State {
+    /// Writes down how an administrative act ended, before its result leaves.
+    pub(super) async fn conclude<T>(
+        &self,
+        act: &'static str,
+        by: &Operator,
+        subject: impl fmt::Display,
+        result: Result<T, Error>,
+        detail: impl FnOnce(Act, &T) -> Act,
+    ) -> Result<T, Error> {
+        let record = match &result {
+            Ok(value) => detail(Act::done(act, by, &subject), value),
+            Err(error) => Act::refused(act, by, &subject, error),
+        };
+        self.audit.record(vec![record]).await?;
+        result
+    }
+}
