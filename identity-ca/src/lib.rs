@@ -29,7 +29,7 @@ mod metrics;
 pub mod model;
 mod names;
 mod registry;
-mod rotation;
+pub mod rotation;
 pub mod server;
 mod tls;
 pub mod token;

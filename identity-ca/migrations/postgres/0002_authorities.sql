@@ -31,7 +31,7 @@ CREATE TABLE rotations (
     id          BIGINT PRIMARY KEY,
     what        TEXT NOT NULL CHECK (what IN ('root', 'issuing', 'jwt')),
     server      TEXT NOT NULL,
-    stage       TEXT NOT NULL CHECK (stage IN ('prepared', 'activated', 'tainted', 'revoked', 'aborted')),
+    stage       TEXT NOT NULL CHECK (stage IN ('prepared', 'activated', 'tainted', 'revoked', 'aborted', 'overtaken')),
     goal        TEXT NOT NULL,
     -- The new root, issuing CA or JWT key.
     incoming    TEXT NOT NULL,

@@ -41,8 +41,9 @@ use self::keys::Keys;
 
 pub(crate) use self::folder::{Lock, STORE, check_folder};
 pub(crate) use self::jwt::JwtKey;
+pub(crate) use self::offline::certificate;
 pub use self::offline::{OfflineRoot, install, request};
-pub(crate) use self::record::{CrossSigned, Kind, Record, Standing, certificate_id};
+pub(crate) use self::record::{Kind, Record, Standing, certificate_id};
 pub(crate) use self::root::Root;
 pub(crate) use self::set::Authorities;
 pub use self::setup::{Lifetimes, RootSource, Setup, init, trust_domain};

@@ -147,10 +147,12 @@ impl Root {
         self.check_key(&key)?;
         let now = now_ms() / 1000;
         let validity = Validity {
-            not_before: now.saturating_sub(BACKDATE).max(self.not_before),
+            // What it signs has times of its own. A clock that was ahead when
+            // this was made and was set right must not make it invalid.
+            not_before: self.not_before,
             not_after: now.saturating_add(life).min(self.not_after),
         };
-        if validity.not_before >= validity.not_after {
+        if now < self.not_before || now >= self.not_after {
             return Err(Error::invalid(
                 "root",
                 "it is not valid now by this machine's clock: is the clock right?",

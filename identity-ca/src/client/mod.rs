@@ -7,6 +7,7 @@ mod audit;
 mod clock_tests;
 mod connect;
 mod join;
+pub mod rotation;
 
 use std::fmt;
 

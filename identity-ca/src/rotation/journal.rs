@@ -49,6 +49,8 @@ pub(crate) struct Order {
     pub(crate) server: String,
     pub(crate) goal: Stage,
     pub(crate) compromised: bool,
+    /// Takes over what another of its kind, already activated, had not finished.
+    pub(crate) overtake: bool,
     /// What was made for it, the new authority first.
     pub(crate) records: Vec<Record>,
 }
@@ -56,7 +58,7 @@ pub(crate) struct Order {
 impl Rotation {
     /// All that are under way.
     pub(crate) async fn live(store: &mut AnyConnection) -> Result<Vec<Self>, Error> {
-        let sql = "SELECT id, what, server, stage, goal, incoming, compromised, revision, waited_ms, forced, started_ms, changed_ms FROM rotations WHERE stage NOT IN ('revoked', 'aborted') ORDER BY id";
+        let sql = "SELECT id, what, server, stage, goal, incoming, compromised, revision, waited_ms, forced, started_ms, changed_ms FROM rotations WHERE stage NOT IN ('revoked', 'aborted', 'overtaken') ORDER BY id";
         let rows = sqlx::query(sql).fetch_all(store).await?;
         rows.iter().map(Self::read).collect()
     }
@@ -98,7 +100,13 @@ impl Rotation {
     ) -> Result<Self, Error> {
         let (what, server) = (order.what, order.server.as_str());
         for other in Self::live(change).await? {
-            if other.stands_in_the_way(what, server) {
+            if !other.stands_in_the_way(what, server) {
+                continue;
+            }
+            let same = other.plan.what == what && other.server == server;
+            if order.overtake && same && !other.plan.can_abort() {
+                other.step(change, Stage::Overtaken, wish, &[]).await?;
+            } else {
                 return Err(Error::Exists {
                     what: "rotation",
                     name: other.title(),
@@ -277,7 +285,8 @@ impl Rotation {
                 && record.parent == self.incoming
     }
 
-    fn stands_in_the_way(&self, what: What, server: &str) -> bool {
+    /// Must it end before another may begin?
+    pub(crate) fn stands_in_the_way(&self, what: What, server: &str) -> bool {
         match (self.plan.what, what) {
             (What::Jwt, What::Jwt) | (What::Issuing, What::Issuing) => self.server == server,
             (What::Jwt, _) | (_, What::Jwt) => false,
@@ -327,6 +336,8 @@ impl Rotation {
                 }
                 change.number(section).await
             }
+            // The plan that overtakes it replaces all that it brought and left.
+            Stage::Overtaken => change.number(section).await,
             Stage::Prepared => Err(Error::invalid("rotation", "it is prepared already")),
         }
     }

@@ -26,7 +26,7 @@ pub enum What {
     Jwt,
 }
 
-/// How far a plan has come. The order is the order of time, but for `Aborted`.
+/// How far a plan has come. The order is the order of time, but for the last two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
     /// The new authority exists and is in the bundle; it signs nothing.
@@ -39,12 +39,14 @@ pub enum Stage {
     Revoked,
     /// The new one was taken back before it signed anything: the plan is finished.
     Aborted,
+    /// Another plan has taken over what this one had not finished.
+    Overtaken,
 }
 
 impl Stage {
     /// No step follows.
     pub fn is_final(self) -> bool {
-        matches!(self, Self::Revoked | Self::Aborted)
+        matches!(self, Self::Revoked | Self::Aborted | Self::Overtaken)
     }
 
     /// What follows, if all goes well.
@@ -53,7 +55,7 @@ impl Stage {
             Self::Prepared => Some(Self::Activated),
             Self::Activated => Some(Self::Tainted),
             Self::Tainted => Some(Self::Revoked),
-            Self::Revoked | Self::Aborted => None,
+            Self::Revoked | Self::Aborted | Self::Overtaken => None,
         }
     }
 }
@@ -89,6 +91,7 @@ impl Stage {
             Self::Tainted => "tainted",
             Self::Revoked => "revoked",
             Self::Aborted => "aborted",
+            Self::Overtaken => "overtaken",
         }
     }
 }
@@ -103,6 +106,7 @@ impl FromStr for Stage {
             Self::Tainted,
             Self::Revoked,
             Self::Aborted,
+            Self::Overtaken,
         ]
         .into_iter()
         .find(|stage| stage.name() == name)
@@ -269,7 +273,7 @@ impl Plan {
             Stage::Prepared => self.unprepared(world),
             Stage::Activated => self.still_used(world),
             Stage::Tainted => self.still_alive(world),
-            Stage::Revoked | Stage::Aborted => Vec::new(),
+            Stage::Revoked | Stage::Aborted | Stage::Overtaken => Vec::new(),
         }
     }
 

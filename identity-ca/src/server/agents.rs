@@ -170,6 +170,7 @@ impl Agents for Service {
             .registry
             .acknowledged(&node.svid.name, request.sequence, &problem, &in_use)
             .await?;
+        self.state.rotation.notify_one();
         metrics::acknowledged(node.svid.name.as_str(), request.sequence);
         Ok(Response::new(proto::AcknowledgeReply { now_ms: now_ms() }))
     }

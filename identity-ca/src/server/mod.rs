@@ -10,6 +10,7 @@ mod jwt;
 mod listen;
 mod operator;
 mod push;
+mod rotation;
 mod state;
 
 use std::future::Future;
@@ -29,6 +30,7 @@ use crate::authority::{Authority, Lock, STORE, check_folder};
 use crate::proto::admin_server::AdminServer;
 use crate::proto::agents_server::AgentsServer;
 use crate::proto::audit_server::AuditServer;
+use crate::proto::rotation_server::RotationServer;
 use crate::registry::{Registry, Store};
 use crate::{Error, metrics};
 
@@ -143,6 +145,7 @@ impl Server {
         let upkeep = tokio::spawn(state::upkeep(Arc::clone(&self.state)));
         let log = self.dir.join(log::FOLDER);
         let crls = tokio::spawn(crls::keep(Arc::clone(&self.state), log));
+        let rotations = tokio::spawn(rotation::keep(Arc::clone(&self.state)));
         let mut serving = tokio::spawn(async move { tokio::try_join!(agents, operators) });
         let ended = tokio::select! {
             ended = &mut serving => ended,
@@ -156,6 +159,7 @@ impl Server {
             }
         };
         upkeep.abort();
+        rotations.abort();
         crls.abort();
         self.state.close().await;
         drop(self.socket);
@@ -187,6 +191,7 @@ fn administration(state: &Arc<State>, dir: &Path) -> Routes {
     let audit = audit::service(Arc::clone(state), dir.join(log::FOLDER));
     Routes::new(admin.max_decoding_message_size(MAX_ADMIN_MESSAGE))
         .add_service(AuditServer::new(audit))
+        .add_service(RotationServer::new(rotation::service(Arc::clone(state))))
 }
 
 /// Returns when the server is told to stop, or is gone.

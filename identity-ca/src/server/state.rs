@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::crls::Crls;
 use super::heads::Heads;
@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) crls: watch::Sender<Crls>,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) certificate: Arc<OwnCertificate>,
+    /// Wakes the runner of rotations.
+    pub(super) rotation: Notify,
     /// One change at a time, so that snapshots follow each other in order.
     writer: tokio::sync::Mutex<()>,
     connected: Mutex<HashMap<NodeName, usize>>,
@@ -55,6 +57,7 @@ impl State {
             crls: watch::Sender::default(),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
             certificate,
+            rotation: Notify::new(),
             writer: tokio::sync::Mutex::new(()),
             connected: Mutex::default(),
             address,
@@ -112,6 +115,19 @@ impl State {
         }
     }
 
+    /// How long partners of a federation need to fetch what is new (SPIFFE
+    /// F-6), if there are any.
+    pub(super) fn federation_lead(&self) -> Option<Duration> {
+        None
+    }
+
+    pub(super) fn is_connected(&self, name: &NodeName) -> bool {
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains_key(name)
+    }
+
     pub(super) fn nodes_connected(&self) -> usize {
         self.connected
             .lock()
@@ -148,19 +164,30 @@ impl Drop for Connected {
 }
 
 /// The certificate that the CA shows to agents: signed by itself, renewed when
-/// half of its life is over.
+/// half of its life is over, or another issuing CA signs.
 #[derive(Debug)]
-pub(super) struct OwnCertificate(RwLock<(Arc<CertifiedKey>, u64)>);
+pub(super) struct OwnCertificate(RwLock<Shown>);
+
+#[derive(Debug)]
+struct Shown {
+    key: Arc<CertifiedKey>,
+    issuer: String,
+    /// Unix seconds.
+    due: u64,
+}
 
 impl OwnCertificate {
     fn make(authority: &Authority) -> Result<Self, Error> {
-        Ok(Self(RwLock::new(fresh(authority)?)))
+        Ok(Self(RwLock::new(Shown::fresh(authority)?)))
     }
 
-    fn renew_if_due(&self, authority: &Authority) -> Result<(), Error> {
-        let due = self.0.read().unwrap_or_else(PoisonError::into_inner).1;
-        if now_ms() / 1000 >= due {
-            *self.0.write().unwrap_or_else(PoisonError::into_inner) = fresh(authority)?;
+    pub(super) fn renew_if_due(&self, authority: &Authority) -> Result<(), Error> {
+        let stale = {
+            let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            now_ms() / 1000 >= shown.due || shown.issuer != authority.issuing_id()
+        };
+        if stale {
+            *self.0.write().unwrap_or_else(PoisonError::into_inner) = Shown::fresh(authority)?;
         }
         Ok(())
     }
@@ -168,19 +195,21 @@ impl OwnCertificate {
 
 impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(
-            &self.0.read().unwrap_or_else(PoisonError::into_inner).0,
-        ))
+        let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(&shown.key))
     }
 }
 
-/// A new certificate, and when it is to be renewed (unix seconds).
-fn fresh(authority: &Authority) -> Result<(Arc<CertifiedKey>, u64), Error> {
-    let (key, issued) = authority.server_identity()?;
-    Ok((
-        certified(issued.chain, &key)?,
-        (now_ms() / 1000).midpoint(issued.not_after),
-    ))
+impl Shown {
+    fn fresh(authority: &Authority) -> Result<Self, Error> {
+        let issuer = authority.issuing_id();
+        let (key, issued) = authority.server_identity()?;
+        Ok(Self {
+            key: certified(issued.chain, &key)?,
+            issuer,
+            due: (now_ms() / 1000).midpoint(issued.not_after),
+        })
+    }
 }
 
 /// Renews what is ours, for as long as the server runs.

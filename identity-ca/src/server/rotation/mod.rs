@@ -1,0 +1,438 @@
+//! Rotation of roots, issuing CAs and JWT keys: what operators ask, and the runner that does it.
+
+mod keep;
+mod report;
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::operator::Operator;
+use super::state::State;
+use crate::audit::Act;
+use crate::authority::{Brought, Record, Standing, certificate};
+use crate::bundle::pem;
+use crate::failpoint;
+use crate::model::Role;
+use crate::proto::rotation_server::Rotation as Service_;
+use crate::rotation::journal::{Order, Rotation, Wish};
+use crate::rotation::plan::{Stage, What};
+use crate::{Error, proto};
+
+pub(super) use self::keep::keep;
+use self::keep::{install, live, rotation_server};
+
+const MAX_REASON: usize = 512;
+
+pub(super) struct Service {
+    state: Arc<State>,
+}
+
+pub(super) fn service(state: Arc<State>) -> Service {
+    Service { state }
+}
+
+/// A rotation that is to begin.
+struct Start {
+    what: What,
+    goal: Stage,
+    compromised: bool,
+    /// Takes over from one of its kind that was activated and has not ended.
+    overtake: bool,
+    brought: Option<Brought>,
+    wish: Wish,
+}
+
+#[tonic::async_trait]
+impl Service_ for Service {
+    async fn rotation_status(
+        &self,
+        request: Request<proto::RotationStatusRequest>,
+    ) -> Result<Response<proto::RotationStatusReply>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
+        Ok(Response::new(report::status(&self.state).await?))
+    }
+
+    async fn start_rotation(
+        &self,
+        request: Request<proto::StartRotationRequest>,
+    ) -> Result<Response<proto::RotationState>, Status> {
+        let operator = self.state.operator(&request, Role::Admin)?;
+        let order = wanted(request.into_inner(), &operator)?;
+        let what = order.what.name();
+        let started = start(&self.state, order).await;
+        self.answer("rotation.start", &operator, what, started)
+            .await
+    }
+
+    async fn steer_rotation(
+        &self,
+        request: Request<proto::SteerRotationRequest>,
+    ) -> Result<Response<proto::RotationState>, Status> {
+        let operator = self.state.operator(&request, Role::Admin)?;
+        let request = request.into_inner();
+        let steered = self.steer(&request, &operator).await;
+        let act = if request.force {
+            "rotation.force"
+        } else {
+            "rotation.resume"
+        };
+        self.answer(act, &operator, request.id, steered).await
+    }
+
+    async fn abort_rotation(
+        &self,
+        request: Request<proto::AbortRotationRequest>,
+    ) -> Result<Response<proto::RotationState>, Status> {
+        let operator = self.state.operator(&request, Role::Admin)?;
+        let request = request.into_inner();
+        let aborted = self.abort(&request, &operator).await;
+        self.answer("rotation.abort", &operator, request.id, aborted)
+            .await
+    }
+
+    async fn plan_rotation(
+        &self,
+        request: Request<proto::PlanRotationRequest>,
+    ) -> Result<Response<proto::PlanRotationReply>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
+        let request = request.into_inner();
+        let what = what(&request.what)?;
+        Ok(Response::new(
+            report::preview(&self.state, what, request.compromised).await?,
+        ))
+    }
+
+    async fn request_issuing(
+        &self,
+        request: Request<proto::RequestIssuingRequest>,
+    ) -> Result<Response<proto::RequestIssuingReply>, Status> {
+        let operator = self.state.operator(&request, Role::Admin)?;
+        let asked = self.request(request.into_inner(), &operator).await;
+        let record = self
+            .state
+            .conclude(
+                "issuing.request",
+                &operator,
+                "this server",
+                asked,
+                |act, _| act,
+            )
+            .await?;
+        Ok(Response::new(proto::RequestIssuingReply {
+            request: pem("CERTIFICATE REQUEST", &record.der),
+            server: record.server,
+        }))
+    }
+
+    async fn install_issuing(
+        &self,
+        request: Request<proto::InstallIssuingRequest>,
+    ) -> Result<Response<proto::Authority>, Status> {
+        let operator = self.state.operator(&request, Role::Admin)?;
+        let installed = self.take_in(&request.into_inner().certificate).await;
+        let record = self
+            .state
+            .conclude(
+                "issuing.install",
+                &operator,
+                "this server",
+                installed,
+                |act, record: &Record| act.with("authority", &*record.id),
+            )
+            .await?;
+        Ok(Response::new(report::authority(&self.state, &record)))
+    }
+}
+
+impl Service {
+    async fn answer(
+        &self,
+        act: &'static str,
+        operator: &Operator,
+        subject: impl std::fmt::Display,
+        result: Result<Rotation, Error>,
+    ) -> Result<Response<proto::RotationState>, Status> {
+        let detail = |act: Act, rotation: &Rotation| {
+            act.with("rotation", rotation.id)
+                .with("authority", &*rotation.incoming)
+        };
+        let rotation = self
+            .state
+            .conclude(act, operator, subject, result, detail)
+            .await?;
+        let seen = report::rotation(&self.state, &rotation).await?;
+        Ok(Response::new(seen))
+    }
+
+    async fn steer(
+        &self,
+        request: &proto::SteerRotationRequest,
+        operator: &Operator,
+    ) -> Result<Rotation, Error> {
+        let reason = reason(&request.reason)?;
+        if request.force && reason.is_empty() {
+            return Err(Error::invalid(
+                "--force",
+                "say why with --reason: it is kept in the journal; nothing was changed",
+            ));
+        }
+        let goal = stage(&request.goal)?;
+        let mut rotation = self.live(request.id).await?;
+        let wish = Wish {
+            by: operator.to_string(),
+            reason,
+        };
+        let force = request.force;
+        let steered = rotation.clone();
+        let forced = force.then(|| wish.reason.clone());
+        self.state
+            .change(move |state| async move {
+                let mut change = state.registry.store().begin().await?;
+                steered.steer(&mut change, goal, force, &wish).await?;
+                change.commit().await
+            })
+            .await?;
+        self.state.rotation.notify_one();
+        rotation.plan.goal = goal;
+        rotation.plan.forced = forced;
+        Ok(rotation)
+    }
+
+    async fn abort(
+        &self,
+        request: &proto::AbortRotationRequest,
+        operator: &Operator,
+    ) -> Result<Rotation, Error> {
+        let mut rotation = self.live(request.id).await?;
+        if !rotation.plan.can_abort() {
+            return Err(Error::Denied(format!(
+                "the rotation of the {} is {} already, and what is new signs: it can only go on (`handfast ca rotate --resume`), or be followed by another; nothing was changed",
+                rotation.title(),
+                rotation.plan.stage.name()
+            )));
+        }
+        let wish = Wish {
+            by: operator.to_string(),
+            reason: reason(&request.reason)?,
+        };
+        let aborting = rotation.clone();
+        let brought: Vec<Record> = self.state.authority.authorities().all().to_vec();
+        failpoint::here("before-abort");
+        let taken = self
+            .state
+            .change(move |state| async move {
+                let mut change = state.registry.store().begin().await?;
+                let taken = aborting
+                    .step(&mut change, Stage::Aborted, &wish, &[])
+                    .await?;
+                failpoint::here("within-abort");
+                change.commit().await?;
+                failpoint::here("after-abort");
+                Ok(taken)
+            })
+            .await?;
+        if !taken {
+            return Err(Error::Denied(
+                "the rotation has just gone on by itself; look at it again: nothing was changed"
+                    .to_owned(),
+            ));
+        }
+        let left = self.state.authority.authorities();
+        for record in &brought {
+            if left.find(&record.id).is_none() {
+                self.state.authority.discard(record);
+            }
+        }
+        rotation.plan.stage = Stage::Aborted;
+        Ok(rotation)
+    }
+
+    async fn live(&self, id: u64) -> Result<Rotation, Error> {
+        let live = live(&self.state).await?;
+        live.into_iter()
+            .find(|rotation| rotation.id == id)
+            .ok_or_else(|| Error::Missing {
+                what: "rotation under way",
+                name: id.to_string(),
+            })
+    }
+
+    /// The request of this server that is open, or a new rotation's.
+    async fn request(
+        &self,
+        request: proto::RequestIssuingRequest,
+        operator: &Operator,
+    ) -> Result<Record, Error> {
+        let server = self.state.authority.server().to_owned();
+        let open = |state: &State| {
+            let authorities = state.authority.authorities();
+            let mut requested =
+                authorities.of(crate::authority::Kind::Issuing, Standing::Requested);
+            requested.find(|record| record.server == server).cloned()
+        };
+        if let Some(record) = open(&self.state) {
+            return Ok(record);
+        }
+        let order = Start {
+            what: What::Issuing,
+            goal: Stage::Revoked,
+            compromised: false,
+            overtake: false,
+            brought: None,
+            wish: Wish {
+                by: operator.to_string(),
+                reason: reason(&request.reason)?,
+            },
+        };
+        start(&self.state, order).await?;
+        open(&self.state).ok_or_else(|| {
+            Error::invalid(
+                "request",
+                "the root's key is in this CA's folder: the new issuing CA is signed already, nothing has to be carried",
+            )
+        })
+    }
+
+    async fn take_in(&self, text: &str) -> Result<Record, Error> {
+        let authority = &self.state.authority;
+        let (request, record) = authority.authorities().answered(
+            &certificate(text)?,
+            authority.trust_domain(),
+            authority.server(),
+        )?;
+        if !authority.has_key(&record) {
+            return Err(Error::invalid(
+                "certificate",
+                "the private key of its request is not in this CA's folder: nothing was changed",
+            ));
+        }
+        install(&self.state, request, record.clone()).await?;
+        self.state.rotation.notify_one();
+        Ok(record)
+    }
+}
+
+/// Makes what is new, keys first, and begins.
+async fn start(state: &Arc<State>, start: Start) -> Result<Rotation, Error> {
+    let server = rotation_server(start.what, state.authority.server()).to_owned();
+    let records = make(state, &start).await?;
+    failpoint::here(&format!("{}-keys-written", start.what.name()));
+    let order = Order {
+        what: start.what,
+        server,
+        goal: start.goal,
+        compromised: start.compromised,
+        overtake: start.overtake,
+        records: records.clone(),
+    };
+    let wish = start.wish;
+    let act =
+        Act::done("rotation.prepare", &wish.by, start.what.name()).with("reason", &*wish.reason);
+    let begun = state
+        .change(move |state| async move {
+            let mut change = state.registry.store().begin().await?;
+            let rotation = Rotation::begin(&mut change, &order, &wish).await?;
+            failpoint::here(&format!("within-{}-prepared", order.what.name()));
+            change.commit().await?;
+            failpoint::here(&format!("after-{}-prepared", order.what.name()));
+            Ok(rotation)
+        })
+        .await;
+    match begun {
+        Ok(rotation) => {
+            let act = act.with("rotation", rotation.id);
+            state.audit.record(vec![act]).await?;
+            state.rotation.notify_one();
+            Ok(rotation)
+        }
+        Err(error) => {
+            let known = state.authority.authorities();
+            let unused = records
+                .iter()
+                .filter(|record| known.find(&record.id).is_none());
+            unused.for_each(|record| state.authority.discard(record));
+            Err(error)
+        }
+    }
+}
+
+/// Sealing a key takes a moment: not on the threads that serve.
+async fn make(state: &Arc<State>, start: &Start) -> Result<Vec<Record>, Error> {
+    let (what, compromised) = (start.what, start.compromised);
+    let brought = start.brought.clone();
+    let state = Arc::clone(state);
+    let made = tokio::task::spawn_blocking(move || {
+        let authority = &state.authority;
+        match what {
+            What::Root => {
+                let root = match &brought {
+                    Some(brought) => authority.take_root(brought, compromised)?,
+                    None => authority.make_root(compromised)?,
+                };
+                let issuing = authority.make_issuing(&root)?;
+                Ok(vec![root, issuing])
+            }
+            What::Issuing => {
+                let authorities = authority.authorities();
+                let root = authorities.active_root().ok_or(Error::Missing {
+                    what: "active root in",
+                    name: "the store".to_owned(),
+                })?;
+                Ok(vec![authority.make_issuing(root)?])
+            }
+            What::Jwt => Ok(vec![authority.make_jwt_key()?]),
+        }
+    });
+    made.await
+        .map_err(|error| Error::Protocol(error.to_string()))?
+}
+
+fn wanted(request: proto::StartRotationRequest, operator: &Operator) -> Result<Start, Error> {
+    let what = what(&request.what)?;
+    let brought = Brought {
+        certificate: request.root_certificate,
+        cross_signed: request.cross_signed,
+    };
+    let brings = !brought.certificate.is_empty();
+    if what != What::Root && (brings || request.compromised) {
+        return Err(Error::invalid(
+            "rotation",
+            "only a root can be brought, or be compromised in a way that needs to be said: nothing was changed",
+        ));
+    }
+    Ok(Start {
+        what,
+        goal: stage(&request.goal)?,
+        // Who knows that a root is compromised does not wait for a plan that trusts it.
+        overtake: request.compromised,
+        compromised: request.compromised,
+        brought: brings.then_some(brought),
+        wish: Wish {
+            by: operator.to_string(),
+            reason: reason(&request.reason)?,
+        },
+    })
+}
+
+fn what(text: &str) -> Result<What, Error> {
+    text.parse()
+        .map_err(|()| Error::invalid("what to rotate", "root, issuing or jwt"))
+}
+
+fn stage(text: &str) -> Result<Stage, Error> {
+    let stage = text.parse::<Stage>().ok();
+    stage
+        .filter(|stage| !matches!(stage, Stage::Aborted | Stage::Overtaken))
+        .ok_or_else(|| Error::invalid("stage", "prepared, activated, tainted or revoked"))
+}
+
+fn reason(text: &str) -> Result<String, Error> {
+    if text.len() > MAX_REASON || text.chars().any(char::is_control) {
+        return Err(Error::invalid(
+            "reason",
+            format!("one line of at most {MAX_REASON} bytes"),
+        ));
+    }
+    Ok(text.to_owned())
+}
