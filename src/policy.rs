@@ -1,10 +1,19 @@
 //! `handfast policy`: what may talk to what, checked before it bites.
 
+mod cases;
+mod check;
+mod diff;
 mod documents;
+mod explain;
 mod files;
+mod graph;
+mod input;
+mod migrate;
+mod schema;
+mod suggest;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, Subcommand};
@@ -28,12 +37,21 @@ pub struct PolicyArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Read policies and say what is wrong with them; asks nobody and changes nothing
-    Check {
-        #[command(flatten)]
-        paths: Paths,
-        #[command(flatten)]
-        output: OutputArgs,
-    },
+    Check(check::CheckArgs),
+    /// What becomes of one flow, by which rule, and how its proof stands
+    Explain(explain::ExplainArgs),
+    /// Run test cases against policies, without a cluster
+    Test(cases::TestArgs),
+    /// The flows of which two sets of policies say different things
+    Diff(diff::DiffArgs),
+    /// Draw who may talk to whom, who does, and where the two differ
+    Graph(graph::GraphArgs),
+    /// The least that allows what was seen
+    Suggest(suggest::SuggestArgs),
+    /// From another enforcer's policies to HandfastPolicies, with what changes on the way
+    Migrate(migrate::MigrateArgs),
+    /// The JSON Schema of a kind of document, or the CustomResourceDefinition
+    Schema(schema::SchemaArgs),
     /// Put policies in force on every node: all that the files hold or, on an error, none
     Apply {
         #[command(flatten)]
@@ -68,45 +86,31 @@ struct Paths {
 /// Runs the command.
 pub async fn run(args: PolicyArgs) -> anyhow::Result<()> {
     match args.command {
-        Command::Check { paths, output } => check(&paths.paths, output),
+        Command::Check(check) => check::run(&check),
+        Command::Explain(explain) => explain::run(&explain, &args.socket).await,
+        Command::Test(test) => cases::run(&test),
+        Command::Diff(diff) => diff::run(&diff),
+        Command::Graph(graph) => graph::run(&graph, &args.socket).await,
+        Command::Suggest(suggest) => suggest::run(&suggest, &args.socket).await,
+        Command::Migrate(migrate) => migrate::run(&migrate),
+        Command::Schema(schema) => schema::run(&schema),
         Command::Apply { paths, dry_run } => apply(&args.socket, &paths.paths, dry_run).await,
         Command::List { output } => list(&args.socket, output).await,
         Command::Delete { names, dry_run } => delete(&args.socket, &names, dry_run).await,
     }
 }
 
-/// What `check` says to programs.
-#[derive(Serialize)]
-struct Report {
-    ok: bool,
-    policies: Vec<PolicyInfo>,
-    errors: Vec<ReadError>,
-}
-
-fn check(paths: &[PathBuf], output: OutputArgs) -> anyhow::Result<()> {
-    let (sources, mut errors) = files::read(paths)?;
-    // A broken file hides the policies of no other, but all of them must fit together.
-    let alone = sources
-        .iter()
-        .filter_map(|source| PolicySet::read(vec![source.clone()]).ok());
-    let policies: Vec<_> = alone.flat_map(|set| set.policies().to_vec()).collect();
-    errors.extend(PolicySet::read(sources).err().into_iter().flatten());
-    let report = Report {
-        ok: errors.is_empty(),
-        policies,
-        errors,
-    };
-    let rows = report.policies.iter().map(|policy| {
-        let mut row = columns(policy);
-        row.push(format!("{}:{}", policy.file, policy.line));
-        row
-    });
-    output.print(
-        &report,
-        &["KIND", "NAMESPACE", "NAME", "INGRESS", "EGRESS", "PLACE"],
-        rows,
-    )?;
-    refuse(&report.errors)
+/// Writes a text to a file, or to standard output.
+fn write_out(path: Option<&Path>, text: &str) -> anyhow::Result<()> {
+    match path {
+        Some(path) => {
+            std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        }
+        None => {
+            print!("{text}");
+            Ok(())
+        }
+    }
 }
 
 fn columns(policy: &PolicyInfo) -> Vec<String> {

@@ -67,7 +67,7 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn destination(text: &str) -> Result<(String, u16), String> {
+pub(crate) fn destination(text: &str) -> Result<(String, u16), String> {
     let (host, port) = text
         .rsplit_once(':')
         .ok_or("no port; write NAME:PORT, ADDRESS:PORT or [IPv6]:PORT")?;

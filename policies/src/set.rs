@@ -161,7 +161,10 @@ impl PolicySet {
         let mut files = self.files.clone();
         if let Some(file) = files.get_mut(*place) {
             let mut documents = file.documents.clone();
-            for spec in documents.iter_mut().flat_map(|document| &mut document.specs) {
+            for spec in documents
+                .iter_mut()
+                .flat_map(|document| &mut document.specs)
+            {
                 spec.rules.retain(|other| other.number != rule);
             }
             *file = Arc::new(File {

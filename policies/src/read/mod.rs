@@ -19,9 +19,9 @@ pub(crate) mod value;
 pub(crate) mod yaml;
 
 pub(crate) use peers::ENTITIES;
+pub use publish::{custom_resource_definition, json_schema};
 pub(crate) use selector::{NAMESPACE, NAMESPACE_LABELS};
 pub(crate) use typo::closest;
-pub use publish::{custom_resource_definition, json_schema};
 
 use crate::document::{Document, Spec};
 use crate::model::Kind;

@@ -97,10 +97,7 @@ pub(crate) fn fields<'a>(
         .iter()
         .filter(|(key, _)| !known.contains(&key.text.as_str()))
         .map(|(key, _)| {
-            let message = format!(
-                "unknown field: use {}",
-                crate::read::cursor::list(known)
-            );
+            let message = format!("unknown field: use {}", crate::read::cursor::list(known));
             error(key.at, &key.text, message)
         })
         .collect();
@@ -118,7 +115,9 @@ pub(crate) fn json(node: &Node) -> Json {
     match &node.value {
         Value::List(items) => Json::Array(items.iter().map(json).collect()),
         Value::Map(entries) => {
-            let fields = entries.iter().map(|(key, node)| (key.text.clone(), json(node)));
+            let fields = entries
+                .iter()
+                .map(|(key, node)| (key.text.clone(), json(node)));
             Json::Object(fields.collect::<Map<_, _>>())
         }
         Value::Scalar { text, .. } => match node.describe() {

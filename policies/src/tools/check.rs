@@ -99,7 +99,11 @@ fn lifelines(set: &PolicySet, inventory: &Inventory) -> Vec<Finding> {
         let (from, to) = match ends {
             Ok(ends) => ends,
             Err(why) => {
-                findings.push(whole(Level::Warning, "cuts-lifeline", format!("{}: {why}", need.name)));
+                findings.push(whole(
+                    Level::Warning,
+                    "cuts-lifeline",
+                    format!("{}: {why}", need.name),
+                ));
                 continue;
             }
         };
@@ -115,7 +119,10 @@ fn lifelines(set: &PolicySet, inventory: &Inventory) -> Vec<Finding> {
             _ => vec![flow.from.clone()],
         };
         for from in callers {
-            let flow = Flow { from, ..flow.clone() };
+            let flow = Flow {
+                from,
+                ..flow.clone()
+            };
             let decision = decide(set, &flow);
             let what = match decision.outcome() {
                 Outcome::Allowed | Outcome::Audited => continue,
@@ -126,7 +133,9 @@ fn lifelines(set: &PolicySet, inventory: &Inventory) -> Vec<Finding> {
             let rule = rulings
                 .into_iter()
                 .flatten()
-                .find(|ruling| !ruling.is_allowed() || ruling.entry().is_some_and(|e| e.auth.is_some()))
+                .find(|ruling| {
+                    !ruling.is_allowed() || ruling.entry().is_some_and(|e| e.auth.is_some())
+                })
                 .and_then(|ruling| set.rule(ruling.entry()?.rule));
             let mut finding = whole(
                 Level::Refused,
@@ -178,7 +187,8 @@ fn selects_nothing(file: &str, spec: &Spec, inventory: &Inventory, findings: &mu
         });
     };
     if !finds(&spec.subject, inventory) {
-        let message = "selects none of the known workloads, so the policy does nothing: check the labels";
+        let message =
+            "selects none of the known workloads, so the policy does nothing: check the labels";
         return found(spec.line, &spec.field, message);
     }
     for rule in &spec.rules {
@@ -190,14 +200,22 @@ fn selects_nothing(file: &str, spec: &Spec, inventory: &Inventory, findings: &mu
                 && !finds(selector, inventory)
             {
                 let field = format!("{} (peer {})", rule.field, index + 1);
-                found(rule.line, &field, "selects none of the known workloads: check the labels");
+                found(
+                    rule.line,
+                    &field,
+                    "selects none of the known workloads: check the labels",
+                );
             }
         }
         if let Some(ids) = &rule.ids {
             let mut workloads = inventory.workloads.iter();
             if !workloads.any(|known| ids.iter().any(|id| id.matches(&known.workload.spiffe_id))) {
                 let field = format!("{}.authentication.peers", rule.field);
-                found(rule.line, &field, "matches the SPIFFE ID of none of the known workloads");
+                found(
+                    rule.line,
+                    &field,
+                    "matches the SPIFFE ID of none of the known workloads",
+                );
             }
         }
     }
@@ -242,7 +260,10 @@ fn in_vain(set: &PolicySet, findings: &mut Vec<Finding>) {
             continue;
         }
         for (index, inner) in placed.iter().enumerate() {
-            let others = placed.iter().enumerate().filter(|(other, _)| *other != index);
+            let others = placed
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != index);
             let mut denying = None;
             let mut same = None;
             for (other, outer) in others {

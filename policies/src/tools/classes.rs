@@ -31,7 +31,10 @@ pub(super) fn classes(sets: &[&PolicySet], inventory: &Inventory) -> Vec<Class> 
     let mut places: HashMap<Vec<u64>, usize> = HashMap::new();
     for known in known {
         let signature = signature(sets, &known.workload);
-        match places.get(&signature).and_then(|place| classes.get_mut(*place)) {
+        match places
+            .get(&signature)
+            .and_then(|place| classes.get_mut(*place))
+        {
             Some(class) => class.others += 1,
             None => {
                 places.insert(signature, classes.len());
@@ -57,7 +60,10 @@ fn signature(sets: &[&PolicySet], workload: &Workload) -> Vec<u64> {
             }
         }
     }
-    let ports = workload.labels.iter().filter(|(key, _)| key.starts_with(NAMED_PORT));
+    let ports = workload
+        .labels
+        .iter()
+        .filter(|(key, _)| key.starts_with(NAMED_PORT));
     for (key, value) in ports {
         for byte in key.bytes().chain([0]).chain(value.bytes()).chain([0]) {
             bits.words.push(u64::from(byte));
@@ -123,7 +129,10 @@ fn imagined(selector: &Selector) -> Option<Known> {
         };
         labels.entry(requirement.key.clone()).or_insert(value);
     }
-    let words: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let words: Vec<_> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     let spiffe_id = spiffe::SpiffeId::new("spiffe://example.org/imagined").ok()?;
     let workload = Workload { spiffe_id, labels };
     // Requirements that contradict each other select nobody.

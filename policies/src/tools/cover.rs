@@ -8,7 +8,12 @@ use crate::selector::{Block, Condition, Peer, Peers, Requirement, Selector};
 
 /// Whether everything that `inner` selects, `outer` selects too.
 pub(super) fn selector(outer: &Selector, inner: &Selector) -> bool {
-    let implied = |wanted: &Requirement| inner.requirements.iter().any(|known| implies(known, wanted));
+    let implied = |wanted: &Requirement| {
+        inner
+            .requirements
+            .iter()
+            .any(|known| implies(known, wanted))
+    };
     outer.requirements.iter().all(implied)
 }
 
@@ -31,9 +36,9 @@ fn peers(outer: &Peers, inner: &Peers) -> bool {
     match (outer, inner) {
         (Peers::Any, _) => true,
         (Peers::Of(_), Peers::Any) => false,
-        (Peers::Of(outer), Peers::Of(inner)) => {
-            inner.iter().all(|wanted| outer.iter().any(|known| peer(known, wanted)))
-        }
+        (Peers::Of(outer), Peers::Of(inner)) => inner
+            .iter()
+            .all(|wanted| outer.iter().any(|known| peer(known, wanted))),
     }
 }
 
@@ -55,7 +60,9 @@ fn block(outer: &Block, inner: &Block) -> bool {
 }
 
 fn ports(outer: &[PortMatch], inner: &[PortMatch]) -> bool {
-    inner.iter().all(|wanted| outer.iter().any(|known| port(known, wanted)))
+    inner
+        .iter()
+        .all(|wanted| outer.iter().any(|known| port(known, wanted)))
 }
 
 fn port(outer: &PortMatch, inner: &PortMatch) -> bool {

@@ -56,7 +56,14 @@ pub fn explain(set: &PolicySet, flow: &Flow) -> Explanation {
     let Decision { sent, received } = &decision;
     let ends = [
         end(set, flow, &flow.from, &flow.to, Direction::Egress, sent),
-        end(set, flow, &flow.to, &flow.from, Direction::Ingress, received),
+        end(
+            set,
+            flow,
+            &flow.to,
+            &flow.from,
+            Direction::Ingress,
+            received,
+        ),
     ];
     Explanation {
         flow: flow.to_string(),
@@ -79,7 +86,9 @@ fn end(
     let deciding = ruling.entry().map(|entry| entry.rule);
     let rule = deciding.and_then(|number| set.rule(number)).cloned();
     let why = match (ruling, &rule) {
-        (Ruling::Open, _) => "no policy closes this direction here, and no rule speaks of the flow".to_owned(),
+        (Ruling::Open, _) => {
+            "no policy closes this direction here, and no rule speaks of the flow".to_owned()
+        }
         (Ruling::Closed, _) => {
             "a policy closes this direction here, and no rule allows the flow".to_owned()
         }
@@ -125,7 +134,9 @@ fn others(
         .filter(|spec| spec.subject.matches(workload))
         .flat_map(|spec| &spec.rules)
         .filter(|rule| rule.direction == direction && Some(rule.number) != deciding);
-    let verdict = deciding.and_then(|number| set.rule(number)).map(|rule| rule.verdict);
+    let verdict = deciding
+        .and_then(|number| set.rule(number))
+        .map(|rule| rule.verdict);
     rules
         .filter_map(|rule| {
             let mut ranges = rule.ranges(workload, remote);

@@ -119,7 +119,10 @@ impl Inventory {
             message,
         };
         if workloads.len() > MAX_WORKLOADS {
-            let message = format!("{} workloads, and {MAX_WORKLOADS} is the most", workloads.len());
+            let message = format!(
+                "{} workloads, and {MAX_WORKLOADS} is the most",
+                workloads.len()
+            );
             return Err(vec![error(1, message)]);
         }
         let mut inventory = Self::default();
@@ -232,7 +235,11 @@ impl Inventory {
         if text.contains('=') {
             return self.labelled(text);
         }
-        let names: Vec<_> = self.workloads.iter().map(|known| known.name.as_str()).collect();
+        let names: Vec<_> = self
+            .workloads
+            .iter()
+            .map(|known| known.name.as_str())
+            .collect();
         let meant = match crate::read::closest(text, names) {
             Some(name) => format!("; did you mean {name}?"),
             None => String::new(),
@@ -249,10 +256,15 @@ impl Inventory {
             .map(|label| label.trim().split_once('='))
             .map(|label| label.map(|(key, value)| (key.to_owned(), value.to_owned())))
             .collect();
-        let labels = labels.ok_or_else(|| format!("{text:?} is not a list of labels such as app=web,tier=front"))?;
+        let labels = labels.ok_or_else(|| {
+            format!("{text:?} is not a list of labels such as app=web,tier=front")
+        })?;
         let home = self.workloads.first();
-        let home = home.map_or("example.org", |known| known.workload.spiffe_id.trust_domain_name());
-        let spiffe_id = SpiffeId::new(format!("spiffe://{home}/unnamed")).map_err(|error| error.to_string())?;
+        let home = home.map_or("example.org", |known| {
+            known.workload.spiffe_id.trust_domain_name()
+        });
+        let spiffe_id =
+            SpiffeId::new(format!("spiffe://{home}/unnamed")).map_err(|error| error.to_string())?;
         Ok(End::Workload {
             name: text.to_owned(),
             workload: Workload { spiffe_id, labels },
@@ -292,5 +304,9 @@ pub fn protocol(name: &str) -> Result<Protocol, String> {
     let lower = name.to_ascii_lowercase();
     let mut all = Protocol::ALL.into_iter();
     all.find(|protocol| protocol.to_string() == lower)
-        .ok_or_else(|| format!("{name:?} is no protocol that policies know: tcp, udp, sctp, icmp, icmpv6 or any"))
+        .ok_or_else(|| {
+            format!(
+                "{name:?} is no protocol that policies know: tcp, udp, sctp, icmp, icmpv6 or any"
+            )
+        })
 }

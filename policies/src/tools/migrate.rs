@@ -112,14 +112,16 @@ pub fn migrate(
         let mut lost = Vec::new();
         each_spec(&mut reduced, |spec| reduce(spec, &mut lost));
         for what in &lost {
-            migration.warnings.push(document.says(&what.for_whom(enforcer)));
+            migration
+                .warnings
+                .push(document.says(&what.for_whom(enforcer)));
         }
         before.push_str(&text(&reduced));
         let own = document.own(&reduced, enforcer, &lost);
         if own.is_empty() && enforcer == Enforcer::Cilium {
-            migration.warnings.push(document.says(
-                "it asks for no proof, so nothing of it moves to handfast",
-            ));
+            migration
+                .warnings
+                .push(document.says("it asks for no proof, so nothing of it moves to handfast"));
         }
         migration.own.extend(own.iter().map(text));
         if enforcer == Enforcer::Cilium {
@@ -219,7 +221,9 @@ impl Lost {
         match (enforcer, self.is_rule) {
             (Enforcer::Cilium, _) => format!("{what}: Cilium goes on judging it"),
             (Enforcer::Handfast, false) => {
-                format!("{what}: handfast allows every request on these ports, so this widens access")
+                format!(
+                    "{what}: handfast allows every request on these ports, so this widens access"
+                )
             }
             (Enforcer::Handfast, true) => format!(
                 "{what}: handfast cannot say this, so the rule is left out and {direction} is not closed by the new \
@@ -341,7 +345,11 @@ fn reduce(spec: &mut Mapping, lost: &mut Vec<Lost>) {
                 return false;
             }
             let items = rule.get_mut("toPorts").and_then(Value::as_sequence_mut);
-            for item in items.into_iter().flatten().filter_map(Value::as_mapping_mut) {
+            for item in items
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_mapping_mut)
+            {
                 for field in BEYOND_PORTS {
                     if item.remove(field).is_some() {
                         lost.push(Lost {
@@ -373,7 +381,9 @@ fn beyond_peers(rule: &Mapping) -> Option<String> {
     for field in ["fromCIDRSet", "toCIDRSet"] {
         let blocks = rule.get(field).and_then(Value::as_sequence);
         let mut blocks = blocks.into_iter().flatten().filter_map(Value::as_mapping);
-        let group = |block: &Mapping| block.contains_key("cidrGroupRef") || block.contains_key("cidrGroupSelector");
+        let group = |block: &Mapping| {
+            block.contains_key("cidrGroupRef") || block.contains_key("cidrGroupSelector")
+        };
         if blocks.any(group) {
             return Some(format!("{field} with a group"));
         }

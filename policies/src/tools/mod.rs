@@ -17,4 +17,3 @@ pub mod observed;
 mod span;
 pub mod suggest;
 mod written;
-

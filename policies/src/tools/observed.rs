@@ -17,7 +17,9 @@ const MAX_LINE: usize = 64 * 1024;
 const MAX_ERRORS: usize = 20;
 
 /// What a gate said of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, serde::Serialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Seen {
     /// A new flow passed.
@@ -92,7 +94,12 @@ pub fn read(source: &Source, inventory: &Inventory) -> Result<Vec<Observed>, Vec
         let protocol = inventory::protocol(&line.protocol).unwrap_or(Protocol::Any);
         let from = end(inventory, line.from.as_deref(), line.source);
         let to = end(inventory, line.to.as_deref(), line.destination);
-        let key = (from.to_string(), to.to_string(), protocol, line.destination_port);
+        let key = (
+            from.to_string(),
+            to.to_string(),
+            protocol,
+            line.destination_port,
+        );
         let flow = flows.entry(key).or_insert_with(|| Observed {
             from,
             to,
@@ -116,11 +123,13 @@ pub fn read(source: &Source, inventory: &Inventory) -> Result<Vec<Observed>, Vec
 
 fn parse(line: &str) -> Result<Line, String> {
     if line.len() > MAX_LINE {
-        return Err(format!("a line of {} bytes, and {MAX_LINE} is the most", line.len()));
+        return Err(format!(
+            "a line of {} bytes, and {MAX_LINE} is the most",
+            line.len()
+        ));
     }
-    serde_json::from_str(line).map_err(|error| {
-        format!("not a line of `handfast observe --output json`: {error}")
-    })
+    serde_json::from_str(line)
+        .map_err(|error| format!("not a line of `handfast observe --output json`: {error}"))
 }
 
 fn end(inventory: &Inventory, identity: Option<&str>, address: IpAddr) -> End {
@@ -130,6 +139,8 @@ fn end(inventory: &Inventory, identity: Option<&str>, address: IpAddr) -> End {
         Some(identity) if identity.starts_with("spiffe://") => {
             inventory.end(identity).unwrap_or(End::Outside(address))
         }
-        _ => inventory.at(address).map_or(End::Outside(address), |known| known.end()),
+        _ => inventory
+            .at(address)
+            .map_or(End::Outside(address), |known| known.end()),
     }
 }

@@ -56,7 +56,10 @@ impl Sides {
     }
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.sent.iter().chain(&self.received).flat_map(|side| &side.entries)
+        self.sent
+            .iter()
+            .chain(&self.received)
+            .flat_map(|side| &side.entries)
     }
 }
 
@@ -64,7 +67,9 @@ impl Sides {
 pub(super) fn protocols(sides: &[&Sides]) -> Vec<Protocol> {
     let named = sides.iter().flat_map(|sides| sides.entries());
     let named: BTreeSet<_> = named.map(|entry| entry.protocol).collect();
-    let named = named.into_iter().filter(|protocol| *protocol != Protocol::Any);
+    let named = named
+        .into_iter()
+        .filter(|protocol| *protocol != Protocol::Any);
     std::iter::once(Protocol::Any).chain(named).collect()
 }
 

@@ -145,7 +145,9 @@ pub fn suggest(
             },
         };
         suggestion.yaml.push_str("---\n");
-        suggestion.yaml.push_str(&serde_norway::to_string(&document)?);
+        suggestion
+            .yaml
+            .push_str(&serde_norway::to_string(&document)?);
         suggestion.documents += 1;
     }
     Ok(suggestion)
@@ -170,7 +172,9 @@ impl Traffic {
 fn telling(known: &Known, inventory: &Inventory) -> BTreeMap<String, String> {
     let labels = &known.workload.labels;
     let own = |key: &&String| {
-        !key.starts_with(NAMED_PORT) && !key.starts_with(NAMESPACE_LABELS) && key.as_str() != NAMESPACE
+        !key.starts_with(NAMED_PORT)
+            && !key.starts_with(NAMESPACE_LABELS)
+            && key.as_str() != NAMESPACE
     };
     let all = || labels.iter().filter(|(key, _)| own(key));
     let home = labels.get(NAMESPACE);
@@ -182,7 +186,9 @@ fn telling(known: &Known, inventory: &Inventory) -> BTreeMap<String, String> {
         let has = |other: &Known, (key, value): (&String, &String)| {
             other.workload.labels.get(key) == Some(value)
         };
-        others.into_iter().all(|other| !chosen.iter().all(|label| has(other, label)))
+        others
+            .into_iter()
+            .all(|other| !chosen.iter().all(|label| has(other, label)))
     };
     let single = |key: &str| {
         let (key, value) = labels.get_key_value(key)?;
@@ -202,7 +208,9 @@ fn name(end: &End, near: &Workload, inventory: &Inventory) -> Far {
         End::Workload { workload, .. } => {
             let id = workload.spiffe_id.to_string();
             let known = inventory.identified(&id);
-            let mut labels = known.map(|known| telling(known, inventory)).unwrap_or_default();
+            let mut labels = known
+                .map(|known| telling(known, inventory))
+                .unwrap_or_default();
             let theirs = workload.labels.get(NAMESPACE);
             if let (Some(namespace), true) = (theirs, theirs != near.labels.get(NAMESPACE)) {
                 labels.insert(NAMESPACE.to_owned(), namespace.clone());
@@ -292,7 +300,11 @@ fn rule(fars: &[Far], direction: Direction, proofs: Proofs) -> WrittenRule {
                 &mut rule.from_cidr,
                 &mut rule.from_entities,
             ),
-            Direction::Egress => (&mut rule.to_endpoints, &mut rule.to_cidr, &mut rule.to_entities),
+            Direction::Egress => (
+                &mut rule.to_endpoints,
+                &mut rule.to_cidr,
+                &mut rule.to_entities,
+            ),
         };
         match far {
             Far::Workload(selector, id) => {
@@ -351,7 +363,11 @@ fn written_ports(
 fn object_name(name: &str) -> String {
     let good = |c: char| {
         let lower = c.to_ascii_lowercase();
-        if lower.is_ascii_alphanumeric() { lower } else { '-' }
+        if lower.is_ascii_alphanumeric() {
+            lower
+        } else {
+            '-'
+        }
     };
     let name: String = name.chars().map(good).take(200).collect();
     match name.trim_matches('-') {

@@ -25,9 +25,8 @@ pub fn html(graph: &Graph, title: &str) -> String {
         })
         .collect();
     let notes = [
-        (!graph.has_observed).then_some(
-            "No observed flows were given: the picture shows configuration alone.",
-        ),
+        (!graph.has_observed)
+            .then_some("No observed flows were given: the picture shows configuration alone."),
         graph
             .is_cut
             .then_some("There are more edges than one page can show: the rest is left out."),

@@ -13,7 +13,7 @@ use crate::model::Protocol;
 use crate::set::PolicySet;
 use crate::tools::classes::{Class, classes};
 use crate::tools::diff::{deciding, outside};
-use crate::tools::flow::{End, Outcome, decide, Flow};
+use crate::tools::flow::{End, Flow, Outcome, decide};
 use crate::tools::inventory::Inventory;
 use crate::tools::observed::{Observed, Seen};
 use crate::tools::span::{Sides, protocols, spans};
@@ -195,10 +195,17 @@ pub fn graph(
         }
     }
     // What was seen between ends that no edge of the configuration has.
-    for (flow, _) in observed.iter().zip(&matched).filter(|(_, matched)| !**matched) {
+    for (flow, _) in observed
+        .iter()
+        .zip(&matched)
+        .filter(|(_, matched)| !**matched)
+    {
         let from = graph.end(&flow.from, set, inventory);
         let to = graph.end(&flow.to, set, inventory);
-        let dropped = flow.seen.keys().all(|seen| matches!(seen, Seen::Dropped | Seen::Held));
+        let dropped = flow
+            .seen
+            .keys()
+            .all(|seen| matches!(seen, Seen::Dropped | Seen::Held));
         let decision = decide(
             set,
             &Flow {
@@ -216,7 +223,9 @@ pub fn graph(
             (false, Outcome::Allowed) => State::Open,
         };
         let rule = deciding(set, &decision).map(|rule| rule.to_string());
-        let edge = edges.entry((from, to, state)).or_insert_with(|| Edge::new(from, to, state));
+        let edge = edges
+            .entry((from, to, state))
+            .or_insert_with(|| Edge::new(from, to, state));
         edge.add(traffic(flow.protocol, &flow.port.to_string()), rule);
         edge.see(flow);
     }
@@ -256,7 +265,11 @@ impl Between<'_> {
         for protocol in named.iter().copied() {
             for ports in spans(&[&sides], protocol) {
                 let decision = sides.decide(protocol, ports.first());
-                let ruled = decision.sent.iter().chain(&decision.received).any(|r| r.entry().is_some());
+                let ruled = decision
+                    .sent
+                    .iter()
+                    .chain(&decision.received)
+                    .any(|r| r.entry().is_some());
                 let configured = match decision.outcome() {
                     Outcome::Denied => continue,
                     _ if !ruled && !self.everything => continue,
@@ -267,19 +280,26 @@ impl Between<'_> {
                 let flows: Vec<_> = here
                     .iter()
                     .filter(|(_, flow)| match protocol {
-                        Protocol::Any => !named.contains(&flow.protocol) || flow.protocol == Protocol::Any,
+                        Protocol::Any => {
+                            !named.contains(&flow.protocol) || flow.protocol == Protocol::Any
+                        }
                         protocol => flow.protocol == protocol && ports.contains(flow.port),
                     })
                     .collect();
                 let passed = |flow: &Observed| {
-                    flow.seen.keys().any(|seen| matches!(seen, Seen::Forwarded | Seen::Audit))
+                    flow.seen
+                        .keys()
+                        .any(|seen| matches!(seen, Seen::Forwarded | Seen::Audit))
                 };
                 let dropped = |flow: &Observed| flow.seen.contains_key(&Seen::Dropped);
                 let state = if flows.iter().any(|(_, flow)| dropped(flow) && !passed(flow)) {
                     State::Denied
                 } else if self.graph.has_observed && flows.is_empty() {
                     State::NeverSeen
-                } else if flows.iter().any(|(_, flow)| flow.seen.contains_key(&Seen::Audit)) {
+                } else if flows
+                    .iter()
+                    .any(|(_, flow)| flow.seen.contains_key(&Seen::Audit))
+                {
                     State::AuditOnly
                 } else {
                     configured
@@ -415,7 +435,11 @@ impl Graph {
         };
         let keep: Vec<bool> = (0..self.nodes.len())
             .map(|index| {
-                used(index) || self.nodes.get(index).is_some_and(|node| node.kind == "workload")
+                used(index)
+                    || self
+                        .nodes
+                        .get(index)
+                        .is_some_and(|node| node.kind == "workload")
             })
             .collect();
         let mut places = Vec::with_capacity(keep.len());

@@ -133,7 +133,11 @@ fn draw_edge(svg: &mut String, graph: &Graph, layout: &Layout, number: usize, ed
         let path = format!("M{x:.1} {a:.1}C{reach:.1} {a:.1} {reach:.1} {b:.1} {x:.1} {b:.1}");
         (path, (x + (reach - x) * 0.75, (a + b) / 2.0))
     } else {
-        let (sx, ex) = if x1 < x2 { (x1 + WIDTH, x2) } else { (x1, x2 + WIDTH) };
+        let (sx, ex) = if x1 < x2 {
+            (x1 + WIDTH, x2)
+        } else {
+            (x1, x2 + WIDTH)
+        };
         let (sy, ey) = (y1 + middle, y2 + middle);
         let half = (ex - sx) / 2.0;
         let path = format!(
@@ -166,5 +170,8 @@ fn short(text: &str, room: usize) -> String {
     if text.chars().count() <= room {
         return text.to_owned();
     }
-    text.chars().take(room.saturating_sub(1)).chain(['…']).collect()
+    text.chars()
+        .take(room.saturating_sub(1))
+        .chain(['…'])
+        .collect()
 }

@@ -1,0 +1,125 @@
+//! `handfast policy explain`: what becomes of one flow, by which rule, and how its proof stands.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use handfast_agent::admin::{Request, VerifyReport};
+use handfast_policies::tools::explain::{Explanation, explain};
+use handfast_policies::tools::flow::{Flow, Outcome};
+use handfast_policies::tools::inventory;
+use serde::Serialize;
+
+use super::input::{self, WorkloadArgs};
+use crate::admin_socket::AdminSocket;
+use crate::ca::CaSocket;
+use crate::output::{Format, OutputArgs, table};
+use crate::verify::destination;
+
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// Who opens the flow: a workload's name or SPIFFE ID, an address, host, world, or labels such as app=web
+    from: String,
+    /// Toward whom, in the same words, and the port; of ICMP the type, such as web:8
+    #[arg(value_name = "TO:PORT", value_parser = destination)]
+    to: (String, u16),
+    /// tcp, udp, sctp, icmp, icmpv6 or any
+    #[arg(long, default_value = "tcp", value_parser = inventory::protocol)]
+    protocol: handfast_policies::Protocol,
+    /// Policies to go by; without any, those that the CA has in force
+    #[arg(long, value_name = "FILE|DIR")]
+    policy: Vec<PathBuf>,
+    #[command(flatten)]
+    workloads: WorkloadArgs,
+    /// Ask this node's agent how the flow's session, announcement and pair stand, too
+    #[arg(long)]
+    proof: bool,
+    #[command(flatten)]
+    agent: AdminSocket,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The answer for programs.
+#[derive(Serialize)]
+struct Answer {
+    #[serde(flatten)]
+    explanation: Explanation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<VerifyReport>,
+}
+
+pub(super) async fn run(args: &ExplainArgs, ca: &CaSocket) -> anyhow::Result<()> {
+    let set = input::policies(&args.policy, ca).await?;
+    let known = if args.policy.is_empty() {
+        args.workloads.read_or_ask(ca).await?
+    } else {
+        args.workloads.read()?
+    };
+    let end = |text: &str| known.end(text).map_err(anyhow::Error::msg);
+    let flow = Flow {
+        from: end(&args.from)?,
+        to: end(&args.to.0)?,
+        protocol: args.protocol,
+        port: args.to.1,
+    };
+    let proof = if args.proof {
+        let request = Request::Verify {
+            from: args.from.clone(),
+            to: args.to.0.clone(),
+            port: args.to.1,
+            protocol: args.protocol.to_string(),
+        };
+        Some(args.agent.ask::<VerifyReport>(&request).await?)
+    } else {
+        None
+    };
+    let answer = Answer {
+        explanation: explain(&set, &flow),
+        proof,
+    };
+    match args.output.output {
+        Format::Table => print(&answer),
+        _ => args.output.print(&answer, &[], [])?,
+    }
+    Ok(())
+}
+
+fn print(answer: &Answer) {
+    let Explanation {
+        flow,
+        outcome,
+        authentication,
+        ends,
+    } = &answer.explanation;
+    println!("{flow}: {outcome}");
+    for end in ends {
+        let mark = if end.allowed { "allows" } else { "DENIES" };
+        println!(
+            "\n{} ({}), {}: {mark}",
+            end.end, end.spiffe_id, end.direction
+        );
+        println!("  {}", end.why);
+        for other in &end.others {
+            println!("  not decisive: {}: {}", other.rule, other.why);
+        }
+    }
+    if ends.is_empty() {
+        println!("\nneither end is a workload of the mesh, so no policy is asked");
+    }
+    if authentication.is_none() && *outcome != Outcome::Denied {
+        println!("\nno rule speaks of authentication: the agents' --default-authentication holds");
+    }
+    if flow.starts_with("host ->") {
+        println!(
+            "\npackets that the node itself makes reach its own workloads whatever policy says, unless its agent \
+             is told otherwise"
+        );
+    }
+    if let Some(proof) = &answer.proof {
+        let rows = proof.checks.iter().map(|check| {
+            let state = format!("{:?}", check.state).to_lowercase();
+            vec![check.what.clone(), state, check.detail.clone()]
+        });
+        println!("\n{}", table(&["PROOF", "STATE", "DETAIL"], rows));
+    }
+}
