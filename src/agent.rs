@@ -65,6 +65,9 @@ pub struct RunArgs {
     /// What a flow between managed addresses needs that no policy speaks of
     #[arg(long, value_enum, default_value_t)]
     default_authentication: Default,
+    /// Socket of the SPIFFE Workload API and Envoy's SDS; agent.sock in the run directory if not given
+    #[arg(long, value_name = "PATH")]
+    workload_socket: Option<PathBuf>,
     /// A policy file or folder beside the policies from the CA; repeat for more
     #[arg(long = "policy", value_name = "PATH")]
     policies: Vec<PathBuf>,
@@ -115,6 +118,9 @@ impl From<RunArgs> for AgentConfig {
     fn from(args: RunArgs) -> Self {
         Self {
             data_dir: args.data_dir,
+            workload_socket: args
+                .workload_socket
+                .unwrap_or_else(|| args.run_dir.join("agent.sock")),
             run_dir: args.run_dir,
             bpf_dir: args.bpf_dir,
             session_port: args.session_port,

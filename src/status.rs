@@ -37,6 +37,15 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
                 status.ca_sequence
             ),
         ),
+        ("trust bundle", status.bundle_sequence.to_string()),
+        ("first SVID ends", timestamp(status.nearest_expiry)),
+        (
+            "workloads",
+            format!(
+                "{} SVIDs, {} open streams",
+                status.workload_svids, status.workload_streams
+            ),
+        ),
         ("tunnel", format!("WireGuard ({})", status.tunnel)),
         ("key exchange", status.key_exchange.clone()),
         ("endpoints", status.endpoints.to_string()),
@@ -45,6 +54,12 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
         ("policy version", status.policy_version.to_string()),
         ("deny list", status.deny_number.to_string()),
     ];
+    rows.extend(
+        status
+            .authorities_in_use
+            .iter()
+            .map(|authority| ("authority in use", authority.clone())),
+    );
     if let Some(error) = &status.policy_error {
         rows.push(("policy error", error.clone()));
     }

@@ -23,6 +23,8 @@ pub struct AgentConfig {
     pub routing_table: u32,
     /// What a flow needs that no policy speaks of.
     pub default_authentication: DefaultAuthentication,
+    /// Where workloads ask for their identities (SPIFFE Workload API and Envoy SDS).
+    pub workload_socket: PathBuf,
     /// Files and folders of policies beside those from the CA.
     pub policy_paths: Vec<PathBuf>,
 }

@@ -15,11 +15,13 @@
 
 pub mod admin;
 pub mod check;
+mod clock;
 pub mod config;
 pub mod core;
 pub mod endpoint;
 mod files;
 pub mod identity;
+pub mod metrics;
 pub mod proof;
 pub mod shell;
 pub mod tls;

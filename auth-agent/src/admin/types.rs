@@ -78,6 +78,21 @@ pub struct Status {
     pub ca_sequence: u64,
     /// Where the CA listens.
     pub ca_address: String,
+    /// Number of the trust bundle in force.
+    #[serde(default)]
+    pub bundle_sequence: u64,
+    /// Issuing CAs (SHA-256 of their certificates) and JWT keys that SVIDs here hang on.
+    #[serde(default)]
+    pub authorities_in_use: Vec<String>,
+    /// When the first SVID of any kind ends, seconds since 1970.
+    #[serde(default)]
+    pub nearest_expiry: u64,
+    /// SVIDs that are held for workloads.
+    #[serde(default)]
+    pub workload_svids: usize,
+    /// Workloads' open streams.
+    #[serde(default)]
+    pub workload_streams: usize,
     /// `kernel` or the name of the userspace program.
     pub tunnel: String,
     /// The key exchange that sessions use.

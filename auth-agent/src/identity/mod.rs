@@ -1,12 +1,19 @@
-//! Who this node is: its key and SVID on disk, and the proof SVIDs of its workloads in memory.
+//! Who this node is: its key and SVID on disk, the proof SVIDs of its workloads in memory, and the SVIDs that
+//! workloads get; and the link to the CA that signs them.
 //!
 //! Keys are made here and never leave: the node's key is kept, since a node must be able to come back after a
-//! restart; the keys of proof SVIDs live in memory alone and are made anew by each run of the agent.
+//! restart; the keys of proof SVIDs live in memory alone and are made anew by each run of the agent; those of workload
+//! SVIDs outlive the agent in memory, so that a restart is not noticed.
 
+mod acknowledge;
 mod attest;
+mod audit_heads;
+mod link;
 mod selectors;
+mod standalone;
 mod store;
 mod svids;
+mod workloads;
 
 use std::path::Path;
 
@@ -14,9 +21,15 @@ use handfast_ca::token::JoinToken;
 use spiffe::SpiffeId;
 
 pub use attest::Attestor;
+pub use audit_heads::AuditHeads;
+pub use link::{Credentials, FromCa, Link, NotReached};
 pub use selectors::{Demands, SELECTOR_KINDS, Subject, matches};
-pub use store::{Knowledge, KnownEntry, KnownNode, KnownPolicy, NodeStore};
-pub use svids::{ProofSvid, Renewal, Renewed, Svids, WorkloadIdentity, serial_bytes};
+pub use standalone::{Progress, Standalone};
+pub use store::{Foreign, Knowledge, KnownEntry, KnownNode, KnownPolicy, NodeStore};
+pub use svids::{ProofSvid, Renewal, Renewed, Svids, WorkloadIdentity, authority_of, serial_bytes};
+pub use workloads::{Beginning, Change, HeldSvid, Workloads};
+
+use svids::renew_at;
 
 /// What joining gave.
 #[derive(Clone, Debug)]

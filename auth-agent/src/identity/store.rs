@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use data_encoding::BASE64;
+use handfast_ca::audit::AuditHead;
 use handfast_ca::bundle::{TrustBundle, pem};
 use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::{Joined, NodeIdentity};
@@ -24,6 +26,8 @@ const SETTINGS: &str = "node.json";
 const BUNDLE: &str = "bundle";
 const DENY_LIST: &str = "deny-list";
 const KNOWLEDGE: &str = "knowledge.json";
+const FOREIGN: &str = "foreign.json";
+const AUDIT_HEADS: &str = "audit-heads.json";
 
 /// The agent's folder, 0700.
 #[derive(Clone, Debug)]
@@ -51,6 +55,38 @@ pub struct Knowledge {
     /// Those of this node's own files, the last that could be read.
     #[serde(default)]
     pub local_policies: Vec<KnownPolicy>,
+    /// `HOST:PORT` of the CA's servers.
+    #[serde(default)]
+    pub servers: Vec<String>,
+    /// Issuing CAs and JWT keys whose signatures are to be replaced.
+    #[serde(default)]
+    pub retired: Vec<String>,
+}
+
+impl Knowledge {
+    /// All servers of the CA that are known, the one that this node joined first.
+    pub fn servers(&self, joined: &str) -> Vec<String> {
+        let mut servers = vec![joined.to_owned()];
+        let others = self.servers.iter().filter(|server| *server != joined);
+        servers.extend(others.cloned());
+        servers
+    }
+}
+
+/// What workloads need to judge others by, beside this trust domain's bundle.
+#[derive(Clone, Debug, Default)]
+pub struct Foreign {
+    /// Bundles of other trust domains.
+    pub federated: Vec<TrustBundle>,
+    /// Revocation lists, DER.
+    pub crls: Vec<Vec<u8>>,
+}
+
+/// The same as it is written.
+#[derive(Default, Serialize, Deserialize)]
+struct ForeignFile {
+    federated: Vec<String>,
+    crls: Vec<String>,
 }
 
 /// A node of the mesh, as a hint: what counts is its SVID.
@@ -67,7 +103,7 @@ pub struct KnownNode {
 }
 
 /// An entry that applies to this node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownEntry {
     /// The registry's key of it.
     pub id: String,
@@ -77,6 +113,73 @@ pub struct KnownEntry {
     pub selectors: Vec<(String, String)>,
     /// What the CA signs into the proof SVID.
     pub labels: BTreeMap<String, String>,
+    /// SPIFFE ID of the node that it is for; none for any.
+    #[serde(default)]
+    pub parent_id: Option<String>,
+    /// Names that the CA signs into workload SVIDs.
+    #[serde(default)]
+    pub dns_names: Vec<String>,
+    /// Life of workload SVIDs in seconds; none for the CA's default.
+    #[serde(default)]
+    pub ttl: Option<u32>,
+    /// When it was made (unix milliseconds): the oldest that matches is a workload's default identity.
+    #[serde(default)]
+    pub created_at_ms: u64,
+    /// Tells several identities of one workload apart.
+    #[serde(default)]
+    pub hint: String,
+    /// Trust domains whose bundles its workloads get.
+    #[serde(default)]
+    pub federates_with: Vec<String>,
+    /// From then on it counts as deleted (unix milliseconds).
+    #[serde(default)]
+    pub expires_at_ms: Option<u64>,
+}
+
+impl KnownEntry {
+    /// Its selectors as [`super::matches`] takes them.
+    pub fn selectors(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.selectors
+            .iter()
+            .map(|(kind, value)| (kind.as_str(), value.as_str()))
+    }
+
+    /// Would the CA sign the same certificate for both?
+    pub(super) fn signs_the_same(&self, other: &Self) -> bool {
+        (&self.spiffe_id, &self.dns_names, self.ttl)
+            == (&other.spiffe_id, &other.dns_names, other.ttl)
+    }
+
+    /// Is it over at this time (unix seconds)?
+    pub(super) fn is_over(&self, now: u64) -> bool {
+        self.expires_at_ms.is_some_and(|at| at / 1000 <= now)
+    }
+}
+
+impl From<&handfast_ca::model::Entry> for KnownEntry {
+    fn from(entry: &handfast_ca::model::Entry) -> Self {
+        Self {
+            id: entry.id.clone(),
+            spiffe_id: entry.spiffe_id.to_string(),
+            selectors: entry
+                .selectors
+                .iter()
+                .map(|selector| (selector.kind.clone(), selector.value.clone()))
+                .collect(),
+            labels: entry.labels.clone(),
+            parent_id: entry.parent_id.as_ref().map(ToString::to_string),
+            dns_names: entry.dns_names.clone(),
+            ttl: entry.workload_ttl_seconds,
+            created_at_ms: entry.created_at_ms,
+            hint: entry.hint.clone(),
+            federates_with: entry
+                .federates_with
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            expires_at_ms: entry.expires_at_ms,
+        }
+    }
 }
 
 /// A policy document.
@@ -206,6 +309,51 @@ impl NodeStore {
         }
     }
 
+    /// Keeps foreign bundles and revocation lists.
+    pub fn save_foreign(&self, foreign: &Foreign) -> Result<(), IdentityError> {
+        let file = ForeignFile {
+            federated: foreign
+                .federated
+                .iter()
+                .map(|bundle| BASE64.encode(&bundle.to_bytes()))
+                .collect(),
+            crls: foreign.crls.iter().map(|crl| BASE64.encode(crl)).collect(),
+        };
+        Ok(files::write_json(&self.path(FOREIGN), &file)?)
+    }
+
+    /// Foreign bundles and revocation lists, as last heard.
+    pub fn foreign(&self) -> Result<Foreign, IdentityError> {
+        let path = self.path(FOREIGN);
+        let file: ForeignFile = files::read_json(&path)?.unwrap_or_default();
+        let federated = decoded(&path, &file.federated)?;
+        let federated = federated.iter().map(|der| TrustBundle::from_bytes(der));
+        Ok(Foreign {
+            federated: federated.collect::<Result<_, _>>()?,
+            crls: decoded(&path, &file.crls)?,
+        })
+    }
+
+    /// Keeps how far the audit logs of the CA's servers had come.
+    pub fn save_audit_heads<'a>(
+        &self,
+        heads: impl Iterator<Item = &'a AuditHead>,
+    ) -> Result<(), IdentityError> {
+        let heads: Vec<String> = heads.map(|head| BASE64.encode(head.bytes())).collect();
+        Ok(files::write_json(&self.path(AUDIT_HEADS), &heads)?)
+    }
+
+    /// How far they had come. Those whose signers nobody vouches for any more are left out.
+    pub fn audit_heads(&self, bundle: &TrustBundle) -> Result<Vec<AuditHead>, IdentityError> {
+        let path = self.path(AUDIT_HEADS);
+        let file: Vec<String> = files::read_json(&path)?.unwrap_or_default();
+        let heads = decoded(&path, &file)?;
+        Ok(heads
+            .iter()
+            .filter_map(|head| AuditHead::from_bytes(head, bundle).ok())
+            .collect())
+    }
+
     /// Keeps what the CA said.
     pub fn save_knowledge(&self, knowledge: &Knowledge) -> Result<(), IdentityError> {
         Ok(files::write_json(&self.path(KNOWLEDGE), knowledge)?)
@@ -219,6 +367,16 @@ impl NodeStore {
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
+}
+
+fn decoded(path: &Path, parts: &[String]) -> Result<Vec<Vec<u8>>, IdentityError> {
+    let decoded = parts.iter().map(|part| BASE64.decode(part.as_bytes()));
+    decoded
+        .collect::<Result<_, _>>()
+        .map_err(|error| IdentityError::Damaged {
+            path: path.to_owned(),
+            problem: error.to_string(),
+        })
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The SVIDs that this run of the agent holds, and when each is renewed: at half its life, give or take a tenth,
 //! so that many agents do not ask at once and a CA that is away for hours is not noticed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::{NodeIdentity, Svid, SvidKind, SvidRequest};
@@ -35,6 +36,8 @@ pub struct ProofSvid {
     pub not_after: u64,
     /// The leaf's serial number.
     pub serial: Vec<u8>,
+    /// The issuing CA, as [`authority_of`] names it.
+    authority: Arc<str>,
     renew_at: u64,
 }
 
@@ -76,6 +79,9 @@ pub enum Renewed {
 #[derive(Debug)]
 pub struct Svids {
     node_renew_at: u64,
+    node_authority: Arc<str>,
+    /// What these signed is replaced at once.
+    retired: HashSet<String>,
     proofs: BTreeMap<String, ProofSvid>,
     /// Not to be asked for before; also what is being asked for.
     not_before: BTreeMap<What, u64>,
@@ -83,9 +89,11 @@ pub struct Svids {
 
 impl Svids {
     /// With the node's SVID, whose life is known by its end only: it is renewed soon, then at half life.
-    pub fn new(node_not_after: u64, now: u64) -> Self {
+    pub fn new(node_chain: &[CertificateDer<'_>], node_not_after: u64, now: u64) -> Self {
         Self {
             node_renew_at: renew_at(now, node_not_after),
+            node_authority: authority_of(node_chain),
+            retired: HashSet::new(),
             proofs: BTreeMap::new(),
             not_before: BTreeMap::new(),
         }
@@ -99,6 +107,31 @@ impl Svids {
     /// The proof SVID with this leaf.
     pub fn by_leaf(&self, leaf: LeafHash) -> Option<&ProofSvid> {
         self.proofs.values().find(|svid| svid.leaf_hash == leaf)
+    }
+
+    /// What is signed by these is to be replaced now.
+    pub fn retire(&mut self, authorities: &[String]) {
+        let retired: HashSet<String> = authorities.iter().cloned().collect();
+        if retired != self.retired {
+            self.retired = retired;
+            // A certificate that is being waited for may still be of theirs; asking twice costs one certificate.
+            self.not_before.clear();
+        }
+    }
+
+    /// What the SVIDs here hang on.
+    pub fn authorities(&self) -> BTreeSet<Arc<str>> {
+        let proofs = self.proofs.values().map(|svid| &svid.authority);
+        std::iter::once(&self.node_authority)
+            .chain(proofs)
+            .filter(|authority| !authority.is_empty())
+            .cloned()
+            .collect()
+    }
+
+    /// When the first proof SVID ends (unix seconds).
+    pub fn nearest_expiry(&self) -> Option<u64> {
+        self.proofs.values().map(|svid| svid.not_after).min()
     }
 
     /// Drops SVIDs whose entries no longer apply to any workload here, and returns them.
@@ -122,12 +155,13 @@ impl Svids {
         wanted: &[KnownEntry],
     ) -> Result<Vec<(Renewal, SvidRequest)>, IdentityError> {
         let mut due = Vec::new();
-        if now >= self.node_renew_at {
+        if now >= self.node_renew_at || self.retired.contains(&*self.node_authority) {
             due.push((What::Node, SvidKind::Node));
         }
         for entry in wanted {
             let fresh = self.proofs.get(&entry.id).is_some_and(|svid| {
                 now < svid.renew_at
+                    && !self.retired.contains(&*svid.authority)
                     && svid.identity.spiffe_id == entry.spiffe_id
                     && svid.identity.labels == entry.labels
             });
@@ -167,6 +201,7 @@ impl Svids {
                     .node(&svid.chain, time)
                     .map_err(handfast_ca::Error::from)?;
                 self.node_renew_at = renew_at(now, node.not_after);
+                self.node_authority = authority_of(&svid.chain);
                 let identity = NodeIdentity {
                     chain: svid.chain,
                     key: renewal.key,
@@ -181,6 +216,7 @@ impl Svids {
                     IdentityError::Ca(handfast_ca::Error::Crypto(error.to_string()))
                 })?;
                 let taken = ProofSvid {
+                    authority: authority_of(&svid.chain),
                     identity: Identity {
                         spiffe_id: proof.spiffe_id.to_string(),
                         labels: proof.labels,
@@ -222,7 +258,17 @@ pub fn serial_bytes(serial: &handfast_ca::model::Serial) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-fn renew_at(now: u64, not_after: u64) -> u64 {
+/// What a certificate hangs on, as the CA names it: SHA-256 of the certificate that signed it, in lower-case
+/// hexadecimal.
+pub fn authority_of(chain: &[CertificateDer<'_>]) -> Arc<str> {
+    chain.get(1).map_or_else(Arc::default, |issuer| {
+        let hash = handfast_ca::bundle::sha256(issuer);
+        data_encoding::HEXLOWER.encode(&hash).into()
+    })
+}
+
+/// When something that ends at `not_after` is renewed (unix seconds): around the half of what is left.
+pub(super) fn renew_at(now: u64, not_after: u64) -> u64 {
     let half = not_after.saturating_sub(now) / 2;
     let jitter = half / 5;
     now + half - jitter / 2 + rand::rng().random_range(0..=jitter)
@@ -251,7 +297,7 @@ mod tests {
 
     #[test]
     fn what_is_being_asked_for_is_not_asked_for_twice_and_again_after_a_failure() {
-        let mut svids = Svids::new(10_000, 0);
+        let mut svids = Svids::new(&[], 10_000, 0);
         let mut first = svids.due(0, &[entry("a"), entry("b")]).unwrap();
         assert_eq!(first.len(), 2);
         assert!(svids.due(1, &[entry("a"), entry("b")]).unwrap().is_empty());

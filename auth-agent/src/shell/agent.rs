@@ -12,8 +12,6 @@ use handfast_ca::verify::{NodeSvid, Verifier};
 use handfast_encrypt::{Peer, PresharedKey, PublicKey, Routes, Tunnel, WireGuard};
 use handfast_policies::{PolicySet, Workload};
 
-use super::ca::CaLink;
-use super::clock::Clock;
 use super::gates::Gates;
 use super::net::Net;
 use super::observe::History;
@@ -22,11 +20,12 @@ use super::policy::PolicyTable;
 use super::tunnel_worker::TunnelWorker;
 use super::updates::Unsettled;
 use super::{RunError, proofs};
+use crate::clock::Clock;
 use crate::config::AgentConfig;
 use crate::core::{Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, PolicyView};
 use crate::endpoint::EndpointRecords;
 use crate::files;
-use crate::identity::{Knowledge, NodeStore, Svids};
+use crate::identity::{AuditHeads, Foreign, Knowledge, Link, NodeStore, Svids, Workloads};
 use crate::proof::{NodeKey, tunnel_psk};
 use crate::tls::SessionTls;
 use crate::wire::Frame;
@@ -47,9 +46,13 @@ pub(super) struct Agent {
     pub(super) verifier: Verifier,
     pub(super) svids: Svids,
     pub(super) knowledge: Knowledge,
+    pub(super) foreign: Foreign,
+    pub(super) audit_heads: AuditHeads,
+    pub(super) workloads: Workloads,
 
-    pub(super) ca: CaLink,
+    pub(super) ca: Link,
     pub(super) ca_connected: bool,
+    /// The server that is or was last reached.
     pub(super) ca_address: String,
     pub(super) tls: Arc<SessionTls>,
     pub(super) net: Net,

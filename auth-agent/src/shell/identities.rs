@@ -7,7 +7,6 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::RunError;
 use super::agent::{Agent, workload};
-use super::ca::ToCa;
 use crate::core::{self, Event, Identity};
 use crate::endpoint::Endpoint;
 use crate::identity::{self, KnownEntry, Renewed};
@@ -15,8 +14,11 @@ use crate::identity::{self, KnownEntry, Renewed};
 impl Agent {
     /// Which endpoint is whom, after entries or endpoints have changed.
     pub(super) async fn apply_entries(&mut self) -> Result<(), RunError> {
-        for endpoint in self.endpoints.all().to_vec() {
-            self.apply_endpoint(&endpoint).await?;
+        let endpoints = self.endpoints.all().to_vec();
+        // Without any left, nobody has the properties of one that is gone.
+        self.workloads.set_endpoints(endpoints.clone());
+        for endpoint in &endpoints {
+            self.apply_endpoint(endpoint).await?;
         }
         let wanted = self.wanted_entries();
         for gone in self.svids.retain(&wanted) {
@@ -29,11 +31,14 @@ impl Agent {
             };
             self.feed(event).await;
         }
+        self.ca.node_uses(self.svids.authorities());
         self.renew()
     }
 
     /// Tells policy and core who an endpoint is.
     pub(super) async fn apply_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), RunError> {
+        // Its processes may ask who they are from now on.
+        self.workloads.set_endpoints(self.endpoints.all().to_vec());
         let identity = self.identity_of(endpoint);
         let workload = identity.as_ref().map(workload).transpose()?;
         let changes = self.policy.set_endpoint(endpoint.id, workload);
@@ -56,10 +61,8 @@ impl Agent {
     }
 
     fn entry_of(&self, endpoint: &Endpoint) -> Option<&KnownEntry> {
-        self.knowledge.entries.iter().find(|entry| {
-            let selectors = entry.selectors.iter();
-            identity::matches(selectors.map(|(k, v)| (k.as_str(), v.as_str())), endpoint)
-        })
+        let mut entries = self.knowledge.entries.iter();
+        entries.find(|entry| identity::matches(entry.selectors(), endpoint))
     }
 
     fn wanted_entries(&self) -> Vec<KnownEntry> {
@@ -77,7 +80,7 @@ impl Agent {
         let wanted = self.wanted_entries();
         let due = self.svids.due(self.clock.now().wall, &wanted)?;
         if !due.is_empty() {
-            self.ca.say(ToCa::Issue(due));
+            self.ca.renew(due);
         }
         Ok(())
     }
@@ -88,7 +91,8 @@ impl Agent {
         svid: handfast_ca::client::Svid,
         now: u64,
     ) -> Result<(), RunError> {
-        match self.svids.accept(renewal, svid, &self.verifier, now)? {
+        let renewed = self.svids.accept(renewal, svid, &self.verifier, now)?;
+        match renewed {
             Renewed::Node(renewed) => {
                 let (identity, node) = *renewed;
                 self.identity = Arc::new(identity);
@@ -107,6 +111,7 @@ impl Agent {
                 }
             }
         }
+        self.ca.node_uses(self.svids.authorities());
         Ok(())
     }
 }

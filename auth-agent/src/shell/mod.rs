@@ -4,8 +4,6 @@
 //! neighbour each: the CA, the peers, the kernel's gates, held packets, policies, administrators.
 
 mod agent;
-mod ca;
-mod clock;
 mod detach;
 mod endpoints;
 mod forwarding;
@@ -30,6 +28,7 @@ mod wires;
 
 use std::path::PathBuf;
 
+use crate::clock;
 use crate::config::AgentConfig;
 
 pub use detach::detach;

@@ -24,6 +24,7 @@ impl Agent {
         for (reason, count) in self.tls.failures() {
             counters.insert(format!("session not opened: {reason}"), count);
         }
+        let (workload_svids, workload_streams) = self.workloads.counts();
         Ok(Status {
             node: self.node.spiffe_id.to_string(),
             name: self.node.name.to_string(),
@@ -33,6 +34,11 @@ impl Agent {
             ca_connected: self.ca_connected,
             ca_sequence: self.knowledge.sequence,
             ca_address: self.ca_address.clone(),
+            bundle_sequence: self.verifier.bundle().sequence(),
+            authorities_in_use: self.ca.in_use(),
+            nearest_expiry: self.nearest_expiry(),
+            workload_svids,
+            workload_streams,
             tunnel: self.tunnel.device().backend.to_string(),
             key_exchange: "X25519MLKEM768".into(),
             endpoints: self.endpoints.all().len(),
@@ -104,6 +110,14 @@ impl Agent {
         Ok(pairs)
     }
 
+    /// When the first SVID of any kind ends (unix seconds).
+    fn nearest_expiry(&self) -> u64 {
+        [self.svids.nearest_expiry(), self.workloads.nearest_expiry()]
+            .into_iter()
+            .flatten()
+            .fold(self.node.not_after, u64::min)
+    }
+
     pub(super) fn svid_list(&self) -> Vec<SvidInfo> {
         let mut svids = vec![SvidInfo {
             spiffe_id: self.node.spiffe_id.to_string(),
@@ -115,6 +129,13 @@ impl Agent {
             spiffe_id: svid.identity.spiffe_id.clone(),
             kind: "proof".into(),
             serial: data_encoding::HEXLOWER.encode(&svid.serial),
+            not_after: svid.not_after,
+        }));
+        let workloads = self.workloads.svids().into_iter();
+        svids.extend(workloads.map(|svid| SvidInfo {
+            spiffe_id: svid.spiffe_id,
+            kind: "workload".into(),
+            serial: svid.serial,
             not_after: svid.not_after,
         }));
         svids

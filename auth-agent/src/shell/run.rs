@@ -10,17 +10,17 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::agent::Agent;
-use super::ca::FromCa;
 use super::net::{Dialled, FromNet};
 use super::park::Park;
 use super::requests::Next;
 use super::start::{self, Started};
 use super::tunnel_worker::Outcome;
-use super::{RunError, clock, wires};
+use super::{RunError, wires};
 use crate::admin::Asked;
+use crate::clock;
 use crate::config::AgentConfig;
 use crate::core::{Connected, Event, PeerNode};
-use crate::identity::serial_bytes;
+use crate::identity::{FromCa, serial_bytes};
 use crate::tls::{Connection, TlsError};
 
 /// How often things are looked at that nothing reports: certificates that are due, flows whose time is over.

@@ -1,8 +1,9 @@
 //! How a node starts, so that nothing ever passes ungated: identity, kernel, tunnel (down), gates, tunnel up,
 //! routes; then what an earlier run left; only then the network.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,8 +16,6 @@ use rustls_pki_types::UnixTime;
 use tokio::sync::{mpsc, watch};
 
 use super::agent::{Agent, workload};
-use super::ca::{CaLink, Credentials, FromCa};
-use super::clock::Clock;
 use super::gates::Gates;
 use super::identities::private_key;
 use super::net::{FromNet, Net};
@@ -28,11 +27,14 @@ use super::tunnels::TunnelKeys;
 use super::updates::{Unsettled, deny_event};
 use super::{RunError, forwarding, forwarding_path, snapshot_path};
 use crate::admin::{self, Asked};
+use crate::clock::Clock;
 use crate::config::AgentConfig;
 use crate::core::{Config, Core, Local, Snapshot};
 use crate::endpoint::EndpointRecords;
 use crate::files;
-use crate::identity::{Knowledge, NodeStore, Svids};
+use crate::identity::{
+    AuditHeads, Beginning, Credentials, FromCa, Knowledge, Link, NodeStore, Svids, Workloads,
+};
 use crate::tls::SessionTls;
 use crate::wire::BootId;
 
@@ -64,7 +66,9 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
         .map_err(RunError::OwnSvid)?;
     let knowledge = store.knowledge()?;
     let ca_address = store.ca_address()?;
-    files::private_dir(&config.run_dir)?;
+    let foreign = store.foreign()?;
+    let audit_heads = AuditHeads::new(store.audit_heads(verifier.bundle())?);
+    open_run_dir(&config)?;
     let lock = lock(&config.run_dir)?;
     let endpoints = EndpointRecords::open(&config.run_dir)?;
 
@@ -115,7 +119,7 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
         verifier: verifier.clone(),
         identity: Arc::clone(&identity),
     };
-    let ca = CaLink::start(ca_address.clone(), credentials, ca_sender);
+    let ca = Link::start(knowledge.servers(&ca_address), credentials, ca_sender);
     let (connection, netlink, _) =
         rtnetlink::new_connection().map_err(RunError::io("open a netlink socket"))?;
     tokio::spawn(connection);
@@ -130,6 +134,14 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
     };
     let snapshot: Option<Snapshot> = files::read_json(&snapshot_path(&config))?;
     let clock = Clock::new();
+    let mut svids = Svids::new(&identity.chain, node.not_after, clock.now().wall);
+    svids.retire(&knowledge.retired);
+    ca.node_uses(svids.authorities());
+    let beginning = Beginning {
+        folder: Some(config.run_dir.join("svids")),
+        ..Beginning::of(&node, &verifier, &knowledge, &foreign)
+    };
+    let (workloads, not_kept) = Workloads::start(beginning, ca.clone());
     let core = Core::new(Config::new(seed()?), local, snapshot);
     let standing = core.view().peers;
     let standing = standing.iter().filter(|peer| peer.session.is_some());
@@ -141,7 +153,10 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
     let mut agent = Agent {
         started: Instant::now(),
         core,
-        svids: Svids::new(node.not_after, clock.now().wall),
+        svids,
+        foreign,
+        audit_heads,
+        workloads,
         policy: PolicyTable::new(config.default_authentication),
         tunnels,
         tunnel_unrestored: false,
@@ -169,6 +184,11 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
         endpoints,
         netlink,
     };
+    if let Some(problem) = not_kept {
+        agent.alarm(format!(
+            "workloads' SVIDs are not kept for a restart of the agent: {problem}"
+        ));
+    }
     resume(&mut agent).await?;
     Ok(Started {
         agent,
@@ -206,6 +226,18 @@ async fn resume(agent: &mut Agent) -> Result<(), RunError> {
     agent.adopt_endpoints().await
 }
 
+/// The folder of sockets. Where workloads' socket lies in it, they must be able to enter; what is in it is private
+/// by itself.
+fn open_run_dir(config: &AgentConfig) -> Result<(), RunError> {
+    files::private_dir(&config.run_dir)?;
+    if config.workload_socket.starts_with(&config.run_dir) {
+        let everybody = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&config.run_dir, everybody)
+            .map_err(RunError::io("open the run directory to workloads"))?;
+    }
+    Ok(())
+}
+
 /// Where the tunnel's packets go, to learn the MTU from: the peers; before any is known, the CA.
 fn underlay_addresses(knowledge: &Knowledge, node: &NodeSvid, ca_address: &str) -> Vec<IpAddr> {
     let own = node.spiffe_id.to_string();
@@ -233,8 +265,16 @@ pub(super) fn require_root() -> Result<(), RunError> {
 
 /// One agent for one run directory.
 pub(super) fn lock(run_dir: &Path) -> Result<Flock<File>, RunError> {
-    let file =
-        File::create(run_dir.join("agent.lock")).map_err(RunError::io("make the lock file"))?;
+    // Others could hold a lock on a file that they may read.
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(run_dir.join("agent.lock"))
+        .map_err(RunError::io("make the lock file"))?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))
+        .map_err(RunError::io("make the lock file"))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| RunError::AlreadyRunning(run_dir.to_owned()))
 }

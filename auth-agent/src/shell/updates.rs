@@ -10,10 +10,11 @@ use handfast_encrypt::Tunnel;
 
 use super::RunError;
 use super::agent::Agent;
-use super::ca::{Credentials, FromCa, ToCa};
 use crate::core::{self, Event, NodeInfo};
 use crate::endpoint::{Endpoint, EndpointId};
-use crate::identity::{IdentityError, KnownEntry, KnownNode, KnownPolicy, serial_bytes};
+use crate::identity::{
+    Change, Credentials, FromCa, IdentityError, KnownEntry, KnownNode, KnownPolicy, serial_bytes,
+};
 
 /// What is in force, or known, but not everywhere where it must be. Tried again until it is.
 #[derive(Debug, Default)]
@@ -25,14 +26,17 @@ pub(super) struct Unsettled {
     pub(super) bundle: bool,
     pub(super) identity: bool,
     pub(super) knowledge: bool,
+    pub(super) foreign: bool,
+    pub(super) audit_heads: bool,
 }
 
 impl Agent {
     /// Something came over the link to the CA.
     pub(super) async fn hear_ca(&mut self, event: FromCa) {
         match event {
-            FromCa::Connected => {
-                tracing::info!(ca = %self.ca_address, "the CA is reached");
+            FromCa::Connected { address } => {
+                tracing::info!(ca = %address, "the CA is reached");
+                self.ca_address = address;
                 self.ca_connected = true;
             }
             FromCa::Disconnected(reason) => {
@@ -45,8 +49,12 @@ impl Agent {
             }
             FromCa::Update(update) => {
                 let sequence = update.sequence;
+                let not_understood = update.problems.first().cloned();
                 let outcome = self.take_update(*update).await;
-                let mut problem = outcome.err().map(|error| error.to_string());
+                let mut problem = outcome
+                    .err()
+                    .map(|error| error.to_string())
+                    .or(not_understood);
                 if self.unsettled.deny_list {
                     problem
                         .get_or_insert_with(|| "the deny list is in force, but not stored".into());
@@ -54,7 +62,7 @@ impl Agent {
                 if let Some(problem) = &problem {
                     self.alarm(format!("update {sequence} of the CA: {problem}"));
                 }
-                self.ca.say(ToCa::Acknowledge(sequence, problem));
+                self.ca.acknowledge(sequence, problem);
             }
             FromCa::Issued(answers) => {
                 for (renewal, answer) in answers {
@@ -88,15 +96,17 @@ impl Agent {
         self.clock.heard(update.ca_time_ms);
         // Revocations first: they must not wait for anything.
         let mut outcomes = Vec::new();
-        // The first update of every stream carries all. Taking a bundle makes the link anew, so only a new one is taken.
-        if let Some(bundle) = update.bundle
-            && bundle != *self.verifier.bundle()
+        // The first update of every stream carries all: only what is new is taken.
+        if let Some(bundle) = &update.bundle
+            && bundle != self.verifier.bundle()
         {
+            let bundle = bundle.clone();
             let deny = self.verifier.deny_list().clone();
             self.set_verifier(Verifier::new(bundle, deny));
             self.unsettled.bundle = true;
-            self.ca.set_credentials(self.credentials());
         }
+        // Workloads wait for this on open streams; the rest may take its time.
+        self.workloads.apply(Change::of(&update));
         if let Some(list) = update.deny_list
             && let Some(event) = self.adopt_deny_list(list)
         {
@@ -107,8 +117,32 @@ impl Agent {
             self.unsettled.nodes = true;
         }
         if let Some(entries) = update.entries {
-            self.knowledge.entries = entries.iter().map(known_entry).collect();
+            self.knowledge.entries = entries.iter().map(KnownEntry::from).collect();
             self.unsettled.entries = true;
+        }
+        if let Some(federated) = update.federated {
+            self.foreign.federated = federated;
+            self.unsettled.foreign = true;
+        }
+        if let Some(crls) = update.crls {
+            self.foreign.crls = crls;
+            self.unsettled.foreign = true;
+        }
+        if let Some(servers) = update.servers {
+            self.knowledge.servers = servers;
+            let servers = self.knowledge.servers(&self.store.ca_address()?);
+            self.ca.set_servers(servers);
+        }
+        if let Some(retired) = update.retired {
+            self.svids.retire(&retired);
+            self.knowledge.retired = retired;
+            outcomes.push(self.renew());
+        }
+        for head in update.audit_heads.into_iter().flatten() {
+            match self.audit_heads.take(head) {
+                Ok(changed) => self.unsettled.audit_heads |= changed,
+                Err(tampered) => self.alarm(tampered.to_string()),
+            }
         }
         if let Some(policies) = update.policies {
             let known = policies.into_iter().map(|policy| KnownPolicy {
@@ -167,6 +201,13 @@ impl Agent {
         if todo.identity {
             save(&mut todo.identity, store.save_identity(&self.identity));
         }
+        if todo.foreign {
+            save(&mut todo.foreign, store.save_foreign(&self.foreign));
+        }
+        if todo.audit_heads {
+            let heads = self.audit_heads.all();
+            save(&mut todo.audit_heads, store.save_audit_heads(heads));
+        }
         if todo.knowledge {
             save(&mut todo.knowledge, store.save_knowledge(&self.knowledge));
         }
@@ -205,9 +246,15 @@ impl Agent {
         Some(event)
     }
 
+    /// Judges by this from now on: peers, the CA, and what workloads get.
     fn set_verifier(&mut self, verifier: Verifier) {
         self.tls.set_verifier(verifier.clone());
+        self.workloads.apply(Change {
+            verifier: Some(verifier.clone()),
+            ..Change::default()
+        });
         self.verifier = verifier;
+        self.ca.set_credentials(self.credentials());
     }
 
     pub(super) fn credentials(&self) -> Credentials {
@@ -293,18 +340,5 @@ fn known_node(node: &Node) -> KnownNode {
             node.underlay.clone()
         },
         prefixes: node.prefixes.clone(),
-    }
-}
-
-fn known_entry(entry: &handfast_ca::model::Entry) -> KnownEntry {
-    KnownEntry {
-        id: entry.id.clone(),
-        spiffe_id: entry.spiffe_id.to_string(),
-        selectors: entry
-            .selectors
-            .iter()
-            .map(|selector| (selector.kind.clone(), selector.value.clone()))
-            .collect(),
-        labels: entry.labels.clone(),
     }
 }

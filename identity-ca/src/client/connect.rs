@@ -33,6 +33,21 @@ const CALL: Duration = Duration::from_secs(30);
 /// An update carries the whole registry of a mesh.
 const MAX_MESSAGE: usize = 64 << 20;
 
+impl Error {
+    /// Did the other side answer, knowing who we are, that it does not want
+    /// us? Asking again changes nothing then.
+    pub fn is_denial(&self) -> bool {
+        use tonic::Code;
+        matches!(
+            self,
+            Self::Refused {
+                code: Code::PermissionDenied | Code::Unauthenticated,
+                ..
+            }
+        )
+    }
+}
+
 /// Whom we take for the CA.
 #[derive(Debug, Clone)]
 pub(super) enum Trust {

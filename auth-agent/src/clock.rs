@@ -9,18 +9,18 @@ use crate::core::Now;
 /// CLOCK_BOOTTIME for the kernel's maps, and wall time for certificates, which never goes behind what the CA has
 /// said plus the time since (PROTOCOL.md, Clocks).
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     /// The CA's last word (unix seconds) and when it was heard.
     ca: Option<(u64, Duration)>,
 }
 
 impl Clock {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { ca: None }
     }
 
     /// The time now.
-    pub(super) fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         let boot = boot();
         let local = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -35,13 +35,13 @@ impl Clock {
     }
 
     /// The CA has said what time it is.
-    pub(super) fn heard(&mut self, ca_time_ms: u64) {
+    pub(crate) fn heard(&mut self, ca_time_ms: u64) {
         self.ca = Some((ca_time_ms / 1000, boot()));
     }
 }
 
 /// Time since the kernel booted, suspensions included.
-pub(super) fn boot() -> Duration {
+pub(crate) fn boot() -> Duration {
     // The clock exists since Linux 2.6.39; where it does not, everything has expired.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from)
 }

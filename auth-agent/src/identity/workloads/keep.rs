@@ -1,0 +1,173 @@
+//! SVIDs and keys of workloads in a folder of the machine's memory, so that an agent that is started again serves at
+//! once, whether the CA is there or not. They never reach a disk: on any other file system nothing is kept.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use handfast_ca::bundle::{pem, sha256};
+use handfast_ca::certificate::PrivateKey;
+use handfast_ca::client::Svid;
+use handfast_ca::verify::Verifier;
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use zeroize::Zeroizing;
+
+use super::held::Held;
+use crate::files;
+use crate::identity::KnownEntry;
+
+/// Files that are looked at; more than SVIDs are ever held.
+const MAX_FILES: usize = 20_000;
+/// `RAMFS_MAGIC` of the kernel's `linux/magic.h`, which nix does not name.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+const SUFFIX: &str = "pem";
+
+/// The folder; none where nothing may be kept.
+#[derive(Debug)]
+pub(super) struct Keep {
+    folder: Option<PathBuf>,
+}
+
+impl Keep {
+    /// Makes the folder (0700), if it lies in memory. The second value says why nothing is kept.
+    pub(super) fn open(folder: &Path) -> (Self, Option<String>) {
+        match in_memory(folder) {
+            Ok(()) => {
+                let folder = Some(folder.to_owned());
+                (Self { folder }, None)
+            }
+            Err(problem) => (Self { folder: None }, Some(problem)),
+        }
+    }
+
+    /// Keeps nothing.
+    pub(super) fn nothing() -> Self {
+        Self { folder: None }
+    }
+
+    /// Keeps SVIDs, each in one file with its key so that they always belong together.
+    pub(super) fn save<'a>(&self, held: impl IntoIterator<Item = &'a Held>) {
+        for held in held {
+            let Some(path) = self.path(&held.entry.id) else {
+                return;
+            };
+            if let Err(error) = files::write(&path, text(held).as_bytes()) {
+                // What is held in memory serves; a restart without the CA would not.
+                tracing::warn!(%error, "an SVID is not kept for a restart");
+            }
+        }
+    }
+
+    /// Forgets SVIDs by their entries.
+    pub(super) fn forget<'a>(&self, entries: impl IntoIterator<Item = &'a Arc<str>>) {
+        for path in entries.into_iter().filter_map(|id| self.path(id)) {
+            remove(&path);
+        }
+    }
+
+    /// What an earlier run has kept, as far as it is good; the rest is removed.
+    pub(super) fn load(&self, verifier: &Verifier, now: u64) -> Vec<Held> {
+        let Some(folder) = &self.folder else {
+            return Vec::new();
+        };
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            return Vec::new();
+        };
+        let mut kept = Vec::new();
+        for entry in entries.take(MAX_FILES).filter_map(Result::ok) {
+            let path = entry.path();
+            match read(&path, verifier, now) {
+                Some(held) => kept.push(held),
+                None => remove(&path),
+            }
+        }
+        kept
+    }
+
+    fn path(&self, entry: &str) -> Option<PathBuf> {
+        // A name that no entry can make lead anywhere else.
+        let name = data_encoding::HEXLOWER.encode(&sha256(entry.as_bytes()));
+        let folder = self.folder.as_ref()?;
+        Some(folder.join(name).with_extension(SUFFIX))
+    }
+}
+
+fn in_memory(folder: &Path) -> Result<(), String> {
+    files::private_dir(folder).map_err(|error| error.to_string())?;
+    let mode = {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::symlink_metadata(folder)
+            .map(|found| (found.is_dir(), found.uid(), found.mode() & 0o077))
+            .map_err(|error| format!("{}: {error}", folder.display()))?
+    };
+    if mode != (true, nix::unistd::geteuid().as_raw(), 0) {
+        return Err(format!(
+            "{} is not a folder of ours alone (mode 0700)",
+            folder.display()
+        ));
+    }
+    let kind = statfs(folder)
+        .map_err(|error| format!("{}: {error}", folder.display()))?
+        .filesystem_type();
+    if kind == TMPFS_MAGIC || kind == RAMFS_MAGIC {
+        return Ok(());
+    }
+    // The folder was made to be asked; it holds nothing.
+    let _ = std::fs::remove_dir(folder);
+    Err(format!(
+        "{} is not on a memory file system (tmpfs), and workloads' keys are not written to disks",
+        folder.display()
+    ))
+}
+
+/// One line of JSON that says for which entry it was signed, then key and certificates as PEM.
+fn text(held: &Held) -> Zeroizing<String> {
+    // Room for all of it at once: a text that grows leaves copies of the key.
+    let mut text = Zeroizing::new(String::with_capacity(64 << 10));
+    let entry = KnownEntry {
+        id: held.entry.id.clone(),
+        spiffe_id: held.entry.spiffe_id.clone(),
+        dns_names: held.entry.dns_names.clone(),
+        ttl: held.entry.ttl,
+        ..KnownEntry::default()
+    };
+    text.push_str(&serde_json::to_string(&entry).unwrap_or_default());
+    text.push('\n');
+    text.push_str(&Zeroizing::new(pem("PRIVATE KEY", &held.svid.key)));
+    for certificate in &held.svid.chain {
+        text.push_str(&pem("CERTIFICATE", certificate));
+    }
+    text
+}
+
+fn read(path: &Path, verifier: &Verifier, now: u64) -> Option<Held> {
+    if path.extension()? != SUFFIX {
+        return None;
+    }
+    let bytes = files::read(path).ok()?.map(Zeroizing::new)?;
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let (head, rest) = bytes.split_at_checked(end)?;
+    let entry: KnownEntry = serde_json::from_slice(head).ok()?;
+    let key = PrivatePkcs8KeyDer::from_pem_slice(rest).ok()?;
+    let key = PrivateKey::from_pkcs8(key.secret_pkcs8_der()).ok()?;
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(rest)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let time = rustls_pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
+    let verified = verifier.workload(&chain, time).ok()?;
+    let svid = Svid {
+        spiffe_id: verified.spiffe_id,
+        chain,
+        not_after: verified.not_after,
+    };
+    Held::verify(Arc::new(entry), &key, svid, verifier, now).ok()
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, path = %path.display(), "a kept SVID is not removed");
+    }
+}

@@ -1,0 +1,444 @@
+//! The SVIDs of this node's workloads: made here, signed by the CA in batches, renewed at half life, and pushed to
+//! whoever has asked for them as soon as anything changes.
+//!
+//! [`Workloads`] is told what the CA says and is asked by the Workload API ([`Source`]). One task renews; everything
+//! that is served stands in one state behind one lock, which is never held while anything is waited for.
+
+mod bundles;
+mod engine;
+mod held;
+mod jwt;
+mod keep;
+mod state;
+mod table;
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use handfast_ca::bundle::TrustBundle;
+use handfast_ca::client::Update;
+use handfast_ca::verify::{NodeSvid, Verifier};
+use spiffe::SpiffeId;
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::AbortHandle;
+
+use self::bundles::Bundles;
+use self::jwt::Jwts;
+use self::keep::Keep;
+use self::state::{State, Whom};
+use super::attest::Attestor;
+use super::selectors::Demands;
+use super::{Foreign, Knowledge, KnownEntry, Link};
+use crate::endpoint::Endpoint;
+use crate::workload_api::{AttestError, Attested, JwtError, JwtSvid, Peer, Source, WorkloadState};
+
+/// Processes that are looked at at once; each may keep a thread busy with hashing.
+const MAX_LOOKING: usize = 8;
+/// Audiences of one JWT-SVID, and bytes of all of them.
+const MAX_AUDIENCES: usize = 32;
+const MAX_AUDIENCES_BYTES: usize = 4096;
+
+/// What [`Workloads`] begins with.
+#[derive(Debug)]
+pub struct Beginning {
+    /// SPIFFE ID of this node.
+    pub node: String,
+    /// Whom it believes.
+    pub verifier: Verifier,
+    /// The entries that the CA named last; none if it was never heard.
+    pub entries: Option<Vec<KnownEntry>>,
+    /// Foreign bundles, as last heard.
+    pub federated: Vec<TrustBundle>,
+    /// Revocation lists (DER), as last heard.
+    pub crls: Vec<Vec<u8>>,
+    /// What the CA has retired, as last heard.
+    pub retired: Vec<String>,
+    /// A folder in memory where SVIDs outlive the agent; none to keep nothing.
+    pub folder: Option<PathBuf>,
+}
+
+/// What has become different. None: the same as before.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Bundle and deny list.
+    pub verifier: Option<Verifier>,
+    /// All entries that apply to this node.
+    pub entries: Option<Vec<KnownEntry>>,
+    /// All foreign bundles.
+    pub federated: Option<Vec<TrustBundle>>,
+    /// All revocation lists (DER).
+    pub crls: Option<Vec<Vec<u8>>>,
+    /// Issuing CAs and JWT keys whose signatures are to be replaced now.
+    pub retired: Option<Vec<String>>,
+    /// The CA's clock (unix milliseconds).
+    pub ca_time_ms: Option<u64>,
+}
+
+impl Beginning {
+    /// With what a node's folder holds; nothing is kept in memory for the next run.
+    pub fn of(
+        node: &NodeSvid,
+        verifier: &Verifier,
+        knowledge: &Knowledge,
+        foreign: &Foreign,
+    ) -> Self {
+        Self {
+            node: node.spiffe_id.to_string(),
+            verifier: verifier.clone(),
+            entries: (knowledge.sequence > 0).then(|| knowledge.entries.clone()),
+            federated: foreign.federated.clone(),
+            crls: foreign.crls.clone(),
+            retired: knowledge.retired.clone(),
+            folder: None,
+        }
+    }
+}
+
+impl Change {
+    /// What an update of the CA says of workloads; bundle and deny list are for the caller to judge.
+    pub fn of(update: &Update) -> Self {
+        Self {
+            verifier: None,
+            entries: update
+                .entries
+                .as_ref()
+                .map(|entries| entries.iter().map(KnownEntry::from).collect()),
+            federated: update.federated.clone(),
+            crls: update.crls.clone(),
+            retired: update.retired.clone(),
+            ca_time_ms: Some(update.ca_time_ms),
+        }
+    }
+}
+
+/// One SVID, for listings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldSvid {
+    /// Whose.
+    pub spiffe_id: String,
+    /// In hexadecimal.
+    pub serial: String,
+    /// Unix seconds.
+    pub not_after: u64,
+}
+
+/// The identities of this node's workloads. Cheap to clone; the work ends when the last clone is dropped.
+#[derive(Clone)]
+pub struct Workloads(Arc<Inner>);
+
+impl std::fmt::Debug for Workloads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workloads")
+            .field("node", &self.0.node)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    node: String,
+    link: Link,
+    attestor: Attestor,
+    looking: Semaphore,
+    state: Mutex<State>,
+    jwts: Jwts,
+    keep: Keep,
+    /// Something may be due.
+    wake: Arc<Notify>,
+    engine: Mutex<Option<AbortHandle>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(engine) = self.lock_engine().take() {
+            engine.abort();
+        }
+    }
+}
+
+impl Workloads {
+    /// Takes up what an earlier run has left and begins to ask the CA for what is missing. The second value says why
+    /// nothing is kept for the next run, if nothing is.
+    pub fn start(beginning: Beginning, link: Link) -> (Self, Option<String>) {
+        let (keep, not_kept) = match &beginning.folder {
+            Some(folder) => Keep::open(folder),
+            None => (Keep::nothing(), None),
+        };
+        let own = beginning.verifier.bundle().clone();
+        let mut state = State::new(beginning.verifier, Bundles::new(own, beginning.federated));
+        state.crls = Arc::new(beginning.crls);
+        state.table.retire(beginning.retired);
+        let now = state.now();
+        if let Some(entries) = beginning.entries {
+            state.initialised = true;
+            state.table.set_entries(entries, &beginning.node, now);
+            for held in keep.load(&state.verifier, now) {
+                let entry = Arc::<str>::from(held.entry.id.as_str());
+                if !state.table.adopt(&entry, held, now) {
+                    keep.forget([&entry]);
+                }
+            }
+        }
+        link.workloads_use(state.table.authorities());
+        let workloads = Self(Arc::new(Inner {
+            node: beginning.node,
+            link,
+            attestor: Attestor::default(),
+            looking: Semaphore::new(MAX_LOOKING),
+            state: Mutex::new(state),
+            jwts: Jwts::default(),
+            keep,
+            wake: Arc::default(),
+            engine: Mutex::default(),
+        }));
+        let engine = tokio::spawn(engine::run(
+            Arc::downgrade(&workloads.0),
+            Arc::clone(&workloads.0.wake),
+            workloads.0.link.reached(),
+        ));
+        *workloads.0.lock_engine() = Some(engine.abort_handle());
+        (workloads, not_kept)
+    }
+
+    /// The CA, or this node, has said something new. Open streams hear of it before this returns, as far as no
+    /// certificate has to be signed for it.
+    pub fn apply(&self, change: Change) {
+        let inner = &self.0;
+        let mut state = inner.lock();
+        if let Some(ca_time) = change.ca_time_ms {
+            state.clock.heard(ca_time);
+        }
+        let now = state.now();
+        if let Some(verifier) = change.verifier {
+            state.bundles.set_own(verifier.bundle());
+            state.verifier = verifier;
+        }
+        if let Some(federated) = change.federated {
+            state.bundles.set_federated(federated);
+        }
+        if let Some(crls) = change.crls
+            && *state.crls != crls
+        {
+            state.crls = Arc::new(crls);
+        }
+        if let Some(retired) = change.retired {
+            state.table.retire(retired);
+        }
+        let mut gone = Vec::new();
+        if let Some(entries) = change.entries {
+            gone = state.table.set_entries(entries, &inner.node, now);
+            state.initialised = true;
+        }
+        state.publish(&Whom::All);
+        inner.tidy_jwts(&state, now);
+        drop(state);
+        inner.keep.forget(&gone);
+        inner.report();
+        inner.wake.notify_one();
+    }
+
+    /// The endpoints of this node: processes in their namespaces have their properties.
+    pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
+        self.0.attestor.set_endpoints(endpoints);
+    }
+
+    /// All workload SVIDs that are held.
+    pub fn svids(&self) -> Vec<HeldSvid> {
+        let state = self.0.lock();
+        let mut svids: Vec<HeldSvid> = state
+            .table
+            .all()
+            .map(|(_, held)| HeldSvid {
+                spiffe_id: held.svid.spiffe_id.to_string(),
+                serial: held.serial.to_string(),
+                not_after: held.svid.not_after,
+            })
+            .collect();
+        svids.sort_by(|a, b| (&a.spiffe_id, &a.serial).cmp(&(&b.spiffe_id, &b.serial)));
+        svids
+    }
+
+    /// When the first of them ends (unix seconds).
+    pub fn nearest_expiry(&self) -> Option<u64> {
+        let state = self.0.lock();
+        state.table.all().map(|(_, held)| held.svid.not_after).min()
+    }
+
+    /// How many there are, and how many streams are open.
+    pub fn counts(&self) -> (usize, usize) {
+        let state = self.0.lock();
+        (state.table.all().count(), state.streams())
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_engine(&self) -> MutexGuard<'_, Option<AbortHandle>> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the CA what SVIDs here hang on, if that has changed.
+    fn report(&self) {
+        let mut authorities: BTreeSet<Arc<str>> = self.lock().table.authorities();
+        authorities.extend(self.jwts.key_ids());
+        self.link.workloads_use(authorities);
+    }
+
+    /// Forgets JWT-SVIDs that nobody should get any more.
+    fn tidy_jwts(&self, state: &State, now: u64) {
+        self.jwts.retain(now, |entry, key_id| {
+            let entry = state.table.entry(entry);
+            !state.table.is_retired(key_id)
+                && entry.is_some_and(|entry| !state.denies_entry(&entry.spiffe_id))
+        });
+    }
+
+    /// Looks at a process on a thread that may block.
+    async fn look(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        demands: Demands,
+    ) -> Result<Arc<Attested>, AttestError> {
+        let started = Instant::now();
+        let looked = self.look_slowly(peer, demands).await;
+        let failure = looked.as_ref().err().map(|error| match error {
+            AttestError::Gone => "gone",
+            AttestError::Failed(_) => "failed",
+        });
+        crate::metrics::attested(started.elapsed(), failure);
+        looked
+    }
+
+    async fn look_slowly(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        demands: Demands,
+    ) -> Result<Arc<Attested>, AttestError> {
+        let failed = |error: &dyn std::fmt::Display| AttestError::Failed(error.to_string());
+        let _slot = self.looking.acquire().await.map_err(|e| failed(&e))?;
+        let (inner, looked_at) = (Arc::clone(self), Arc::clone(peer));
+        let looking = tokio::task::spawn_blocking(move || inner.attestor.look(&looked_at, demands));
+        let selectors = looking.await.map_err(|e| failed(&e))??;
+        Ok(Arc::new(Attested {
+            peer: Arc::clone(peer),
+            selectors,
+        }))
+    }
+
+    async fn jwt(
+        &self,
+        id: Arc<str>,
+        entry: &KnownEntry,
+        audiences: Vec<String>,
+        now: u64,
+    ) -> Result<JwtSvid, JwtError> {
+        let good = |key_id: &str| !self.lock().table.is_retired(key_id);
+        let started = Instant::now();
+        let fetched = self.jwts.fetch(&self.link, id, audiences, now, good).await;
+        match &fetched {
+            Ok(_) => crate::metrics::issued("jwt", started.elapsed()),
+            Err(JwtError::NotEntitled) => crate::metrics::not_issued("jwt", "refused", 1),
+            Err(JwtError::Invalid(_)) => crate::metrics::not_issued("jwt", "invalid", 1),
+            Err(JwtError::Unavailable(_)) => crate::metrics::not_issued("jwt", "not-reached", 1),
+        }
+        let jwt = fetched?;
+        if jwt.spiffe_id.to_string() != entry.spiffe_id {
+            return Err(JwtError::Unavailable(
+                "the entry names another identity by now".into(),
+            ));
+        }
+        Ok(JwtSvid {
+            spiffe_id: jwt.spiffe_id,
+            token: jwt.token,
+            hint: entry.hint.clone(),
+            not_after: jwt.not_after,
+        })
+    }
+}
+
+impl Source for Workloads {
+    fn attest<'a>(
+        &'a self,
+        peer: &'a Arc<Peer>,
+    ) -> BoxFuture<'a, Result<Arc<Attested>, AttestError>> {
+        Box::pin(async move {
+            let demands = self.0.lock().table.demands();
+            self.0.look(peer, demands).await
+        })
+    }
+
+    fn watch(&self, workload: &Arc<Attested>) -> watch::Receiver<Arc<WorkloadState>> {
+        // What was looked at is told by what was found: a look for names or a hash leaves something behind, unless
+        // there is nothing to be found, in which case looking again does no harm.
+        let values = workload.selectors.iter();
+        let seen = Demands::of(values.map(|s| (s.kind.as_str(), s.value.as_str())));
+        let receiver = self.0.lock().watch(workload, seen);
+        self.0.wake.notify_one();
+        receiver
+    }
+
+    fn jwt_svids<'a>(
+        &'a self,
+        workload: &'a Arc<Attested>,
+        audiences: Vec<String>,
+        spiffe_id: Option<SpiffeId>,
+    ) -> BoxFuture<'a, Result<Vec<JwtSvid>, JwtError>> {
+        Box::pin(async move {
+            check_audiences(&audiences)?;
+            let (entries, now) = {
+                let state = self.0.lock();
+                if !state.initialised {
+                    return Err(JwtError::Unavailable("the CA was not heard yet".into()));
+                }
+                let now = state.now();
+                let matching = state.table.matching(&workload.selectors, now);
+                let entries = matching.into_iter().filter_map(|id| {
+                    let entry = Arc::clone(state.table.entry(&id)?);
+                    let asked = spiffe_id
+                        .as_ref()
+                        .is_none_or(|asked| entry.spiffe_id == asked.to_string());
+                    (asked && !state.denies_entry(&entry.spiffe_id)).then_some((id, entry))
+                });
+                (entries.collect::<Vec<_>>(), now)
+            };
+            let mut seen = HashSet::new();
+            let mut svids = Vec::new();
+            let mut error = JwtError::NotEntitled;
+            for (id, entry) in entries {
+                // Two entries may name one identity: one token of it is enough.
+                if !seen.insert(entry.spiffe_id.clone()) {
+                    continue;
+                }
+                match self.0.jwt(id, &entry, audiences.clone(), now).await {
+                    Ok(svid) => svids.push(svid),
+                    Err(problem) => error = problem,
+                }
+            }
+            self.0.report();
+            if svids.is_empty() {
+                Err(error)
+            } else {
+                Ok(svids)
+            }
+        })
+    }
+}
+
+fn check_audiences(audiences: &[String]) -> Result<(), JwtError> {
+    let bytes: usize = audiences.iter().map(String::len).sum();
+    let invalid = |problem: String| Err(JwtError::Invalid(problem));
+    if audiences.is_empty() || audiences.iter().any(String::is_empty) {
+        return invalid("an audience is needed, and none may be empty".into());
+    }
+    if audiences.len() > MAX_AUDIENCES || bytes > MAX_AUDIENCES_BYTES {
+        return invalid(format!(
+            "at most {MAX_AUDIENCES} audiences of {MAX_AUDIENCES_BYTES} bytes in all"
+        ));
+    }
+    Ok(())
+}
