@@ -26,6 +26,29 @@ pub enum Error {
         "this kernel has no WireGuard (module `wireguard`); load or install it, or use a userspace implementation"
     )]
     NoKernelWireGuard,
+    /// The kernel lacks a part of IPsec.
+    #[error("this kernel lacks {0}, which IPsec needs; load or install it, or use WireGuard")]
+    NoIpsec(&'static str),
+    /// The association's index is in use; the keys of this session are burned.
+    #[error("security parameters index {0:#010x} is in use already; a new session gives others")]
+    SpiTaken(u32),
+    /// The same secret would give the same keys again.
+    #[error("this session's keys were installed before; only a new session gives new ones")]
+    SecretSpent,
+    /// Every number of a session has been used.
+    #[error("this session has no keys left; a new session gives new ones")]
+    KeysExhausted,
+    /// The cryptographic library refused.
+    #[error("keys could not be derived")]
+    Derivation,
+    /// Two peers cannot have one number: the kernel could not tell their packets apart.
+    #[error("peer number {number} belongs to peer {holder} already")]
+    NumberTaken {
+        /// The number.
+        number: u32,
+        /// Who has it.
+        holder: PublicKey,
+    },
     /// An implementation that cannot do what a session needs.
     #[error(
         "{} cannot change a peer in place, which renewing a session needs; use wireguard-go", .0.display()

@@ -7,13 +7,13 @@ use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoXfrm, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType,
 };
-use rtnetlink::{Handle, LinkUnspec, LinkWireguard};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkWireguard, LinkXfrm};
 
 use crate::Error;
 use crate::error::netlink_errno;
@@ -37,6 +37,8 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) mtu: u32,
     pub(crate) kind: Option<InfoKind>,
+    /// The interface id of an XFRM device.
+    pub(crate) interface: Option<u32>,
     pub(crate) alias: Option<String>,
     pub(crate) up: bool,
 }
@@ -85,6 +87,13 @@ impl Netlink {
     /// Makes a WireGuard device of the kernel; the error tells a kernel without from other failures.
     pub(crate) async fn add_wireguard(&self, name: &str) -> Result<(), io::Error> {
         let request = self.handle.link().add(LinkWireguard::new(name).build());
+        request.execute().await.map_err(netlink_errno)
+    }
+
+    /// Makes an XFRM device with this interface id; the error tells a kernel without from other failures.
+    pub(crate) async fn add_xfrm(&self, name: &str, interface: u32) -> Result<(), io::Error> {
+        let device = LinkMessageBuilder::<LinkXfrm>::new(name).if_id(interface);
+        let request = self.handle.link().add(device.build());
         request.execute().await.map_err(netlink_errno)
     }
 
@@ -200,6 +209,24 @@ impl Netlink {
         }
     }
 
+    /// The address that packets to an underlay address come from.
+    pub(crate) async fn source(&self, target: IpAddr, mark: u32) -> Result<IpAddr, Error> {
+        let route = self.route(target, mark).await?;
+        let source = route
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
+                    Some(IpAddr::V4(*address))
+                }
+                RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => {
+                    Some(IpAddr::V6(*address))
+                }
+                _ => None,
+            });
+        source.ok_or(Error::NoRoute(target))
+    }
+
     /// The index of the device that carries an address of this node.
     async fn holder(&self, address: IpAddr) -> Result<Option<u32>, Error> {
         let mut addresses = Box::pin(self.handle.address().get().execute());
@@ -244,6 +271,7 @@ impl From<LinkMessage> for Link {
             name: String::new(),
             mtu: 0,
             kind: None,
+            interface: None,
             alias: None,
             up: message.header.flags.contains(LinkFlags::Up),
         };
@@ -253,10 +281,18 @@ impl From<LinkMessage> for Link {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::LinkInfo(infos) => {
-                    link.kind = infos.into_iter().find_map(|info| match info {
-                        LinkInfo::Kind(kind) => Some(kind),
-                        _ => None,
-                    });
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = Some(kind),
+                            LinkInfo::Data(InfoData::Xfrm(data)) => {
+                                link.interface = data.iter().find_map(|item| match item {
+                                    InfoXfrm::IfId(id) => Some(*id),
+                                    _ => None,
+                                });
+                            }
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }

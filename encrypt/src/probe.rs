@@ -37,6 +37,12 @@ pub async fn kernel_wireguard() -> Result<bool, Error> {
     }
 }
 
+/// Whether the kernel has what IPsec needs (XFRM devices, ESP over both families, AES-GCM); the error names what
+/// is missing. Found by making and removing; needs root.
+pub async fn ipsec() -> Result<(), Error> {
+    crate::ipsec::probe(&Netlink::open()?, "hf-probe1").await
+}
+
 /// The userspace implementation that would be used: `chosen`, else WG_USERSPACE_IMPLEMENTATION, else
 /// `wireguard-go`.
 pub fn implementation(chosen: Option<&Path>) -> Result<PathBuf, Error> {

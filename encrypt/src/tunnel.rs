@@ -29,6 +29,13 @@ pub trait Tunnel: Send + Sync {
     /// set in place, and allowed prefixes that do not change are not touched.
     fn install(&self, peer: Peer) -> BoxFuture<'_, Result<(), Error>>;
 
+    /// Both nodes have installed what this session gave them: from now on packets leave under its keys. To be
+    /// called when the session has taken over; before, a peer that was there goes on under the keys of the
+    /// session before. WireGuard's handshake sees to it by itself.
+    fn activate(&self, _peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Sets a peer's preshared key in place and touches nothing else; running keys survive.
     /// [`Error::UnknownPeer`] if the peer is not there.
     fn rekey(&self, peer: PublicKey, key: PresharedKey) -> BoxFuture<'_, Result<(), Error>>;
@@ -49,6 +56,8 @@ pub trait Tunnel: Send + Sync {
 /// A peer node as the session and its node SVID describe it.
 #[derive(Debug, Clone)]
 pub struct Peer {
+    /// The number by which this node's gates know the peer; not 0, and never another's in this boot.
+    pub number: u32,
     /// The peer's tunnel key, from its Hello.
     pub public_key: PublicKey,
     /// From the session's exporter.
@@ -74,7 +83,7 @@ pub struct Device {
     pub adopted: bool,
 }
 
-/// Who encrypts.
+/// Who encrypts, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
@@ -82,6 +91,8 @@ pub enum Backend {
     Kernel,
     /// A daemon, such as wireguard-go.
     Userspace,
+    /// The kernel's ESP.
+    Ipsec,
 }
 
 impl fmt::Display for Backend {
@@ -89,6 +100,7 @@ impl fmt::Display for Backend {
         f.write_str(match self {
             Self::Kernel => "kernel",
             Self::Userspace => "userspace",
+            Self::Ipsec => "ipsec",
         })
     }
 }
@@ -145,6 +157,8 @@ pub struct PeerStatus {
     pub received_bytes: u64,
     /// Bytes sent through the tunnel.
     pub sent_bytes: u64,
+    /// Packets refused because they were replayed, or forged; none where the device does not say.
+    pub refused_packets: Option<u64>,
 }
 
 fn as_text<S: serde::Serializer>(key: &PublicKey, serializer: S) -> Result<S::Ok, S::Error> {

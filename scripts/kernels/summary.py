@@ -37,7 +37,7 @@ def tests_of(lines):
         elif line.strip() in ("failures:", "successes:") or line.startswith("test result:"):
             current = None
         elif current is not None and line.strip():
-            current.append(line)
+            current.append(line[:500])
     for name, lines in output.items():
         reason = next((line.split("skipped: ", 1)[1] for line in lines if "skipped: " in line), None)
         if reason and outcome.get(name) == "ok":

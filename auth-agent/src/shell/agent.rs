@@ -242,6 +242,7 @@ impl Agent {
             },
         )?;
         let peer = Peer {
+            number: to.peer.0,
             public_key: to.key,
             preshared_key: PresharedKey::new(secret),
             endpoint: to.endpoint,

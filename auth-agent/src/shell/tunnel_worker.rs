@@ -333,6 +333,7 @@ mod tests {
 
         fn install(&self, conn: u64, peer: u32, key: u8) {
             let wanted = Peer {
+                number: peer,
                 public_key: PublicKey::new([key; 32]),
                 preshared_key: PresharedKey::new(Zeroizing::new([9; 32])),
                 endpoint: "192.0.2.1:1".parse().unwrap(),
@@ -397,6 +398,7 @@ mod tests {
             lab.install(conn, 1, 11);
         }
         let wanted = Peer {
+            number: 2,
             public_key: PublicKey::new([12; 32]),
             preshared_key: PresharedKey::new(Zeroizing::new([9; 32])),
             endpoint: "192.0.2.1:1".parse().unwrap(),

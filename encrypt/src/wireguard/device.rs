@@ -149,6 +149,8 @@ pub(super) async fn take_over(
 /// A peer as an earlier agent set it: every one of ours has a preshared key and an endpoint.
 fn kept(found: PeerReading) -> Option<Peer> {
     Some(Peer {
+        // The device does not know it, and needs it not.
+        number: 0,
         public_key: found.public_key,
         preshared_key: found.preshared_key?,
         endpoint: found.endpoint?,

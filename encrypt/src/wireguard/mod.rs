@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex as Plain, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use ipnet::IpNet;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
@@ -25,6 +24,7 @@ pub use self::name::DeviceName;
 pub(crate) use self::options::DEFAULT_FWMARK;
 pub use self::options::{Choice, Options};
 use crate::netlink::Netlink;
+use crate::prefixes::{check_free, normal};
 use crate::{
     Device, Error, Health, Peer, PeerStatus, PresharedKey, PrivateKey, PublicKey, Status, Tunnel,
 };
@@ -187,21 +187,9 @@ impl Inner {
     async fn install(&self, peer: Peer) -> Result<(), Error> {
         let mut state = self.state.lock().await;
         let wanted = normal(&peer.prefixes);
-        for (holder, other) in state
-            .peers
-            .iter()
-            .filter(|(key, _)| **key != peer.public_key)
-        {
-            let taken = wanted
-                .iter()
-                .find(|prefix| other.prefixes.iter().any(|held| overlap(held, prefix)));
-            if let Some(prefix) = taken {
-                return Err(Error::PrefixTaken {
-                    prefix: *prefix,
-                    holder: *holder,
-                });
-            }
-        }
+        let others = state.peers.iter();
+        let others = others.filter(|(key, _)| **key != peer.public_key);
+        check_free(&wanted, others.map(|(key, peer)| (key, &*peer.prefixes)))?;
         let allowed = match state
             .peers
             .get(&peer.public_key)
@@ -300,19 +288,8 @@ fn status_of(reading: PeerReading) -> PeerStatus {
         last_handshake: reading.last_handshake,
         received_bytes: reading.received_bytes,
         sent_bytes: reading.sent_bytes,
+        refused_packets: None,
     }
-}
-
-/// Network addresses only, sorted, each once.
-fn normal(prefixes: &[IpNet]) -> Vec<IpNet> {
-    let mut prefixes: Vec<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
-    prefixes.sort();
-    prefixes.dedup();
-    prefixes
-}
-
-fn overlap(one: &IpNet, other: &IpNet) -> bool {
-    one.contains(other) || other.contains(one)
 }
 
 impl Tunnel for WireGuard {

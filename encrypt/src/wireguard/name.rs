@@ -18,6 +18,16 @@ impl DeviceName {
         Self("hf-wg0".to_owned())
     }
 
+    /// `hf-wg1`, the second device's: the one that takes over when static keys change.
+    pub fn second() -> Self {
+        Self("hf-wg1".to_owned())
+    }
+
+    /// `hf-xfrm0`, the default of IPsec's device.
+    pub fn ipsec() -> Self {
+        Self("hf-xfrm0".to_owned())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -221,6 +221,7 @@ mod tests {
 
     fn peer() -> Peer {
         Peer {
+            number: 5,
             public_key: PublicKey::new([0xab; 32]),
             preshared_key: PresharedKey::new(Zeroizing::new([0x5a; 32])),
             endpoint: "[2001:db8::1]:51872".parse().unwrap(),

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use handfast_encrypt::{
-    Choice, Error, Health, Options, Peer, PresharedKey, PublicKey, RouteOptions, Routes, Tunnel,
-    WireGuard, nat, probe,
+    Choice, Error, Health, Ipsec, IpsecOptions, Options, Peer, PresharedKey, PublicKey,
+    RouteOptions, Routes, Tunnel, WireGuard, nat, probe,
 };
 
 pub const RUN_DIR: &str = "HANDFAST_TEST_RUN_DIR";
@@ -31,10 +31,14 @@ pub fn run() {
         }
     });
     runtime.block_on(async {
-        let mut options = Options::new(run_dir);
+        let mut options = Options::new(&run_dir);
         options.underlay = vec![std::env::var(UNDERLAY).unwrap().parse().unwrap()];
+        let mut ipsec = IpsecOptions::new(run_dir);
+        ipsec.underlay = options.underlay.clone();
+        ipsec.look = std::time::Duration::from_millis(100);
         let mut agent = TestAgent {
             options,
+            ipsec,
             tunnel: None,
             routes: None,
         };
@@ -50,8 +54,14 @@ pub fn run() {
 
 struct TestAgent {
     options: Options,
-    tunnel: Option<WireGuard>,
+    ipsec: IpsecOptions,
+    tunnel: Option<Kind>,
     routes: Option<Routes>,
+}
+
+enum Kind {
+    WireGuard(WireGuard),
+    Ipsec(Ipsec),
 }
 
 impl TestAgent {
@@ -63,22 +73,26 @@ impl TestAgent {
             ["name", name] => self.options.name = name.parse()?,
             ["port", port] => self.options.port = port.parse().unwrap(),
             ["open"] => {
-                let tunnel = WireGuard::open(self.options.clone()).await?;
-                let mut health = tunnel.watch();
-                tokio::spawn(async move {
-                    while health.changed().await.is_ok() {
-                        match &*health.borrow_and_update() {
-                            Health::Good => println!("\n{EVENT}good"),
-                            Health::Lost { reason } => println!("\n{EVENT}lost {reason}"),
-                            Health::Replaced { device } => {
-                                println!("\n{EVENT}replaced {}", device.index)
-                            }
-                        }
-                    }
-                });
-                let key = hex(tunnel.public_key().as_bytes());
-                self.tunnel = Some(tunnel);
-                return Ok(key);
+                self.tunnel = Some(Kind::WireGuard(
+                    WireGuard::open(self.options.clone()).await?,
+                ));
+                return Ok(self.opened());
+            }
+            ["open-ipsec"] => {
+                self.tunnel = Some(Kind::Ipsec(Ipsec::open(self.ipsec.clone()).await?));
+                return Ok(self.opened());
+            }
+            ["limit", packets] => self.ipsec.life.packets = packets.parse().unwrap(),
+            ["activate", key] => self.tunnel().activate(public_key(key)).await?,
+            ["rotate"] => {
+                let unable = self.as_ipsec().rotate().await?;
+                return Ok(unable.len().to_string());
+            }
+            ["stuck"] => return Ok(self.as_ipsec().stuck().await?.len().to_string()),
+            ["refused"] => {
+                let status = self.tunnel().status().await?;
+                let refused = status.peers.iter().filter_map(|peer| peer.refused_packets);
+                return Ok(refused.sum::<u64>().to_string());
             }
             ["device"] => {
                 let device = self.tunnel().device();
@@ -98,6 +112,7 @@ impl TestAgent {
             ["up"] => self.tunnel().up().await?,
             ["install", key, preshared, endpoint, prefixes] => {
                 let peer = Peer {
+                    number: number(prefixes),
                     public_key: public_key(key),
                     preshared_key: preshared_key(preshared),
                     endpoint: endpoint.parse().unwrap(),
@@ -146,8 +161,11 @@ impl TestAgent {
                 self.routes.as_ref().unwrap().set(index, &prefixes).await?;
             }
             ["nat"] => {
-                let devices = std::slice::from_ref(&self.options.name);
-                nat::install(devices, nat::Marks::default()).await?;
+                let device = match &self.tunnel {
+                    Some(Kind::Ipsec(_)) => self.ipsec.name.clone(),
+                    _ => self.options.name.clone(),
+                };
+                nat::install(&[device], nat::Marks::default()).await?;
             }
             ["detach"] => {
                 nat::remove().await?;
@@ -155,21 +173,47 @@ impl TestAgent {
                     .await?
                     .detach()
                     .await?;
-                match self.tunnel.take() {
-                    Some(tunnel) => tunnel.detach().await?,
-                    None => {
-                        let found = WireGuard::remove_left_over(&self.options).await?;
-                        return Ok(found.to_string());
-                    }
+                if self.tunnel.is_some() {
+                    self.tunnel().detach().await?;
+                    self.tunnel = None;
+                    return Ok(String::new());
                 }
+                let found = WireGuard::remove_left_over(&self.options).await?;
+                let ipsec = Ipsec::remove_left_over(&self.ipsec).await?;
+                return Ok((found || ipsec).to_string());
             }
             other => panic!("{other:?}"),
         }
         Ok(String::new())
     }
 
-    fn tunnel(&self) -> &WireGuard {
-        self.tunnel.as_ref().expect("opened before")
+    fn tunnel(&self) -> &dyn Tunnel {
+        match self.tunnel.as_ref().expect("opened before") {
+            Kind::WireGuard(tunnel) => tunnel,
+            Kind::Ipsec(tunnel) => tunnel,
+        }
+    }
+
+    fn as_ipsec(&self) -> &Ipsec {
+        match &self.tunnel {
+            Some(Kind::Ipsec(tunnel)) => tunnel,
+            _ => panic!("no IPsec was opened"),
+        }
+    }
+
+    /// Tells of the device's health from now on; the answer to opening is the node's key.
+    fn opened(&self) -> String {
+        let mut health = self.tunnel().watch();
+        tokio::spawn(async move {
+            while health.changed().await.is_ok() {
+                match &*health.borrow_and_update() {
+                    Health::Good => println!("\n{EVENT}good"),
+                    Health::Lost { reason } => println!("\n{EVENT}lost {reason}"),
+                    Health::Replaced { device } => println!("\n{EVENT}replaced {}", device.index),
+                }
+            }
+        });
+        hex(self.tunnel().public_key().as_bytes())
     }
 }
 
@@ -195,6 +239,11 @@ fn hex(bytes: &[u8]) -> String {
 fn public_key(text: &str) -> PublicKey {
     let byte = |at: usize| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap();
     PublicKey::new(std::array::from_fn(byte))
+}
+
+/// A peer's number: the third part of its IPv4 prefix.
+fn number(prefixes: &str) -> u32 {
+    prefixes.split('.').nth(2).unwrap().parse().unwrap()
 }
 
 /// A word that stands for a key.

@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 pub mod agent;
+pub mod wire;
 
 /// What the names of our namespaces begin with; the process number follows.
 const PREFIX: &str = "hfe-";
@@ -18,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the tests cannot run here, if they cannot.
 pub fn skipped() -> bool {
-    let reason = if !Path::new("/proc/self/ns/net").exists() || run("id", &["-u"]).trim() != "0" {
+    let reason = if !is_root() {
         Some("needs root")
     } else if handfast_encrypt::probe::tun().is_err() {
         Some("no /dev/net/tun")
@@ -33,6 +34,30 @@ pub fn skipped() -> bool {
         println!("skipped: {reason}");
     }
     reason.is_some()
+}
+
+/// The same for tests of IPsec.
+pub fn skipped_without_ipsec() -> bool {
+    if !is_root() {
+        println!("skipped: needs root");
+        return true;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    match runtime.block_on(handfast_encrypt::probe::ipsec()) {
+        Ok(()) => false,
+        Err(error @ handfast_encrypt::Error::NoIpsec(_)) => {
+            println!("skipped: {error}");
+            true
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn is_root() -> bool {
+    Path::new("/proc/self/ns/net").exists() && run("id", &["-u"]).trim() == "0"
 }
 
 /// One host.
@@ -70,6 +95,13 @@ impl Node {
             node.run(&format!("ip addr add {address}/{bits} dev lo"));
         }
         node
+    }
+
+    /// Brings the underlay up.
+    fn wire(&self) {
+        self.run(&format!("ip addr add {}/24 dev up0", self.underlay));
+        self.run("ip link set up0 up");
+        self.run("ip route add default dev up0");
     }
 
     /// A run directory whose socket path would not fit an address.
@@ -161,6 +193,52 @@ pub struct Pair {
     pub b: Node,
 }
 
+/// Three hosts on one wire: a bridge that is nobody's.
+pub struct Three {
+    pub a: Node,
+    pub b: Node,
+    pub c: Node,
+    _wire: Node,
+}
+
+impl Three {
+    pub fn new() -> Self {
+        let Pair { a, b } = Pair::new();
+        let c = Node::new(
+            'c',
+            "192.0.2.3",
+            ["10.71.3.1", "fd71:3::1"],
+            "10.71.3.0/24,fd71:3::/64",
+        );
+        let wire = Node::new(
+            'w',
+            "192.0.2.254",
+            ["10.71.254.1", "fd71:fe::1"],
+            "10.71.254.0/24",
+        );
+        a.run("ip link del up0");
+        wire.run("ip link add br0 type bridge");
+        wire.run("ip link set br0 up");
+        for (node, port) in [(&a, "pa"), (&b, "pb"), (&c, "pc")] {
+            run(
+                "ip",
+                &[
+                    "link", "add", "up0", "netns", &node.name, "type", "veth", "peer", port,
+                    "netns", &wire.name,
+                ],
+            );
+            wire.run(&format!("ip link set {port} master br0 up"));
+            node.wire();
+        }
+        Self {
+            a,
+            b,
+            c,
+            _wire: wire,
+        }
+    }
+}
+
 impl Pair {
     pub fn new() -> Self {
         sweep();
@@ -184,9 +262,7 @@ impl Pair {
             ],
         );
         for node in [&a, &b] {
-            node.run(&format!("ip addr add {}/24 dev up0", node.underlay));
-            node.run("ip link set up0 up");
-            node.run("ip route add default dev up0");
+            node.wire();
         }
         Self { a, b }
     }
@@ -319,6 +395,19 @@ pub fn connect_by_daemons(pair: &Pair) -> (Agent, Agent) {
     a.tell("userspace");
     b.tell("userspace");
     join(pair, [a, b], "same", "same")
+}
+
+/// Two agents with IPsec up and each other as a peer.
+pub fn connect_by_ipsec(pair: &Pair, secret: &str) -> (Agent, Agent) {
+    let (mut a, mut b) = (Agent::start(&pair.a), Agent::start(&pair.b));
+    let (name_a, name_b) = (a.tell("open-ipsec"), b.tell("open-ipsec"));
+    for (agent, other) in [(&mut a, &pair.b), (&mut b, &pair.a)] {
+        agent.tell("up");
+        agent.tell(&format!("routes {}", other.prefixes));
+    }
+    a.tell(&install(&name_b, secret, &pair.b));
+    b.tell(&install(&name_a, secret, &pair.a));
+    (a, b)
 }
 
 fn join(pair: &Pair, agents: [Agent; 2], key_of_a: &str, key_of_b: &str) -> (Agent, Agent) {

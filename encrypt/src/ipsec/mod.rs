@@ -1,0 +1,520 @@
+//! IPsec as a tunnel: ESP in tunnel mode with AES-256-GCM, on one XFRM device, keyed by sessions.
+//!
+//! # What an agent has to do
+//!
+//! The same as for WireGuard, and one thing more:
+//!
+//! 1. Hello carries [`Tunnel::public_key`]. It is no key here but this node's name in this boot: random, public,
+//!    and part of every key's derivation. [`Tunnel::port`] has no meaning for ESP and is that of IKE's NAT
+//!    traversal, 4500, which nothing listens on. Both nodes of a session must have the same kind of tunnel; Hello
+//!    has to say which, and another one's is refused by name.
+//! 2. The session's exporter gives the secret, with both node IDs and both names as context: what is called the
+//!    preshared key. [`Tunnel::install`] derives from it, for each direction and number, SPI and key. Nothing about
+//!    SPIs or numbers has to be said between the nodes: both follow from the secret, and [`ratchet`](self::ratchet)
+//!    keeps them together. A secret is good for one installation; the same peer with the same secret again is the
+//!    same installation, and sets prefixes only.
+//! 3. When both nodes have said that their tunnel is ready, the first session's packets pass: the source gate
+//!    holds them until then. For a successor, [`Tunnel::activate`] has to be called when it has taken over (both
+//!    nodes are ready, and the oldest epoch moves): only then packets leave under its keys, while everything that
+//!    the peer still sends under the old ones is read for another 30 s.
+//! 4. [`Peer::number`] becomes the request id of everything of this peer in the kernel, so that a gate can ask by
+//!    which peer's association a packet came in (`bpf_skb_get_xfrm_state`).
+//! 5. Now and then [`Ipsec::stuck`]: these peers get new keys only by a new session.
+//!
+//! # Why nothing leaves in clear
+//!
+//! Packets get to the device by our routing table alone; behind each of its routes is a blackhole. The device
+//! encrypts or drops: without a policy, and with a policy but no association, it gives an error. Outward policies
+//! name the one association to be used. Inward, the kernel drops what came out of an association and does not
+//! fit the policy of its source: another peer's prefix is not this one's to use, whatever it encrypts.
+//!
+//! # What the kernel can see
+//!
+//! Keys pass through netlink buffers that nobody wipes, and root can read them from the kernel (`ip xfrm state`),
+//! as it can WireGuard's.
+
+mod chain;
+mod device;
+mod kernel;
+mod options;
+mod peer;
+mod ratchet;
+mod store;
+mod supervise;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex as Plain, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
+
+use self::chain::{Chain, Direction};
+use self::kernel::{Reading, SaId, Way, Xfrm};
+pub use self::options::{IpsecOptions, Lifetime};
+use self::peer::{Means, PeerState};
+use self::store::{KeptPeer, Store};
+use crate::netlink::Netlink;
+use crate::prefixes::{check_free, normal};
+use crate::{Device, Error, Health, Peer, PeerStatus, PresharedKey, PublicKey, Status, Tunnel};
+
+/// For Hello, which wants a port.
+const PORT: u16 = 4500;
+
+/// The tunnel. Dropping it leaves device, associations and policies as they are: the next agent adopts them.
+pub struct Ipsec {
+    inner: Arc<Inner>,
+    supervisor: JoinHandle<()>,
+}
+
+impl Drop for Ipsec {
+    fn drop(&mut self) {
+        self.supervisor.abort();
+    }
+}
+
+struct Inner {
+    options: IpsecOptions,
+    netlink: Netlink,
+    xfrm: Xfrm,
+    public_key: PublicKey,
+    state: Mutex<State>,
+    device: Plain<Device>,
+    health: watch::Sender<Health>,
+}
+
+struct State {
+    store: Store,
+    peers: BTreeMap<PublicKey, PeerState>,
+    detached: bool,
+}
+
+impl Ipsec {
+    /// Makes the device, or adopts the one that an earlier agent left, with its peers. A new device is down:
+    /// attach the gates, then call [`Tunnel::up`].
+    pub async fn open(options: IpsecOptions) -> Result<Self, Error> {
+        let netlink = Netlink::open()?;
+        let xfrm = Xfrm::open(options.interface)?;
+        let store = Store::open(&options.run_dir)?;
+        let found = device::adopt(&options, &netlink).await?;
+        let adopted = found.is_some();
+        let link = match found {
+            Some(link) => link,
+            None => device::create(&options, &netlink).await?,
+        };
+        let set_up = async {
+            probe_ciphers(&xfrm).await?;
+            store.save()?;
+            let peers = take_over(&xfrm, &store).await?;
+            let device = device::configure(&options, &netlink, &link, adopted).await?;
+            Ok((peers, device))
+        };
+        let (peers, device) = match set_up.await {
+            Ok(parts) => parts,
+            Err(error) => {
+                if !adopted {
+                    netlink.delete(link.index).await?;
+                }
+                return Err(error);
+            }
+        };
+        let inner = Arc::new(Inner {
+            public_key: PublicKey::new(store.kept.name),
+            state: Mutex::new(State {
+                store,
+                peers,
+                detached: false,
+            }),
+            device: Plain::new(device),
+            health: watch::Sender::new(Health::Good),
+            options,
+            netlink,
+            xfrm,
+        });
+        let supervisor = tokio::spawn(supervise::run(Arc::clone(&inner)));
+        Ok(Self { inner, supervisor })
+    }
+
+    /// Changes the keys of every peer now, make before break, in both directions; nothing is lost. Says which
+    /// peers cannot follow yet: nothing was received from them under the keys in use.
+    pub async fn rotate(&self) -> Result<Vec<PublicKey>, Error> {
+        self.inner.tend(true).await
+    }
+
+    /// Peers whose keys only a new session can change: they are silent, or a key could not be installed. To be
+    /// asked every minute or so.
+    pub async fn stuck(&self) -> Result<Vec<PublicKey>, Error> {
+        let state = self.inner.state.lock().await;
+        let readings = self.inner.xfrm.associations().await?;
+        let means = self.inner.means();
+        let stuck = state.peers.iter();
+        let stuck = stuck.filter(|(_, peer)| peer.is_stuck(means, &readings));
+        Ok(stuck.map(|(key, _)| *key).collect())
+    }
+
+    /// Takes away what an earlier agent left, without making a device if there is none. Says whether there was
+    /// one.
+    pub async fn remove_left_over(options: &IpsecOptions) -> Result<bool, Error> {
+        let netlink = Netlink::open()?;
+        clear(&Xfrm::open(options.interface)?).await?;
+        let found = device::adopt(options, &netlink).await?;
+        if let Some(link) = &found {
+            netlink.delete(link.index).await?;
+        }
+        Store::delete(&options.run_dir)?;
+        Ok(found.is_some())
+    }
+}
+
+/// Removes every association and policy of ours.
+async fn clear(xfrm: &Xfrm) -> Result<(), Error> {
+    for id in xfrm.associations().await?.into_keys() {
+        xfrm.delete(id).await?;
+    }
+    for id in xfrm.policies().await?.into_keys() {
+        xfrm.delete_policy(id).await?;
+    }
+    Ok(())
+}
+
+/// Whether the kernel has ESP and its cipher, found by an association that is removed at once and leads
+/// nowhere (RFC 5737).
+async fn probe_ciphers(xfrm: &Xfrm) -> Result<(), Error> {
+    let mut secret = zeroize::Zeroizing::new([0; 32]);
+    aws_lc_rs::rand::fill(secret.as_mut()).map_err(|_| Error::Derivation)?;
+    let nobody = PublicKey::new([0; 32]);
+    let mut chain = Chain::new(PresharedKey::new(secret), nobody, nobody);
+    for addresses in [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]] {
+        let [Ok(source), Ok(destination)] = addresses.map(str::parse) else {
+            continue;
+        };
+        let material = chain.next(Direction::Out)?;
+        let id = SaId {
+            source,
+            destination,
+            spi: material.spi,
+        };
+        xfrm.add(id, 1, material, Lifetime::default(), 1).await?;
+        xfrm.delete(id).await?;
+    }
+    Ok(())
+}
+
+/// For [`crate::probe`].
+pub(crate) async fn probe(netlink: &Netlink, trial: &str) -> Result<(), Error> {
+    let mut options = IpsecOptions::new("");
+    // Somebody's own device must not be in the way, nor this one in anybody's.
+    options.interface = 0x6866_7072;
+    options.name = trial.parse()?;
+    options.mtu = Some(1280);
+    let link = match device::create(&options, netlink).await {
+        Err(Error::Occupied { .. }) => netlink
+            .link(trial)
+            .await?
+            .ok_or(Error::DeviceLost(trial.into()))?,
+        made => made?,
+    };
+    let probed = probe_ciphers(&Xfrm::open(options.interface)?).await;
+    netlink.delete(link.index).await?;
+    probed
+}
+
+/// Peers that an earlier agent left in the kernel; whatever else is there under our interface id goes.
+async fn take_over(xfrm: &Xfrm, store: &Store) -> Result<BTreeMap<PublicKey, PeerState>, Error> {
+    let associations = xfrm.associations().await?;
+    let policies = xfrm.policies().await?;
+    let mut peers = BTreeMap::new();
+    for kept in &store.kept.peers {
+        let theirs = associations.iter();
+        let theirs = theirs.filter(|(_, reading)| reading.number == kept.number);
+        let theirs: Vec<SaId> = theirs.map(|(id, _)| *id).collect();
+        let out = policies.iter().find(|(id, policy)| {
+            id.way == Way::Out && policy.number == kept.number && policy.spi != 0
+        });
+        let sending = out.map(|(_, policy)| SaId {
+            source: kept.local,
+            destination: kept.remote,
+            spi: policy.spi,
+        });
+        peers.insert(
+            kept.public_key(),
+            PeerState::adopted(kept.clone(), theirs, sending),
+        );
+    }
+    let known = |number: u32| {
+        peers
+            .values()
+            .any(|peer: &PeerState| peer.kept.number == number)
+    };
+    for (id, reading) in associations {
+        if !known(reading.number) {
+            tracing::warn!(
+                spi = id.spi,
+                "removing a security association that no session of ours made"
+            );
+            xfrm.delete(id).await?;
+        }
+    }
+    for (id, policy) in policies {
+        if !known(policy.number) {
+            tracing::warn!(prefix = %id.prefix, "removing a policy that no session of ours made");
+            xfrm.delete_policy(id).await?;
+        }
+    }
+    Ok(peers)
+}
+
+impl Inner {
+    const fn means(&self) -> Means<'_> {
+        Means {
+            xfrm: &self.xfrm,
+            options: &self.options,
+        }
+    }
+
+    fn device(&self) -> Device {
+        self.device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Makes the device anew after it was deleted. Associations and policies outlive it.
+    async fn restore(&self) -> Result<(), Error> {
+        let state = self.state.lock().await;
+        if state.detached {
+            return Ok(());
+        }
+        let link = device::create(&self.options, &self.netlink).await?;
+        let device = match device::configure(&self.options, &self.netlink, &link, false).await {
+            Ok(device) => device,
+            Err(error) => {
+                self.netlink.delete(link.index).await?;
+                return Err(error);
+            }
+        };
+        *self.device.lock().unwrap_or_else(PoisonError::into_inner) = device.clone();
+        self.health.send_replace(Health::Replaced { device });
+        Ok(())
+    }
+
+    async fn up(&self) -> Result<(), Error> {
+        let outcome = self.netlink.set_up(self.device().index).await;
+        outcome.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENODEV) => Error::DeviceLost(self.options.name.to_string()),
+            _ => Error::Netlink {
+                doing: format!("bringing {} up", self.options.name),
+                source: error,
+            },
+        })?;
+        self.health.send_replace(Health::Good);
+        Ok(())
+    }
+
+    async fn install(&self, peer: Peer) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        let key = peer.public_key;
+        let prefixes = normal(&peer.prefixes);
+        let others = state.peers.iter().filter(|(other, _)| **other != key);
+        check_free(
+            &prefixes,
+            others.map(|(key, other)| (key, &*other.kept.prefixes)),
+        )?;
+        let mut others = state.peers.iter().filter(|(other, _)| **other != key);
+        if let Some((holder, _)) = others.find(|(_, other)| other.kept.number == peer.number) {
+            return Err(Error::NumberTaken {
+                number: peer.number,
+                holder: *holder,
+            });
+        }
+        let remote = peer.endpoint.ip();
+        let kept = KeptPeer {
+            key: *key.as_bytes(),
+            number: peer.number,
+            local: self.netlink.source(remote, self.options.fwmark).await?,
+            remote,
+            prefixes,
+        };
+        let former = state.peers.get(&key).map(|there| there.kept.path());
+        if former.is_some_and(|former| former != kept.path()) {
+            // Another address of the peer, or of ours: nothing that was installed fits it.
+            self.remove_from(&mut state, key).await?;
+        }
+        self.set_up(&mut state, kept, peer.preshared_key).await
+    }
+
+    async fn set_up(
+        &self,
+        state: &mut State,
+        kept: KeptPeer,
+        secret: PresharedKey,
+    ) -> Result<(), Error> {
+        let key = kept.public_key();
+        let chain = Chain::new(secret, self.public_key, key);
+        let fingerprint = chain.fingerprint()?;
+        state.store.set(kept.clone())?;
+        let there = state
+            .peers
+            .entry(key)
+            .or_insert_with(|| PeerState::new(kept.clone()));
+        there.kept = kept;
+        if !there.has(&fingerprint) {
+            there.install(self.means(), chain).await?;
+        }
+        there.set_policies(self.means()).await
+    }
+
+    async fn rekey(&self, key: PublicKey, secret: PresharedKey) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        let kept = match state.peers.get(&key) {
+            Some(there) => there.kept.clone(),
+            None => return Err(Error::UnknownPeer(key)),
+        };
+        self.set_up(&mut state, kept, secret).await
+    }
+
+    async fn activate(&self, key: PublicKey) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        match state.peers.get_mut(&key) {
+            Some(peer) => peer.activate(self.means()).await,
+            None => Err(Error::UnknownPeer(key)),
+        }
+    }
+
+    async fn remove(&self, key: PublicKey) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        self.remove_from(&mut state, key).await
+    }
+
+    async fn remove_from(&self, state: &mut State, key: PublicKey) -> Result<(), Error> {
+        if let Some(peer) = state.peers.get(&key) {
+            peer.remove(self.means()).await?;
+            state.peers.remove(&key);
+        }
+        state.store.remove(key)
+    }
+
+    /// Has every peer's keys change that are to. Says which do not although they were to be `forced`.
+    async fn tend(&self, forced: bool) -> Result<Vec<PublicKey>, Error> {
+        let mut state = self.state.lock().await;
+        let readings = self.xfrm.associations().await?;
+        let mut unable = Vec::new();
+        for (key, peer) in &mut state.peers {
+            // What was heard is taken in first, so that the answer is that of this moment.
+            peer.tend(self.means(), &readings, false).await?;
+            if forced && peer.may_rotate() {
+                peer.tend(self.means(), &readings, true).await?;
+            } else if forced {
+                unable.push(*key);
+            }
+        }
+        Ok(unable)
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        let state = self.state.lock().await;
+        let readings = self.xfrm.associations().await?;
+        let peers = state.peers.values();
+        Ok(Status {
+            device: self.device(),
+            public_key: self.public_key,
+            port: PORT,
+            fwmark: self.options.fwmark,
+            peers: peers.map(|peer| status_of(peer, &readings)).collect(),
+        })
+    }
+
+    async fn detach(&self) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        state.detached = true;
+        state.peers.clear();
+        Ipsec::remove_left_over(&self.options).await?;
+        Ok(())
+    }
+}
+
+fn status_of(peer: &PeerState, readings: &BTreeMap<SaId, Reading>) -> PeerStatus {
+    let kept = &peer.kept;
+    let theirs = readings.iter();
+    let theirs: Vec<_> = theirs
+        .filter(|(_, reading)| reading.number == kept.number)
+        .collect();
+    let bytes = |inward: bool| {
+        let ways = theirs.iter();
+        let ways = ways.filter(|(id, _)| (id.destination == kept.local) == inward);
+        ways.map(|(_, reading)| reading.bytes).sum()
+    };
+    let made = peer
+        .since()
+        .and_then(|since| SystemTime::now().checked_sub(since.elapsed()));
+    let heard = theirs.iter().filter_map(|(id, reading)| {
+        let inward = id.destination == kept.local;
+        reading.used.filter(|_| inward).map(Duration::from_secs)
+    });
+    PeerStatus {
+        public_key: kept.public_key(),
+        endpoint: Some(SocketAddr::new(kept.remote, PORT)),
+        prefixes: kept.prefixes.clone(),
+        preshared: !theirs.is_empty(),
+        // Keys that nothing was received under yet are as good as none.
+        last_handshake: made.filter(|_| heard.max().is_some()),
+        received_bytes: bytes(true),
+        sent_bytes: bytes(false),
+        refused_packets: Some(
+            theirs
+                .iter()
+                .map(|(_, reading)| reading.replayed + reading.forged)
+                .sum(),
+        ),
+    }
+}
+
+impl Tunnel for Ipsec {
+    fn public_key(&self) -> PublicKey {
+        self.inner.public_key
+    }
+
+    fn port(&self) -> u16 {
+        PORT
+    }
+
+    fn device(&self) -> Device {
+        self.inner.device()
+    }
+
+    fn up(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.inner.up().boxed()
+    }
+
+    fn install(&self, peer: Peer) -> BoxFuture<'_, Result<(), Error>> {
+        self.inner.install(peer).boxed()
+    }
+
+    fn activate(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
+        self.inner.activate(peer).boxed()
+    }
+
+    fn rekey(&self, peer: PublicKey, key: PresharedKey) -> BoxFuture<'_, Result<(), Error>> {
+        self.inner.rekey(peer, key).boxed()
+    }
+
+    fn remove(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
+        self.inner.remove(peer).boxed()
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status, Error>> {
+        self.inner.status().boxed()
+    }
+
+    fn watch(&self) -> watch::Receiver<Health> {
+        self.inner.health.subscribe()
+    }
+
+    fn detach(&self) -> BoxFuture<'_, Result<(), Error>> {
+        self.supervisor.abort();
+        self.inner.detach().boxed()
+    }
+}

@@ -1,0 +1,40 @@
+//! Watches the device, and how keys are used: changes keys that are due, and takes old ones away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Inner;
+use crate::Health;
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+pub(super) async fn run(inner: Arc<Inner>) {
+    loop {
+        sleep(inner.options.look).await;
+        if let Err(error) = inner.tend(false).await {
+            tracing::error!(%error, "keys of the tunnel cannot be tended; it is tried again");
+        }
+        let device = inner.device();
+        match inner.netlink.link_at(device.index).await {
+            Ok(Some(link)) if link.name == device.name => {}
+            Ok(_) => replace(&inner).await,
+            Err(error) => tracing::debug!(%error, "looking for the tunnel device"),
+        }
+    }
+}
+
+async fn replace(inner: &Inner) {
+    let reason = "the device was deleted".to_owned();
+    tracing::error!(device = %inner.options.name, reason, "the tunnel device is lost");
+    inner.health.send_replace(Health::Lost { reason });
+    let mut pause = FIRST_RETRY;
+    while let Err(error) = inner.restore().await {
+        tracing::error!(device = %inner.options.name, %error, "the tunnel device cannot be restored yet");
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_RETRY);
+    }
+    tracing::info!(device = %inner.options.name, "the tunnel device is restored");
+}
