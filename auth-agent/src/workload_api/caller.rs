@@ -1,0 +1,194 @@
+//! Who calls, and what that caller may see from now on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::sync::watch;
+use tonic::{Request, Status};
+
+use super::limits::{Ledger, Place};
+use super::metrics::OpenStream;
+use super::{AttestError, Attested, Material, Peer, Source, WorkloadState};
+
+/// Looking at a process may take this long: hashing a big program on a busy node.
+const ATTESTATION: Duration = Duration::from_secs(10);
+/// A caller whose SVIDs are being made is kept waiting for so long before it is told to try again: its own pauses are
+/// longer than a signature takes.
+const MAKING: Duration = Duration::from_secs(5);
+
+/// What every call begins with.
+#[derive(Clone)]
+pub(super) struct Callers {
+    source: Arc<dyn Source>,
+    ledger: Arc<Ledger>,
+    /// Its sender goes when the endpoint stops.
+    stopping: watch::Receiver<()>,
+}
+
+/// A caller that is known.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) workload: Arc<Attested>,
+    place: Place,
+}
+
+impl Callers {
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        ledger: Arc<Ledger>,
+        stopping: watch::Receiver<()>,
+    ) -> Self {
+        Self {
+            source,
+            ledger,
+            stopping,
+        }
+    }
+
+    pub(super) fn source(&self) -> &dyn Source {
+        &*self.source
+    }
+
+    /// Attests the process behind `request`.
+    pub(super) async fn attest<T>(&self, request: &Request<T>) -> Result<Call, Status> {
+        let peer = request
+            .extensions()
+            .get::<Arc<Peer>>()
+            .ok_or_else(|| Status::internal("the connection has no peer"))?;
+        let place = self
+            .ledger
+            .call(peer)
+            .map_err(|full| Status::unavailable(full.to_string()))?;
+        let attested = tokio::time::timeout(ATTESTATION, self.source.attest(peer)).await;
+        let workload = attested
+            .map_err(|_| Status::unavailable("attestation took too long"))?
+            .map_err(|error| match error {
+                AttestError::Gone => gone(),
+                AttestError::Failed(_) => Status::unavailable(error.to_string()),
+            })?;
+        if !peer.is_alive() {
+            return Err(gone());
+        }
+        Ok(Call { workload, place })
+    }
+
+    /// What `call` gets, from now on; waits until there is something to get.
+    pub(super) async fn states(
+        &self,
+        call: Call,
+        method: &'static str,
+    ) -> Result<(Material, States), Status> {
+        let mut states = States {
+            receiver: self.source.watch(&call.workload),
+            stopping: self.stopping.clone(),
+            workload: call.workload,
+            _place: call.place,
+            _open: OpenStream::new(method),
+        };
+        let first = tokio::time::timeout(MAKING, states.current()).await;
+        let first = first.map_err(|_| {
+            Status::unavailable("the identities of this workload are being made; try again")
+        })??;
+        Ok((first, states))
+    }
+}
+
+/// What a workload gets, now and after each change; steps that a slow reader missed are left out.
+#[derive(Debug)]
+pub(super) struct States {
+    receiver: watch::Receiver<Arc<WorkloadState>>,
+    stopping: watch::Receiver<()>,
+    pub(super) workload: Arc<Attested>,
+    _place: Place,
+    _open: OpenStream,
+}
+
+impl States {
+    /// The state as it is, or the first that is known.
+    async fn current(&mut self) -> Result<Material, Status> {
+        if let Some(now) = self.look() {
+            return now;
+        }
+        self.next().await
+    }
+
+    /// The next state, after a change.
+    pub(super) async fn next(&mut self) -> Result<Material, Status> {
+        loop {
+            let changed = tokio::select! {
+                biased;
+                _ = self.stopping.changed() => return Err(stopping()),
+                changed = self.receiver.changed() => changed,
+            };
+            changed.map_err(|_| stopping())?;
+            if let Some(now) = self.look() {
+                return now;
+            }
+        }
+    }
+
+    /// None: not known yet.
+    fn look(&mut self) -> Option<Result<Material, Status>> {
+        let state = Arc::clone(&self.receiver.borrow_and_update());
+        match &*state {
+            WorkloadState::Initialising => None,
+            WorkloadState::NoIdentity => Some(Err(no_identity(&self.workload))),
+            // Whoever may hold the connection now is not who was attested.
+            WorkloadState::Ready(_) if !self.workload.peer.is_alive() => Some(Err(gone())),
+            WorkloadState::Ready(material) => Some(Ok(material.clone())),
+        }
+    }
+
+    /// A response for the first state and for each further one that changes it; ends with the reason (W-9).
+    pub(super) fn responses<T, F>(
+        self,
+        first: T,
+        render: F,
+    ) -> impl Stream<Item = Result<T, Status>> + Send + use<T, F>
+    where
+        T: Clone + PartialEq + Send + 'static,
+        F: Fn(&Material) -> T + Send + 'static,
+    {
+        let begin = (Some(self), None, Some(first), render);
+        futures::stream::unfold(begin, |(states, said, first, render)| async move {
+            let mut states = states?;
+            if let Some(first) = first {
+                return Some((Ok(first.clone()), (Some(states), Some(first), None, render)));
+            }
+            loop {
+                match states.next().await {
+                    Ok(material) => {
+                        let now = render(&material);
+                        if said.as_ref() != Some(&now) {
+                            return Some((
+                                Ok(now.clone()),
+                                (Some(states), Some(now), None, render),
+                            ));
+                        }
+                    }
+                    Err(end) => return Some((Err(end), (None, None, None, render))),
+                }
+            }
+        })
+    }
+}
+
+fn no_identity(workload: &Attested) -> Status {
+    tracing::debug!(
+        pid = workload.peer.pid(),
+        selectors = %workload.selectors.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        "no entry matches a caller of the Workload API",
+    );
+    Status::permission_denied(
+        "no identity: no registration entry matches this process on this node",
+    )
+}
+
+fn gone() -> Status {
+    Status::permission_denied("the calling process is gone")
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the agent is stopping")
+}

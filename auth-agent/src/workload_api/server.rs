@@ -1,0 +1,108 @@
+//! Serves the socket: what is on it, within which bounds, and how it ends.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+
+use super::caller::Callers;
+use super::limits::Ledger;
+use super::proto::DESCRIPTORS;
+use super::proto::spiffe_workload_api_server::{SERVICE_NAME, SpiffeWorkloadApiServer};
+use super::spiffe::{WorkloadApi, check_header};
+use super::{Limits, Source, listen, metrics};
+
+/// Calls on one connection at a time.
+const MAX_STREAMS: u32 = 64;
+/// The longest message that a caller may send.
+const MAX_MESSAGE: usize = 64 * 1024;
+/// All headers of a call.
+const MAX_HEADERS: u32 = 16 * 1024;
+/// Frames that the authority's filter and HTTP/2 agree on.
+const MAX_FRAME: u32 = 16 * 1024;
+/// After its end has been told to all, the endpoint waits so long for connections to close.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A running endpoint.
+#[derive(Debug)]
+pub struct Endpoint {
+    path: PathBuf,
+    stop: watch::Sender<()>,
+    running: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+/// Serves the Workload API and SDS on a Unix socket at `path`, which everybody on the node may connect to. A stale
+/// socket there is replaced. To be called inside a tokio runtime.
+///
+/// # Errors
+/// The folder cannot be made or written, something that is no socket is in the way, or the path is longer than a
+/// socket's may be (107 bytes).
+pub fn serve(path: &Path, source: Arc<dyn Source>, limits: Limits) -> io::Result<Endpoint> {
+    metrics::describe();
+    listen::raise_descriptor_limit();
+    let listener = listen::bind(path)?;
+    let (stop, stopping) = watch::channel(());
+    let ledger = Ledger::new(limits);
+    let callers = Callers::new(source, Arc::clone(&ledger), stopping.clone());
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+    };
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let workload_api = SpiffeWorkloadApiServer::new(WorkloadApi::new(callers))
+        .max_decoding_message_size(MAX_MESSAGE);
+    let router = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .max_frame_size(MAX_FRAME)
+        .add_service(InterceptedService::new(workload_api, check_header))
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(io::Error::other)?)
+        .add_service(reflection().build_v1alpha().map_err(io::Error::other)?);
+    let connections = listen::connections(listener, ledger);
+    let running = tokio::spawn(async move {
+        reporter
+            .set_service_status(SERVICE_NAME, tonic_health::ServingStatus::Serving)
+            .await;
+        let mut stopping = stopping;
+        let stopped = async move {
+            let _ = stopping.changed().await;
+        };
+        router
+            .serve_with_incoming_shutdown(connections, stopped)
+            .await
+    });
+    tracing::info!(path = %path.display(), "the Workload API is served");
+    Ok(Endpoint {
+        path: path.to_owned(),
+        stop,
+        running,
+    })
+}
+
+impl Endpoint {
+    /// Ends every stream with Unavailable, takes the socket away and waits a little for callers to leave.
+    pub async fn stop(mut self) {
+        // Who tries again at once shall find nothing rather than a server that takes no more.
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, "the Workload API socket was gone");
+        }
+        drop(self.stop);
+        if tokio::time::timeout(FAREWELL, &mut self.running)
+            .await
+            .is_err()
+        {
+            self.running.abort();
+        }
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}

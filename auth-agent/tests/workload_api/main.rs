@@ -1,0 +1,13 @@
+//! The Workload API and SDS on a real socket, over a CA that really signs: SPIFFE.md's list, by number, and real
+//! clients.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod hostile;
+mod rust_client;
+mod support;
+mod x509;
