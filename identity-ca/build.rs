@@ -2,8 +2,9 @@
 
 use std::error::Error;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "proto/ca.proto",
+    "proto/attest.proto",
     "proto/audit.proto",
     "proto/federation.proto",
     "proto/operators.proto",

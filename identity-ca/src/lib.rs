@@ -15,6 +15,7 @@
     )
 )]
 
+pub mod attest;
 pub mod audit;
 pub mod authority;
 pub mod bundle;

@@ -1,5 +1,7 @@
 //! A node's first certificate, for a join token.
 
+use spiffe::TrustDomain;
+
 use super::connect::{Trust, bounded, connect};
 use super::{NodeIdentity, Svid, refused};
 use crate::bundle::TrustBundle;
@@ -39,31 +41,38 @@ pub async fn join(token: &JoinToken) -> Result<Joined, Error> {
         .await
         .map_err(refused)?
         .into_inner();
+    let joined = joined(reply, &token.trust_domain, key)?;
+    if joined.node.name != token.node {
+        return Err(Error::Protocol(format!(
+            "the CA gave us the name {}",
+            joined.node.name
+        )));
+    }
+    Ok(joined)
+}
+
+/// Reads what the CA gives a node that it lets in. The connection has shown
+/// already that it is the right CA: its bundle counts, even where the root
+/// that it was recognised by has been superseded since.
+pub(super) fn joined(
+    reply: proto::JoinReply,
+    trust_domain: &TrustDomain,
+    key: PrivateKey,
+) -> Result<Joined, Error> {
     let missing = |what: &str| Error::Protocol(format!("the CA's answer has no {what}"));
     let bundle: TrustBundle = reply.bundle.ok_or_else(|| missing("bundle"))?.try_into()?;
-    if bundle.trust_domain() != &token.trust_domain
-        || !bundle
-            .fingerprints()
-            .any(|print| print == token.root_fingerprint)
-    {
+    if bundle.trust_domain() != trust_domain {
         return Err(Error::Protocol(
-            "the CA's bundle does not hold the token's root".to_owned(),
+            "the CA's bundle is of another trust domain".to_owned(),
         ));
     }
     let svid = Svid::try_from(reply.svid.ok_or_else(|| missing("certificate"))?)?;
     let node = Verifier::new(bundle.clone(), DenyList::empty()).node(&svid.chain, crate::now())?;
-    if node.name != token.node {
-        return Err(Error::Protocol(format!(
-            "the CA gave us the name {}",
-            node.name
-        )));
-    }
-    let identity = NodeIdentity {
-        chain: svid.chain,
-        key,
-    };
     Ok(Joined {
-        identity,
+        identity: NodeIdentity {
+            chain: svid.chain,
+            key,
+        },
         node,
         bundle,
         ca_time_ms: reply.now_ms,

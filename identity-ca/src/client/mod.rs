@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod agent;
+mod attest;
 mod audit;
 #[cfg(test)]
 mod clock_tests;
@@ -18,6 +19,7 @@ use crate::certificate::PrivateKey;
 use crate::{Error, proto};
 
 pub use self::agent::{AgentClient, IssuedJwt, MAX_BATCH, Update, Updates};
+pub use self::attest::{Attestation, CaTrust, X509Pop, attest};
 pub use self::join::{Joined, join};
 
 pub(crate) use self::connect::{check_clocks, moment};

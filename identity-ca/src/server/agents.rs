@@ -370,7 +370,7 @@ fn act(asked: &str, answer: &Result<Issued, Error>, node: &PeerNode) -> Act {
     }
 }
 
-fn signed(act: &'static str, by: &spiffe::SpiffeId, issued: &Issued) -> Act {
+pub(super) fn signed(act: &'static str, by: &spiffe::SpiffeId, issued: &Issued) -> Act {
     Act::done(act, by, &issued.spiffe_id)
         .with("serial", issued.serial.to_string())
         .with("not_after", issued.not_after)
@@ -387,7 +387,7 @@ fn result(answer: Result<Issued, Error>) -> proto::svid_reply::Result {
     }
 }
 
-fn svid(issued: Issued) -> proto::Svid {
+pub(super) fn svid(issued: Issued) -> proto::Svid {
     proto::Svid {
         spiffe_id: issued.spiffe_id.to_string(),
         chain: issued.chain.iter().map(|der| der.to_vec()).collect(),

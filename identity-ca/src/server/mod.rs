@@ -25,6 +25,7 @@ use tonic::service::Routes;
 use tonic::transport::Server as Transport;
 
 use self::state::State;
+use crate::attest::{AttestationConfig, Attestors};
 use crate::audit::{self as log, Audit};
 use crate::authority::{Authority, Lock, STORE, check_folder};
 use crate::proto::admin_server::AdminServer;
@@ -57,6 +58,8 @@ pub struct Options {
     pub syslog: Option<PathBuf>,
     /// What seals the root's key.
     pub passphrase_file: Option<PathBuf>,
+    /// What nodes may prove themselves with, beside join tokens.
+    pub attestation: AttestationConfig,
 }
 
 impl Options {
@@ -68,6 +71,7 @@ impl Options {
             admin_socket,
             syslog: None,
             passphrase_file: None,
+            attestation: AttestationConfig::default(),
         }
     }
 }
@@ -103,8 +107,9 @@ impl Server {
             authority.server(),
             options.syslog.clone(),
         )?;
+        let attestors = Attestors::open(&options.attestation, authority.trust_domain())?;
         metrics::describe();
-        let state = State::open(authority, registry, audit, address).await?;
+        let state = State::open(authority, registry, audit, attestors, address).await?;
         metrics::registry(&state.now());
         Ok(Self {
             state,

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::crls::Crls;
 use super::heads::Heads;
+use crate::attest::Attestors;
 use crate::audit::Audit;
 use crate::authority::Authority;
 use crate::registry::{Registry, Snapshot};
@@ -27,6 +28,7 @@ pub(super) struct State {
     pub(super) authority: Authority,
     pub(super) registry: Registry,
     pub(super) audit: Audit,
+    pub(super) attestors: Attestors,
     pub(super) heads: Heads,
     pub(super) crls: watch::Sender<Crls>,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
@@ -44,6 +46,7 @@ impl State {
         authority: Authority,
         registry: Registry,
         audit: Audit,
+        attestors: Attestors,
         address: SocketAddr,
     ) -> Result<Arc<Self>, Error> {
         registry.redate_denials().await?;
@@ -53,6 +56,7 @@ impl State {
             authority,
             registry,
             audit,
+            attestors,
             heads: Heads::default(),
             crls: watch::Sender::default(),
             snapshot: watch::Sender::new(Arc::new(snapshot)),

@@ -37,6 +37,10 @@ impl Ca {
 
     pub async fn serve(folder: TempDir, port: u16) -> Self {
         let options = options(&folder, port);
+        Self::serve_with(folder, options).await
+    }
+
+    pub async fn serve_with(folder: TempDir, options: Options) -> Self {
         let server = Server::bind(&options).await.unwrap();
         let address = server.local_addr();
         let (stop, stopped) = oneshot::channel();
