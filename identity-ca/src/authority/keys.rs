@@ -12,9 +12,9 @@ use zeroize::Zeroizing;
 
 use super::record::{Kind, Record};
 use super::seal::{self, PassphraseFile};
-use crate::Error;
 use crate::bundle::{pem, sha256};
 use crate::certificate::{PrivateKey, Signer};
+use crate::{Error, failpoint};
 
 const PLAIN: &str = "PRIVATE KEY";
 const SEALED: &str = "ENCRYPTED PRIVATE KEY";
@@ -89,8 +89,10 @@ impl Keys {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(Error::io("cannot destroy", path)(error)),
         };
+        failpoint::here("before-key-destroyed");
         overwrite(file).map_err(Error::io("cannot destroy", &path))?;
         fs::remove_file(&path).map_err(Error::io("cannot destroy", &path))?;
+        failpoint::here("after-key-destroyed");
         self.sync()?;
         tracing::info!(key = name, "a key that signs no more was destroyed");
         Ok(())

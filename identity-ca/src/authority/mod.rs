@@ -42,7 +42,7 @@ use self::keys::Keys;
 pub(crate) use self::folder::{Lock, STORE, check_folder};
 pub(crate) use self::jwt::JwtKey;
 pub(crate) use self::offline::certificate;
-pub use self::offline::{OfflineRoot, install, request};
+pub use self::offline::{OfflineRoot, bring_root_key, install, request};
 pub(crate) use self::record::{Kind, Record, Standing, certificate_id};
 pub(crate) use self::root::Root;
 pub(crate) use self::set::Authorities;

@@ -167,6 +167,22 @@ pub async fn install(dir: &Path, text: &str) -> Result<(), Error> {
     std::fs::remove_file(&request).map_err(Error::io("cannot remove", request))
 }
 
+/// Copies the private key of a root (PEM) that is going to be prepared into
+/// the CA's folder, if it is that root's.
+pub fn bring_root_key(
+    dir: &Path,
+    root: &str,
+    key: &Path,
+    passphrase_file: Option<PathBuf>,
+) -> Result<(), Error> {
+    check_folder(dir)?;
+    let folder = Folder::open(dir, passphrase_file.clone())?;
+    let root = Root::read(&certificate(root)?, &folder.trust_domain)?;
+    let key = read_key(key, passphrase_file.map(PassphraseFile).as_ref())?;
+    root.check_key(&key)?;
+    folder.keys.write(Kind::Root, &key).map(drop)
+}
+
 impl Authorities {
     /// The request of a server that this certificate answers, and the issuing CA that it makes; signed by a root that
     /// signs or is going to.

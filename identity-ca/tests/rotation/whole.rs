@@ -1,0 +1,382 @@
+//! Rotations from their first step to their last, and what stops them on the way.
+
+use std::time::Duration;
+
+use handfast_ca::authority;
+use handfast_ca::client::admin::Admin;
+use handfast_ca::client::rotation::{NewRotation, Rotation};
+use handfast_ca::deny::DenyList;
+use handfast_ca::model::Subject;
+use handfast_ca::rotation::{Stage, What};
+use handfast_ca::verify::Verifier;
+
+use super::agent::{Agent, Traffic, eventually, issuer, now};
+use super::common::{Ca, setup};
+
+pub fn order(what: What, goal: Stage) -> NewRotation {
+    NewRotation {
+        what,
+        goal,
+        reason: "a test".to_owned(),
+        compromised: false,
+        root: None,
+    }
+}
+
+pub async fn agents(ca: &mut Ca, count: usize, entries: usize) -> Vec<Agent> {
+    for entry in 0..entries {
+        ca.entry(&format!("spiffe://example.org/w{entry}"), None)
+            .await;
+    }
+    let mut agents = Vec::new();
+    for at in 0..count {
+        let name = format!("n{at}");
+        let joined = ca.join(&name, &format!("10.1.{at}.0/24")).await;
+        agents.push(Agent::start(&name, ca.address.to_string(), joined));
+    }
+    for agent in &agents {
+        agent.has(entries).await;
+    }
+    agents
+}
+
+/// The rotation, once it stands where it should.
+pub async fn until(admin: &mut Admin, id: u64, stage: &str) -> Rotation {
+    for _ in 0..1200 {
+        let status = admin.rotations().await.unwrap();
+        let found = status
+            .live
+            .into_iter()
+            .chain(status.ended)
+            .find(|rotation| rotation.id == id);
+        if let Some(rotation) = found
+            && rotation.stage == stage
+        {
+            return rotation;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let status = admin.rotations().await.unwrap();
+    panic!(
+        "rotation {id} is not {stage} within 30 s: {:#?}",
+        status.live
+    );
+}
+
+fn key_files(ca: &Ca, kind: &str) -> usize {
+    let keys = std::fs::read_dir(ca.folder.path().join("ca/keys")).unwrap();
+    keys.filter(|file| {
+        let name = file.as_ref().unwrap().file_name();
+        name.to_str().unwrap().starts_with(kind)
+    })
+    .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_root_takes_over_with_every_handshake_good() {
+    let mut ca = Ca::start().await;
+    let agents = agents(&mut ca, 3, 5).await;
+    let before = ca.admin.bundle().await.unwrap();
+    let old: Vec<String> = agents
+        .iter()
+        .flat_map(Agent::chains)
+        .map(|chain| issuer(&chain))
+        .collect();
+    let traffic = Traffic::start(&agents);
+    let started = ca
+        .admin
+        .rotate(order(What::Root, Stage::Revoked))
+        .await
+        .unwrap();
+    let ended = until(&mut ca.admin, started.id, "revoked").await;
+    traffic.end().await;
+    let steps: Vec<&str> = ended.steps.iter().map(|step| step.step.as_str()).collect();
+    assert_eq!(steps, ["prepared", "activated", "tainted", "revoked"]);
+    assert_eq!(ended.steps[0].reason, "a test");
+
+    let after = ca.admin.bundle().await.unwrap();
+    assert_eq!(after.roots().count(), 1);
+    assert_ne!(after.fingerprints().next(), before.fingerprints().next());
+    assert!(after.sequence() > before.sequence());
+    eventually("agents have the new bundle alone", || {
+        agents
+            .iter()
+            .all(|agent| agent.held.bundle.lock().unwrap().roots().count() == 1)
+    })
+    .await;
+    for agent in &agents {
+        for chain in agent.chains() {
+            assert!(!old.contains(&issuer(&chain)));
+        }
+        // Not even by accident: what is new does not verify by what is gone.
+        let gone = Verifier::new(before.clone(), DenyList::empty());
+        assert!(gone.workload(&agent.chains()[1], now()).is_err());
+    }
+    // What may sign nothing any more is destroyed.
+    assert_eq!((key_files(&ca, "root"), key_files(&ca, "issuing")), (1, 1));
+    // Who joins now begins with the new root.
+    ca.join("late", "10.2.0.0/24").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuing_ca_is_replaced_without_a_new_bundle() {
+    let mut ca = Ca::start().await;
+    let agents = agents(&mut ca, 2, 3).await;
+    let before = ca.admin.bundle().await.unwrap();
+    let old = issuer(&agents[0].chains()[1]);
+    let traffic = Traffic::start(&agents);
+    let started = ca
+        .admin
+        .rotate(order(What::Issuing, Stage::Revoked))
+        .await
+        .unwrap();
+    until(&mut ca.admin, started.id, "revoked").await;
+    traffic.end().await;
+    assert_eq!(ca.admin.bundle().await.unwrap(), before);
+    for chain in agents.iter().flat_map(Agent::chains) {
+        assert_ne!(issuer(&chain), old);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_jwt_key_leaves_the_bundle_when_its_last_token_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut setup = setup(folder.path().join("ca"));
+    setup.lifetimes.jwt = 2;
+    authority::init(&setup).await.unwrap();
+    let mut ca = Ca::serve(folder, 0).await;
+    let _agents = agents(&mut ca, 2, 1).await;
+    let keys = |bundle: &handfast_ca::bundle::TrustBundle| bundle.jwt_keys().len();
+    let before = ca.admin.bundle().await.unwrap();
+    assert_eq!(keys(&before), 1);
+    let started = ca
+        .admin
+        .rotate(order(What::Jwt, Stage::Revoked))
+        .await
+        .unwrap();
+    let tainted = until(&mut ca.admin, started.id, "tainted").await;
+    assert_eq!(keys(&ca.admin.bundle().await.unwrap()), 2);
+    let ended = until(&mut ca.admin, started.id, "revoked").await;
+    let at = |name: &str| {
+        let step = ended.steps.iter().find(|step| step.step == name);
+        step.unwrap().at_ms
+    };
+    assert!(at("revoked") - at("tainted") >= 2000);
+    assert!(tainted.stragglers.iter().any(|who| who.subject == "tokens"));
+    let after = ca.admin.bundle().await.unwrap();
+    assert_eq!(keys(&after), 1);
+    assert_ne!(after.jwt_keys()[0].key_id(), before.jwt_keys()[0].key_id());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn activation_waits_for_who_is_cut_off_and_names_it() {
+    let mut ca = Ca::start().await;
+    let agents = agents(&mut ca, 3, 2).await;
+    let traffic = Traffic::start(&agents);
+    agents[1].cut(true);
+    eventually_connected(&mut ca, 2).await;
+    let plan = ca.admin.plan_rotation(What::Root, false).await.unwrap();
+    assert_eq!(plan.breaks.len(), 1, "{:?}", plan.breaks);
+    assert_eq!(plan.breaks[0].subject, "n1");
+    assert!(plan.breaks[0].reason.contains("not connected"));
+    let started = ca
+        .admin
+        .rotate(order(What::Root, Stage::Revoked))
+        .await
+        .unwrap();
+    // The others confirm; it does not.
+    only(&mut ca.admin, "n1").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let waiting = ca.admin.rotations().await.unwrap().live.remove(0);
+    assert_eq!(waiting.stage, "prepared");
+    let names: Vec<&str> = waiting
+        .stragglers
+        .iter()
+        .map(|who| who.subject.as_str())
+        .collect();
+    assert_eq!(names, ["n1"]);
+    let node = waiting.nodes.iter().find(|node| node.name == "n1").unwrap();
+    assert!(!node.confirmed && !node.connected);
+    // It comes back, and everything goes on by itself.
+    agents[1].cut(false);
+    until(&mut ca.admin, started.id, "revoked").await;
+    traffic.end().await;
+}
+
+/// Waits until everybody else has confirmed.
+async fn only(admin: &mut Admin, name: &str) {
+    for _ in 0..400 {
+        let waiting = admin.rotations().await.unwrap().live.remove(0);
+        let mut names = waiting.stragglers.iter().map(|who| who.subject.as_str());
+        if names.len() > 0 && names.all(|subject| subject == name) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("not {name} alone");
+}
+
+async fn eventually_connected(ca: &mut Ca, count: u64) {
+    for _ in 0..400 {
+        if ca.admin.status().await.unwrap().nodes_connected == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("not {count} nodes connected within 10 s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_straggler_is_passed_for_a_reason_only_and_catches_up_by_the_cross_signature() {
+    let mut ca = Ca::start().await;
+    let agents = agents(&mut ca, 2, 2).await;
+    agents[0].cut(true);
+    eventually_connected(&mut ca, 1).await;
+    // Twice, so that it has to follow two signatures.
+    for _ in 0..2 {
+        let started = ca
+            .admin
+            .rotate(order(What::Root, Stage::Revoked))
+            .await
+            .unwrap();
+        for stage in ["prepared", "activated", "tainted"] {
+            until(&mut ca.admin, started.id, stage).await;
+            only(&mut ca.admin, "n0").await;
+            let unexplained = ca
+                .admin
+                .steer_rotation(started.id, Stage::Revoked, true, "")
+                .await;
+            assert!(unexplained.unwrap_err().to_string().contains("--reason"));
+            let reason = "n0 is in the cellar";
+            ca.admin
+                .steer_rotation(started.id, Stage::Revoked, true, reason)
+                .await
+                .unwrap();
+        }
+        let ended = until(&mut ca.admin, started.id, "revoked").await;
+        let passed: Vec<&String> = ended.steps.iter().flat_map(|step| &step.passed).collect();
+        assert!(
+            passed.len() >= 3 && passed.iter().all(|who| who.contains("n0")),
+            "{passed:?}"
+        );
+        assert!(ended.steps.iter().any(|step| step.step == "force"
+            && step.reason == "n0 is in the cellar"
+            && step.by.contains("uid")));
+    }
+    // It knows a root that nobody signs by any more, and still finds its way.
+    let known = agents[0].held.bundle.lock().unwrap().fingerprints().next();
+    let now_valid = ca.admin.bundle().await.unwrap();
+    assert!(!now_valid.fingerprints().any(|print| Some(print) == known));
+    agents[0].cut(false);
+    let want = now_valid.fingerprints().next();
+    eventually("it has the new bundle", || {
+        agents[0].held.bundle.lock().unwrap().fingerprints().next() == want
+    })
+    .await;
+    eventually("it has new SVIDs", || {
+        let verifier = agents[1].verifier();
+        agents[0].chains()[1..]
+            .iter()
+            .all(|chain| verifier.workload(chain, now()).is_ok())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_follows_a_root_that_is_compromised() {
+    let mut ca = Ca::start().await;
+    let agents = agents(&mut ca, 2, 1).await;
+    agents[0].cut(true);
+    eventually_connected(&mut ca, 1).await;
+    let mut wanted = order(What::Root, Stage::Revoked);
+    wanted.compromised = true;
+    let started = ca.admin.rotate(wanted).await.unwrap();
+    for stage in ["prepared", "activated", "tainted"] {
+        until(&mut ca.admin, started.id, stage).await;
+        only(&mut ca.admin, "n0").await;
+        ca.admin
+            .steer_rotation(started.id, Stage::Revoked, true, "stolen key")
+            .await
+            .unwrap();
+    }
+    until(&mut ca.admin, started.id, "revoked").await;
+    assert_eq!(ca.admin.bundle().await.unwrap().cross_signed().count(), 0);
+    agents[0].held.last_error.lock().unwrap().clear();
+    agents[0].cut(false);
+    eventually("it is turned away", || {
+        agents[0]
+            .held
+            .last_error
+            .lock()
+            .unwrap()
+            .contains("no valid path")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_is_taken_back_before_it_is_activated_and_not_after() {
+    let mut ca = Ca::start().await;
+    let agents = agents(&mut ca, 1, 1).await;
+    let before = ca.admin.bundle().await.unwrap();
+    let started = ca
+        .admin
+        .rotate(order(What::Root, Stage::Prepared))
+        .await
+        .unwrap();
+    assert_eq!(ca.admin.bundle().await.unwrap().roots().count(), 2);
+    assert_eq!(key_files(&ca, "root"), 2);
+    let second = ca.admin.rotate(order(What::Issuing, Stage::Revoked)).await;
+    assert!(
+        second
+            .unwrap_err()
+            .to_string()
+            .contains("nothing was changed")
+    );
+    let aborted = ca
+        .admin
+        .abort_rotation(started.id, "changed my mind")
+        .await
+        .unwrap();
+    assert_eq!(aborted.stage, "aborted");
+    let after = ca.admin.bundle().await.unwrap();
+    assert!(after.fingerprints().eq(before.fingerprints()));
+    assert_eq!((key_files(&ca, "root"), key_files(&ca, "issuing")), (1, 1));
+    eventually("the agent has dropped it again", || {
+        agents[0].held.bundle.lock().unwrap().roots().count() == 1
+    })
+    .await;
+
+    // Single steps go as far as they are told.
+    let started = ca
+        .admin
+        .rotate(order(What::Root, Stage::Activated))
+        .await
+        .unwrap();
+    until(&mut ca.admin, started.id, "activated").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    until(&mut ca.admin, started.id, "activated").await;
+    let refused = ca.admin.abort_rotation(started.id, "too late").await;
+    assert!(refused.unwrap_err().to_string().contains("can only go on"));
+    ca.admin
+        .steer_rotation(started.id, Stage::Revoked, false, "")
+        .await
+        .unwrap();
+    until(&mut ca.admin, started.id, "revoked").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_node_holds_nothing_up() {
+    let mut ca = Ca::start().await;
+    let agents = agents(&mut ca, 2, 1).await;
+    agents[0].cut(true);
+    let started = ca
+        .admin
+        .rotate(order(What::Root, Stage::Revoked))
+        .await
+        .unwrap();
+    until(&mut ca.admin, started.id, "prepared").await;
+    let node = Subject::Node("n0".parse().unwrap());
+    ca.admin.revoke(&node, "stolen").await.unwrap();
+    until(&mut ca.admin, started.id, "revoked").await;
+}
