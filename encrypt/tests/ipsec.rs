@@ -373,9 +373,7 @@ fn what_others_use_is_refused_by_name_and_left_alone() {
     // Somebody else's entries stay through our coming and going.
     pair.a
         .run("ip xfrm policy add src 203.0.113.0/24 dst 198.51.100.0/24 dir out action block");
-    let name = a.tell("open-ipsec");
-    let error = a.ask(&install(&name, "x", &pair.b).replace("10.71.2.0/24", "10.71.2.0/99"));
-    assert!(error.starts_with("error"), "{error}");
+    a.tell("open-ipsec");
     a.tell("detach");
     assert!(pair.a.run("ip xfrm policy").contains("203.0.113.0/24"));
 }

@@ -38,6 +38,10 @@ def tests_of(lines):
             current = None
         elif current is not None and line.strip():
             current.append(line[:500])
+    # What a test's own processes say may tear its line apart; libtest repeats the names of failures at the end.
+    for line in lines[max((at for at, line in enumerate(lines) if line == "failures:"), default=len(lines)) :]:
+        if re.fullmatch(r"    \S+", line):
+            outcome[line.strip()] = "FAILED"
     for name, lines in output.items():
         reason = next((line.split("skipped: ", 1)[1] for line in lines if "skipped: " in line), None)
         if reason and outcome.get(name) == "ok":

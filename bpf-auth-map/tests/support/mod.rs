@@ -43,5 +43,6 @@ impl Drop for Pins {
 
 pub mod packets;
 pub mod run;
+pub mod verifier;
 
 pub mod lab;
