@@ -106,6 +106,9 @@ fn greet(core: &mut Core, index: u8, key: [u8; 32]) -> Vec<Effect> {
             local_not_after: WALL + 86_400,
         }),
     );
+    // It goes on with the session that stands.
+    let peers = core.snapshot().peers;
+    let lineage = peers.iter().find(|peer| peer.id == id);
     let hello = Hello {
         version: 1,
         features: 0,
@@ -115,6 +118,7 @@ fn greet(core: &mut Core, index: u8, key: [u8; 32]) -> Vec<Effect> {
         tunnel_port: 51872,
         deny_number: 0,
         endpoints: 1,
+        lineage: lineage.map_or(0, |peer| peer.lineage),
     };
     say(core, index, Frame::Hello(hello))
 }
@@ -138,13 +142,25 @@ fn held(endpoint: u32, remote: [u8; 4]) -> HoldKey {
     }
 }
 
+/// The node shows a tag for its tunnel key, and the shell says whether it is right.
+fn show_key(core: &mut Core, index: u8, held: bool) -> Vec<Effect> {
+    let mut effects = say(core, index, Frame::TunnelKey { tag: [index; 32] });
+    let conn = ConnId(u64::from(index));
+    effects.extend(core.handle(at(1), Event::TunnelKeyChecked { conn, held }));
+    effects
+}
+
+fn installs(effects: &[Effect]) -> bool {
+    effects
+        .iter()
+        .any(|effect| matches!(effect, Effect::InstallTunnel { .. }))
+}
+
 #[test]
-fn a_peer_may_not_claim_the_tunnel_key_of_another_or_ours() {
+fn a_peer_may_not_claim_a_tunnel_key_that_another_has_shown_or_ours() {
     let mut core = new_core();
-    assert!(!closed(
-        &greet(&mut core, 1, [1; 32]),
-        CloseReason::TunnelKeyTaken
-    ));
+    greet(&mut core, 1, [1; 32]);
+    assert!(installs(&show_key(&mut core, 1, true)));
     let other = greet(&mut core, 2, [1; 32]);
     assert!(closed(&other, CloseReason::TunnelKeyTaken), "{other:?}");
     let ours = greet(&mut core, 3, [100; 32]);
@@ -153,9 +169,31 @@ fn a_peer_may_not_claim_the_tunnel_key_of_another_or_ours() {
     let view = core.view();
     let peer = view.peers.iter().find(|peer| peer.id == id).unwrap();
     assert!(peer.session.is_none());
-    // The holder itself keeps it.
+    // The holder itself keeps it, and need not show it again.
     let again = greet(&mut core, 1, [1; 32]);
-    assert!(!closed(&again, CloseReason::TunnelKeyTaken));
+    assert!(installs(&again), "{again:?}");
+}
+
+#[test]
+fn a_claim_alone_installs_no_tunnel_and_keeps_nobody_out() {
+    let mut core = new_core();
+    let claimed = greet(&mut core, 1, [2; 32]);
+    assert!(!installs(&claimed), "{claimed:?}");
+    let holder = greet(&mut core, 2, [2; 32]);
+    assert!(!closed(&holder, CloseReason::TunnelKeyTaken), "{holder:?}");
+    assert!(installs(&show_key(&mut core, 2, true)));
+    let liar = show_key(&mut core, 1, false);
+    assert!(closed(&liar, CloseReason::TunnelKeyNotHeld), "{liar:?}");
+}
+
+#[test]
+fn of_two_that_show_the_same_tunnel_key_the_first_keeps_it() {
+    let mut core = new_core();
+    greet(&mut core, 1, [3; 32]);
+    greet(&mut core, 2, [3; 32]);
+    assert!(installs(&show_key(&mut core, 1, true)));
+    let second = show_key(&mut core, 2, true);
+    assert!(closed(&second, CloseReason::TunnelKeyTaken), "{second:?}");
 }
 
 #[test]

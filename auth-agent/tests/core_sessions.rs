@@ -238,7 +238,8 @@ fn prefixes_of_ours_or_of_another_session_are_refused_unless_assigned_later() {
     let effects = bench.connected(3, claim(HIGHER, 1), false);
     assert_eq!(closed(&effects), [(3, CloseReason::PrefixConflict)]);
     bench.connected(4, claim(HIGHER, 2), false);
-    let effects = bench.frame(4, hello(LOWER, 1));
+    let mut effects = bench.frame(4, hello(LOWER, 1));
+    effects.extend(bench.show_key(4));
     let loser = bench.peer(HIGHER);
     let cut = place(
         &effects,
@@ -255,6 +256,7 @@ fn prefixes_of_ours_or_of_another_session_are_refused_unless_assigned_later() {
 fn packets_pass_only_when_the_tunnel_stands_on_both_sides() {
     let mut bench = Bench::new();
     bench.greet(1, LOWER, false);
+    bench.show_key(1);
     let peer = bench.peer(LOWER);
     let effects = bench.feed(Event::TunnelInstalled { conn: ConnId(1) });
     assert!(sent(&effects, 1).contains(&Frame::TunnelReady));
@@ -266,6 +268,7 @@ fn packets_pass_only_when_the_tunnel_stands_on_both_sides() {
 fn a_tunnel_that_fails_is_tried_again_after_five_seconds() {
     let mut bench = Bench::new();
     bench.greet(1, LOWER, false);
+    bench.show_key(1);
     let effects = bench.feed(Event::TunnelFailed { conn: ConnId(1) });
     assert!(has(&effects, |e| matches!(
         e,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::agreement;
 use wireguard_control::Key;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -62,6 +63,17 @@ impl PrivateKey {
         public
     }
 
+    /// What X25519 gives of this key and another's public one: only the two holders can reckon it. `None` for a
+    /// public key that would make it the same for everybody.
+    pub fn agree(&self, other: &PublicKey) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+        let own = agreement::PrivateKey::from_private_key(&agreement::X25519, &*self.0).ok()?;
+        let other = agreement::UnparsedPublicKey::new(&agreement::X25519, other.as_bytes());
+        agreement::agree(&own, other, (), |shared| {
+            shared.try_into().map(Zeroizing::new).map_err(drop)
+        })
+        .ok()
+    }
+
     pub(crate) fn secret(&self) -> &[u8; KEY_BYTES] {
         &self.0
     }
@@ -97,6 +109,19 @@ impl fmt::Debug for PresharedKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_agree_on_what_a_third_cannot_know() {
+        let (one, two, third) = (
+            PrivateKey::generate(),
+            PrivateKey::generate(),
+            PrivateKey::generate(),
+        );
+        let agreed = one.agree(&two.public_key()).unwrap();
+        assert_eq!(agreed, two.agree(&one.public_key()).unwrap());
+        assert_ne!(agreed, third.agree(&one.public_key()).unwrap());
+        assert_eq!(one.agree(&PublicKey::new([0; 32])), None);
+    }
 
     #[test]
     fn a_private_key_is_fresh_and_has_the_public_half_of_wireguard() {

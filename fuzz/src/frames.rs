@@ -28,6 +28,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
             tunnel_port: 51872,
             deny_number: 1_700_000_000_000,
             endpoints: 3,
+            lineage: 9,
         }),
         Frame::Grant {
             requests: vec![[1; 32], [2; 32]],
@@ -41,6 +42,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
             request: None,
         },
         Frame::ProofAccepted { leaf_hash },
+        Frame::TunnelKey { tag: [5; 32] },
         Frame::ProofRefused {
             leaf_hash: Some(leaf_hash),
             reason: reason.clone(),

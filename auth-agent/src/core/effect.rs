@@ -94,6 +94,27 @@ pub enum Effect {
         number: IdentityNumber,
     },
 
+    /// Make the tag that shows the peer of this connection that we hold our tunnel key, and send it in a
+    /// `TunnelKey` frame.
+    SendTunnelKey {
+        /// The connection.
+        conn: ConnId,
+        /// The peer's full SPIFFE ID.
+        id: String,
+        /// The WireGuard public key that it claims.
+        peer_key: [u8; 32],
+    },
+    /// Check a peer's tag for the key that it claims; answer with `TunnelKeyChecked`.
+    VerifyTunnelKey {
+        /// The connection.
+        conn: ConnId,
+        /// The peer's full SPIFFE ID.
+        id: String,
+        /// The WireGuard public key that it claims.
+        peer_key: [u8; 32],
+        /// As received.
+        tag: [u8; 32],
+    },
     /// Key and install the tunnel toward a peer from this connection, or renew its preshared key in place;
     /// answer with `TunnelInstalled` or `TunnelFailed`.
     InstallTunnel {

@@ -94,6 +94,13 @@ pub enum Event {
         /// Which proof.
         leaf_hash: LeafHash,
     },
+    /// The verdict asked for by [`Effect::VerifyTunnelKey`](super::Effect::VerifyTunnelKey).
+    TunnelKeyChecked {
+        /// The connection.
+        conn: ConnId,
+        /// Whether the peer holds the key that it claims.
+        held: bool,
+    },
     /// The tunnel asked for by [`Effect::InstallTunnel`](super::Effect::InstallTunnel) stands.
     TunnelInstalled {
         /// The connection whose keys it has.

@@ -68,6 +68,7 @@ impl Core {
                 authenticator,
                 request,
             } => self.proof(number, conn, authenticator, request),
+            Frame::TunnelKey { tag } => self.tunnel_key_shown(number, conn, tag),
             Frame::TunnelReady => self.peer_tunnel_ready(number, conn),
             Frame::DenyList { bytes } => self.deny_list_offered(number, conn, bytes),
             frame => {

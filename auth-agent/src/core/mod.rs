@@ -40,6 +40,7 @@ mod session;
 mod snapshot;
 mod standing;
 mod timer;
+mod tunnel;
 mod types;
 mod view;
 
@@ -222,6 +223,7 @@ impl Core {
                 reason,
             } => self.proof_verdict(conn, Err((leaf_hash, reason))),
             Event::ProofFailed { conn, leaf_hash } => self.proof_failed(conn, leaf_hash),
+            Event::TunnelKeyChecked { conn, held } => self.tunnel_key_checked(conn, held),
             Event::TunnelInstalled { conn } => self.tunnel_installed(conn),
             Event::TunnelFailed { conn } => self.tunnel_failed(conn),
             Event::Held(key) => self.held(key),

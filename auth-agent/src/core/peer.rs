@@ -24,10 +24,13 @@ pub(super) struct Peer {
     pub signed: Vec<IpNet>,
     pub assignment: u64,
     pub serial: Vec<u8>,
+    /// The one that it has shown to hold.
     pub tunnel_key: Option<[u8; 32]>,
     /// Newest last.
     pub boot_ids: Vec<BootId>,
     pub last_epoch: u32,
+    /// Names the sessions that follow each other without a cut between; 0 while none stands.
+    pub lineage: u64,
     /// What stands in the kernel; outlives its connection.
     pub standing: Option<Standing>,
     pub live: Option<Session>,
@@ -118,6 +121,7 @@ pub(super) struct Session {
     /// A frame after Hello has come: the peer knows that the session is live.
     pub demonstrated: bool,
     pub tunnel: Tunnel,
+    pub key_shown: bool,
     pub peer_tunnel: bool,
     pub ready_sent: bool,
     pub ready_heard: bool,
@@ -143,8 +147,12 @@ pub(super) struct Session {
 /// This node's side of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tunnel {
+    /// The peer has yet to show that it holds the key.
+    Claimed,
     Installing,
-    Failed { retry_at: Duration },
+    Failed {
+        retry_at: Duration,
+    },
     Installed,
 }
 
@@ -273,6 +281,7 @@ impl Peer {
             tunnel_key: None,
             boot_ids: Vec::new(),
             last_epoch: 0,
+            lineage: 0,
             standing: None,
             live: None,
             greetings: BTreeMap::new(),

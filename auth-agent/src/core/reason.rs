@@ -41,6 +41,9 @@ pub enum CloseReason {
     /// Violation: the Hello's tunnel key is another peer's, or ours.
     #[error("the tunnel key belongs to another node")]
     TunnelKeyTaken,
+    /// Violation: the Hello's tunnel key is not the peer's to use.
+    #[error("the peer does not hold the tunnel key that it claims")]
+    TunnelKeyNotHeld,
     /// The peer speaks no version that we do.
     #[error("no common protocol version")]
     Version,
@@ -95,6 +98,7 @@ impl CloseReason {
                 | Self::TooFast(_)
                 | Self::TooManyRefused
                 | Self::TunnelKeyTaken
+                | Self::TunnelKeyNotHeld
         )
     }
 
@@ -112,6 +116,7 @@ impl CloseReason {
             Self::TooFast(_) => "too-fast",
             Self::TooManyRefused => "too-many-refused",
             Self::TunnelKeyTaken => "tunnel-key-taken",
+            Self::TunnelKeyNotHeld => "tunnel-key-not-held",
             Self::Version => "version",
             Self::HelloTimeout => "hello-timeout",
             Self::Silent => "silent",

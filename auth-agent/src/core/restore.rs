@@ -293,6 +293,7 @@ fn peer_snapshot(peer: &Peer) -> PeerSnapshot {
         tunnel_key: peer.tunnel_key,
         boot_ids: peer.boot_ids.clone(),
         last_epoch: peer.last_epoch,
+        lineage: peer.lineage,
         session: peer.standing.map(|standing| SessionSnapshot {
             oldest: standing.entry.oldest,
             current: standing.entry.current,
@@ -345,6 +346,7 @@ fn restored(saved: PeerSnapshot) -> Peer {
     if !planted(Bug::EpochIgnoredOnRestart) {
         peer.last_epoch = saved.last_epoch;
     }
+    peer.lineage = saved.lineage;
     peer.standing = saved.session.map(|session| Standing {
         entry: SessionEntry {
             oldest: session.oldest,

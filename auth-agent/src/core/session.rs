@@ -7,7 +7,7 @@ use super::event::{Connected, PeerNode};
 use super::peer::{Bucket, Ends, Grants, Greeting, Peer, Said, Session, Standing, Tunnel};
 use super::types::{ConnId, PeerNumber};
 use super::{Alarm, CloseReason, Core, Effect};
-use crate::wire::{Frame, Hello};
+use crate::wire::{BootId, Frame, Hello};
 
 /// The protocol's version, and the oldest that still works.
 const VERSION: u32 = 1;
@@ -59,7 +59,8 @@ impl Core {
         if leads {
             self.prefer_own_dial(number);
         } else {
-            self.send_hello(conn);
+            let lineage = self.peer(number).map_or(0, |peer| peer.lineage);
+            self.send_hello(conn, lineage);
         }
         if !dialled {
             self.make_grants(number, conn);
@@ -118,7 +119,7 @@ impl Core {
         Some(number)
     }
 
-    fn send_hello(&mut self, conn: ConnId) {
+    fn send_hello(&mut self, conn: ConnId, lineage: u64) {
         let hello = Hello {
             version: VERSION,
             features: 0,
@@ -128,6 +129,7 @@ impl Core {
             tunnel_port: self.local.tunnel_port,
             deny_number: self.deny.number,
             endpoints: u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX),
+            lineage,
         };
         let frame = Frame::Hello(hello);
         self.emit(Effect::Send { conn, frame });
@@ -186,6 +188,7 @@ impl Core {
         if hello.version < OLDEST_VERSION {
             return self.close_greeting(number, conn, CloseReason::Version);
         }
+        let lineage = hello.lineage;
         if let Some(greeting) = self
             .peer_mut(number)
             .and_then(|peer| peer.greetings.get_mut(&conn))
@@ -195,29 +198,15 @@ impl Core {
         if self.leads(&id) {
             // Live here, but the peer may not know yet: what it does next tells which one it has chosen.
             if demonstrated {
-                self.send_hello(conn);
-                self.go_live(number, conn);
+                self.lead_live(number, conn);
             }
         } else {
-            self.go_live(number, conn);
+            self.go_live(number, conn, lineage);
             self.emit(Effect::Send {
                 conn,
                 frame: Frame::Ping,
             });
         }
-    }
-
-    /// A tunnel's key stands for one peer: it may be neither ours nor that of another one with a session.
-    /// Otherwise the tunnel would take the other's packets for this peer's, and its address for the other's.
-    fn tunnel_key_taken(&self, number: PeerNumber, key: &[u8; 32]) -> bool {
-        *key == self.local.tunnel_key
-            || self.peers.values().any(|other| {
-                let hellos = other.greetings.values().filter_map(|g| g.hello.as_ref());
-                let stands = other.standing.is_some() || other.live.is_some();
-                other.number != number
-                    && (stands && other.tunnel_key.as_ref() == Some(key)
-                        || hellos.map(|hello| &hello.tunnel_key).any(|k| k == key))
-            })
     }
 
     /// The peer has shown that it takes this session as live: what it dialled before is not needed.
@@ -238,13 +227,40 @@ impl Core {
         self.close_greetings(number, &waiting);
     }
 
+    /// The node that leads decides whether the session goes on where the one before stands: only if the peer's is
+    /// the same. A node that has cut a session does not know what the other still believes of its addresses.
+    pub(super) fn lead_live(&mut self, number: PeerNumber, conn: ConnId) {
+        let Some(peer) = self.peer(number) else {
+            return;
+        };
+        let greeting = peer.greetings.get(&conn);
+        let theirs = greeting.and_then(|greeting| greeting.hello.as_ref());
+        let (Some(theirs), ours) = (theirs, peer.lineage) else {
+            return;
+        };
+        let same_boot = peer.boot_ids.last() == Some(&theirs.boot_id);
+        let same = ours != 0 && same_boot && theirs.lineage == ours;
+        if !same && same_boot && peer.live.is_some() {
+            // Dials that crossed: said before the live connection became the session. Were it not so, that one
+            // would be ending.
+            return self.close_greeting(number, conn, CloseReason::Duplicate);
+        }
+        let lineage = match same {
+            true => ours,
+            false => self.next_generation(),
+        };
+        self.send_hello(conn, lineage);
+        self.go_live(number, conn, lineage);
+    }
+
     /// Hello both ways: this connection is the session from now on.
-    fn go_live(&mut self, number: PeerNumber, conn: ConnId) {
+    fn go_live(&mut self, number: PeerNumber, conn: ConnId, lineage: u64) {
         let Some((greeting, hello)) = self.take_greeting(number, conn) else {
             return;
         };
         self.drop_predecessor(number);
         self.check_boot(number, &hello);
+        self.check_lineage(number, lineage);
         self.take_prefixes(number, &greeting.node);
         let (now, times) = (self.now, self.config.times.clone());
         let leads = self.leads(&greeting.node.id);
@@ -262,8 +278,11 @@ impl Core {
         } else {
             times.renew + times.renew / 6
         };
-        let new_key = peer.tunnel_key.is_some_and(|key| key != hello.tunnel_key);
-        peer.tunnel_key = Some(hello.tunnel_key);
+        let known_key = peer.tunnel_key == Some(hello.tunnel_key);
+        let tunnel = match known_key {
+            true => Tunnel::Installing,
+            false => Tunnel::Claimed,
+        };
         peer.asked.clear();
         let session = Session {
             conn,
@@ -277,7 +296,8 @@ impl Core {
             heard: now.boot,
             pinged: now.boot,
             demonstrated: !leads,
-            tunnel: Tunnel::Installing,
+            tunnel,
+            key_shown: false,
             peer_tunnel: false,
             ready_sent: false,
             ready_heard: false,
@@ -307,10 +327,9 @@ impl Core {
             None => Standing { entry: cold, ends },
             Some(old) => {
                 let ends = ends.earliest(old.ends);
-                let state = if new_key {
-                    SessionState::Pending
-                } else {
-                    old.entry.state
+                let state = match known_key {
+                    true => old.entry.state,
+                    false => SessionState::Pending,
                 };
                 let entry = SessionEntry {
                     oldest: old.entry.oldest,
@@ -331,7 +350,7 @@ impl Core {
         if leads {
             self.send_early_grants(number);
         }
-        self.install_tunnel(number);
+        self.begin_tunnel(number);
         self.carry_over(number, epoch);
         self.relay_deny_list(number);
         self.pursue_all(number);
@@ -389,6 +408,18 @@ impl Core {
         }
     }
 
+    /// One of the two has cut what the other still has: both begin cold.
+    fn check_lineage(&mut self, number: PeerNumber, lineage: u64) {
+        let other = |peer: &Peer| peer.standing.is_some() && peer.lineage != lineage;
+        if self.peer(number).is_some_and(other) {
+            self.count("lineages-ended");
+            self.end_standing(number);
+        }
+        if let Some(peer) = self.peer_mut(number) {
+            peer.lineage = lineage;
+        }
+    }
+
     /// What older sessions announced is announced again; what is being withdrawn outlives their epochs.
     fn carry_over(&mut self, number: PeerNumber, epoch: u32) {
         let Some(peer) = self.peer_mut(number) else {
@@ -436,8 +467,7 @@ impl Core {
                 .find(|(_, greeting)| greeting.hello.is_some())
                 .map(|(conn, _)| *conn);
             if let Some(next) = next {
-                self.send_hello(next);
-                self.go_live(number, next);
+                self.lead_live(number, next);
             }
         }
         self.maybe_dial(number);

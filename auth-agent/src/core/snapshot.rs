@@ -85,6 +85,9 @@ pub struct PeerSnapshot {
     pub boot_ids: Vec<BootId>,
     /// Highest epoch given so far.
     pub last_epoch: u32,
+    /// The lineage of the session in the kernel.
+    #[serde(default)]
+    pub lineage: u64,
     /// The session in the kernel, if there is one.
     pub session: Option<SessionSnapshot>,
     /// What this node announced to it.

@@ -1,97 +1,12 @@
-//! What stands in the kernel for a peer: tunnel, readiness, the moving of epochs, and the end.
+//! What stands in the kernel for a peer: readiness, the moving of epochs, and the end.
 
 use super::effect::{AnnouncedState, SessionEntry, SessionState};
-use super::peer::{Said, Tunnel};
+use super::peer::Said;
 use super::types::PeerNumber;
 use super::{Alarm, CloseReason, Core, Discarded, Effect};
 use crate::wire::Frame;
 
 impl Core {
-    pub(super) fn install_tunnel(&mut self, number: PeerNumber) {
-        let Some(peer) = self.peer(number) else {
-            return;
-        };
-        let Some(live) = &peer.live else {
-            return;
-        };
-        let effect = Effect::InstallTunnel {
-            peer: number,
-            id: peer.id.clone(),
-            conn: live.conn,
-            peer_key: live.hello.tunnel_key,
-            endpoint: live.endpoint,
-            prefixes: live.node.prefixes.clone(),
-        };
-        self.emit(effect);
-    }
-
-    pub(super) fn tunnel_installed(&mut self, conn: super::ConnId) {
-        let Some(number) = self.conns.get(&conn).copied() else {
-            return;
-        };
-        let live = self.peer_mut(number).and_then(|peer| peer.live.as_mut());
-        let Some(live) = live.filter(|live| live.conn == conn && live.tunnel == Tunnel::Installing)
-        else {
-            return;
-        };
-        live.tunnel = Tunnel::Installed;
-        let frame = Frame::TunnelReady;
-        self.emit(Effect::Send { conn, frame });
-        self.tunnel_changed(number);
-    }
-
-    pub(super) fn tunnel_failed(&mut self, conn: super::ConnId) {
-        let retry_at = self.now.boot + self.config.times.retry;
-        let Some(number) = self.conns.get(&conn).copied() else {
-            return;
-        };
-        let Some(peer) = self.peer_mut(number) else {
-            return;
-        };
-        let id = peer.id.clone();
-        if let Some(live) = peer.live.as_mut().filter(|live| live.conn == conn) {
-            live.tunnel = Tunnel::Failed { retry_at };
-            self.count("tunnels-failed");
-            self.alarm(Alarm::TunnelFailed { id });
-        }
-    }
-
-    pub(super) fn peer_tunnel_ready(&mut self, number: PeerNumber, conn: super::ConnId) {
-        let Some(peer) = self.peer_mut(number) else {
-            return;
-        };
-        peer.failures = 0;
-        let Some(live) = peer.live.as_mut() else {
-            return;
-        };
-        if std::mem::replace(&mut live.peer_tunnel, true) {
-            return self.violation(conn, CloseReason::OutOfState("tunnel-ready"));
-        }
-        self.tunnel_changed(number);
-    }
-
-    /// Once it stands on both sides, packets may pass.
-    fn tunnel_changed(&mut self, number: PeerNumber) {
-        let Some(peer) = self.peer_mut(number) else {
-            return;
-        };
-        let ready = peer.live.as_ref().is_some_and(|live| live.tunnel_ready());
-        let Some(standing) = peer.standing.as_mut().filter(|_| ready) else {
-            return;
-        };
-        if standing.entry.state != SessionState::Ready {
-            standing.entry.state = SessionState::Ready;
-            let session = standing.entry;
-            self.persist();
-            self.emit(Effect::SetSession {
-                peer: number,
-                session,
-            });
-        }
-        self.check_ready(number);
-        self.consider_peer(number);
-    }
-
     /// Says `Ready` when this session carries everything that older ones did.
     pub(super) fn check_ready(&mut self, number: PeerNumber) {
         let able = self.settled && self.policy.is_some();
@@ -274,9 +189,12 @@ impl Core {
         if peer.standing.take().is_none() {
             return;
         }
+        peer.lineage = 0;
         let below = peer.last_epoch.saturating_add(1);
         let session = SessionEntry::cut(peer.last_epoch);
         let refused = peer.negative.keys().copied().collect();
+        // They were greeted while this still stood.
+        let greeted: Vec<_> = peer.greetings.keys().copied().collect();
         peer.wanted.clear();
         peer.asked.clear();
         self.emit(Effect::SetSession {
@@ -288,6 +206,9 @@ impl Core {
         self.sweep(number, below);
         self.emit(Effect::RemoveTunnel { peer: number });
         self.write_prefixes();
+        for conn in greeted {
+            self.close_greeting(number, conn, CloseReason::Superseded);
+        }
     }
 
     /// True while the entry lets gates decide.

@@ -21,7 +21,7 @@ mod tests;
 pub use authenticator::{VerifiedChain, make, verify};
 pub use context::{Export, ProofContext, Role};
 pub use key::ProofKey;
-pub use psk::{NodeKey, tunnel_psk};
+pub use psk::{NodeKey, check_tunnel_tag, tunnel_psk, tunnel_tag};
 
 /// Why an authenticator was not made or not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -141,6 +141,15 @@ impl Agent {
                 self.write_policy(&changes)?;
                 self.gates.remove_identity(number)?;
             }
+            Effect::SendTunnelKey { conn, id, peer_key } => {
+                self.send_tunnel_key(conn, &id, peer_key);
+            }
+            Effect::VerifyTunnelKey {
+                conn,
+                id,
+                peer_key,
+                tag,
+            } => events.extend(self.check_tunnel_key(conn, &id, peer_key, &tag)),
             Effect::InstallTunnel {
                 peer,
                 id,

@@ -20,6 +20,7 @@ mod report;
 mod requests;
 mod run;
 mod start;
+mod tunnel_key;
 mod tunnel_worker;
 mod tunnels;
 mod updates;

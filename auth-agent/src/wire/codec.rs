@@ -31,6 +31,7 @@ mod kind {
     pub(super) const PING: u32 = 16;
     pub(super) const PONG: u32 = 17;
     pub(super) const GOODBYE: u32 = 18;
+    pub(super) const TUNNEL_KEY: u32 = 19;
 }
 
 impl Frame {
@@ -49,6 +50,7 @@ impl Frame {
             Self::Withdrawn { .. } => "withdrawn",
             Self::Resolve { .. } => "resolve",
             Self::ResolveRefused { .. } => "resolve-refused",
+            Self::TunnelKey { .. } => "tunnel-key",
             Self::TunnelReady => "tunnel-ready",
             Self::Ready => "ready",
             Self::DenyList { .. } => "deny-list",
@@ -112,6 +114,9 @@ impl Frame {
                 }
             }
             kind::ANNOUNCE..=kind::RESOLVE_REFUSED => about_address(kind, read(&body)?)?,
+            kind::TUNNEL_KEY => Self::TunnelKey {
+                tag: exact(read::<msg::TunnelKey>(&body)?.tag, "tunnel-key", "tag")?,
+            },
             kind::TUNNEL_READY => empty(&body, Self::TunnelReady)?,
             kind::READY => empty(&body, Self::Ready)?,
             kind::DENY_LIST => {
@@ -243,6 +248,10 @@ impl Frame {
             Self::ResolveRefused { address } => {
                 at(kind::RESOLVE_REFUSED, address, msg::Address::default())
             }
+            Self::TunnelKey { tag } => {
+                let body = msg::TunnelKey { tag: tag.to_vec() };
+                Ok((kind::TUNNEL_KEY, body.encode_to_vec()))
+            }
             Self::TunnelReady => Ok((kind::TUNNEL_READY, Vec::new())),
             Self::Ready => Ok((kind::READY, Vec::new())),
             Self::DenyList { bytes } => {
@@ -281,6 +290,7 @@ fn hello(body: msg::Hello) -> Result<Hello, FrameError> {
             .ok_or(field(NAME, "tunnel_port", "no port"))?,
         deny_number: body.deny_number,
         endpoints: body.endpoints,
+        lineage: body.lineage,
     })
 }
 
@@ -297,6 +307,7 @@ fn hello_body(hello: &Hello) -> Result<Vec<u8>, FrameError> {
         tunnel_port: u32::from(hello.tunnel_port),
         deny_number: hello.deny_number,
         endpoints: hello.endpoints,
+        lineage: hello.lineage,
     };
     Ok(body.encode_to_vec())
 }

@@ -86,6 +86,11 @@ pub enum Frame {
         /// As asked.
         address: IpAddr,
     },
+    /// Possession of the Hello's tunnel key, bound to this session (`proof::tunnel_tag`).
+    TunnelKey {
+        /// What only the two holders of the tunnels' private keys can make.
+        tag: [u8; 32],
+    },
     /// The tunnel toward the receiver is keyed from this session and installed.
     TunnelReady,
     /// Everything that the older session carried stands in this one too.
@@ -125,6 +130,9 @@ pub struct Hello {
     pub deny_number: u64,
     /// How many endpoints are attached.
     pub endpoints: u32,
+    /// The lineage of sessions with the receiver that stands on this node; 0 for none. The node that leads says
+    /// in which one this session will be: another than the receiver's means that both begin cold.
+    pub lineage: u64,
 }
 
 /// Why bytes are not a frame, or a frame cannot become bytes.

@@ -32,6 +32,8 @@ pub(super) struct Hello {
     pub deny_number: u64,
     #[prost(uint32, tag = "8")]
     pub endpoints: u32,
+    #[prost(uint64, tag = "9")]
+    pub lineage: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -71,6 +73,12 @@ pub(super) struct Address {
     pub boot_id: Vec<u8>,
     #[prost(string, tag = "5")]
     pub reason: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct TunnelKey {
+    #[prost(bytes = "vec", tag = "1")]
+    pub tag: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]

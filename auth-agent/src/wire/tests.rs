@@ -35,12 +35,13 @@ prop_compose! {
         boot_id in any::<[u8; 16]>(),
         tunnel_key in any::<[u8; 32]>(),
         tunnel_port in 1..=u16::MAX,
-        (deny_number, endpoints) in any::<(u64, u32)>(),
+        (deny_number, endpoints, lineage) in any::<(u64, u32, u64)>(),
     ) -> Frame {
         let node_id = format!("spiffe://example.org/handfast/node/{name}");
         let boot_id = BootId(boot_id);
         Frame::Hello(Hello {
             version, features, node_id, boot_id, tunnel_key, tunnel_port, deny_number, endpoints,
+            lineage,
         })
     }
 }
@@ -71,6 +72,7 @@ fn frame() -> impl Strategy<Value = Frame> {
                 }
             }
         ),
+        any::<[u8; 32]>().prop_map(|tag| Frame::TunnelKey { tag }),
         numbered().prop_map(|(address, generation)| Frame::Announced {
             address,
             generation
@@ -264,6 +266,7 @@ fn a_node_id_has_one_spelling() {
             tunnel_port: 1,
             deny_number: 0,
             endpoints: 0,
+            lineage: 0,
         })
     };
     assert!(

@@ -84,6 +84,7 @@ pub fn hello(name: &str, boot_number: u8) -> Frame {
         tunnel_port: 51872,
         deny_number: 0,
         endpoints: 1,
+        lineage: 0,
     })
 }
 
@@ -156,8 +157,16 @@ impl Bench {
         effects
     }
 
-    pub fn frame(&mut self, conn: u64, frame: Frame) -> Vec<Effect> {
+    /// A frame of a peer's; its Hello goes on with the session that stands.
+    pub fn frame(&mut self, conn: u64, mut frame: Frame) -> Vec<Effect> {
         let conn = ConnId(conn);
+        if let Frame::Hello(hello) = &mut frame
+            && hello.lineage == 0
+        {
+            let peers = self.core.snapshot().peers;
+            let known = peers.iter().find(|peer| peer.id == hello.node_id);
+            hello.lineage = known.map_or(7, |peer| peer.lineage.max(7));
+        }
         self.feed(Event::Frame { conn, frame })
     }
 
@@ -202,9 +211,18 @@ impl Bench {
         effects
     }
 
+    /// The peer shows that it holds its tunnel key.
+    pub fn show_key(&mut self, conn: u64) -> Vec<Effect> {
+        let mut effects = self.frame(conn, Frame::TunnelKey { tag: [1; 32] });
+        let conn = ConnId(conn);
+        effects.extend(self.feed(Event::TunnelKeyChecked { conn, held: true }));
+        effects
+    }
+
     /// A session whose tunnel stands on both sides, the client with contexts.
     pub fn live(&mut self, conn: u64, name: &str, dialled: bool) -> Vec<Effect> {
         let mut effects = self.greet(conn, name, dialled);
+        effects.extend(self.show_key(conn));
         effects.extend(self.feed(Event::TunnelInstalled { conn: ConnId(conn) }));
         effects.extend(self.frame(conn, Frame::TunnelReady));
         if dialled {

@@ -39,6 +39,8 @@ pub struct Tunnel {
     pub key: [u8; 32],
     /// Allowed IPs.
     pub prefixes: Vec<IpNet>,
+    /// Which peer entry: one that was removed and made anew has lost its keys and what it had staged.
+    pub instance: u64,
 }
 
 /// What a gate says.
@@ -156,7 +158,10 @@ impl Kernel {
     }
 
     /// A key stands for one WireGuard peer, an address for one too: the newcomer takes them over.
-    pub fn install_tunnel(&mut self, peer: PeerNumber, tunnel: Tunnel) {
+    pub fn install_tunnel(&mut self, peer: PeerNumber, mut tunnel: Tunnel) {
+        if let Some(old) = self.tunnels.get(&peer).filter(|old| old.key == tunnel.key) {
+            tunnel.instance = old.instance;
+        }
         self.tunnels
             .retain(|other, old| *other == peer || old.key != tunnel.key);
         for old in self.tunnels.values_mut() {

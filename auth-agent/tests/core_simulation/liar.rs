@@ -149,6 +149,9 @@ impl World {
                 authenticator,
                 request: request.map_or(Some([1; 32]), |_| None),
             },
+            Frame::TunnelKey { tag } => Frame::TunnelKey {
+                tag: tag.map(|byte| byte.wrapping_add(1)),
+            },
             Frame::DenyList { .. } => Frame::DenyList {
                 bytes: self.any_number().to_le_bytes().to_vec(),
             },
@@ -298,6 +301,7 @@ impl World {
             to_node: to,
             meant: None,
             keys,
+            instances: None,
         };
         self.launch(packet);
     }

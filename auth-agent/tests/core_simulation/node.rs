@@ -34,6 +34,8 @@ pub struct Packet {
     pub meant: Option<Arc<Identity>>,
     /// The sender's tunnel key, and the one it took for the receiver's: a node that has rebooted cannot read it.
     pub keys: Option<([u8; 32], [u8; 32])>,
+    /// The sender's peer entry, and the receiver's where it has one: `None` for what a liar makes.
+    pub instances: Option<(u64, Option<u64>)>,
 }
 
 /// A held packet, and where it was taken.

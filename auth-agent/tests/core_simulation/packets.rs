@@ -33,6 +33,7 @@ impl World {
             to_node,
             meant: None,
             keys: None,
+            instances: None,
         };
         let key = HoldKey {
             endpoint,
@@ -67,6 +68,8 @@ impl World {
                 packet.meant = meant.cloned();
                 let own = self.nodes[index].tunnel_key();
                 packet.keys = tunnel.map(|tunnel| (own, tunnel.key));
+                let there = self.instance(packet.to_node, own);
+                packet.instances = tunnel.map(|tunnel| (tunnel.instance, there));
                 self.check_unchanged(index, &packet, again.as_ref());
                 self.launch(packet);
             }
@@ -94,6 +97,13 @@ impl World {
                 is.map_or("nobody", |is| is.spiffe_id.as_str()),
             ));
         }
+    }
+
+    /// The peer entry that a node has for a key.
+    fn instance(&self, index: usize, key: [u8; 32]) -> Option<u64> {
+        let mut tunnels = self.nodes[index].kernel.tunnels.values();
+        let found = tunnels.find(|tunnel| tunnel.key == key);
+        found.map(|tunnel| tunnel.instance)
     }
 
     /// Onto the underlay.
@@ -148,6 +158,14 @@ impl World {
         let Some((peer, tunnel)) = tunnel.filter(|_| receiver == node.tunnel_key()) else {
             return self.lose("other key");
         };
+        if let Some((here, there)) = packet.instances {
+            // Encrypted at once for the entry that the receiver had, or staged until there was one.
+            let staged = self.instance(packet.from_node, receiver) == Some(here);
+            let sent = there == Some(tunnel.instance);
+            if there.is_some() && !sent || !staged && !sent {
+                return self.lose("another tunnel");
+            }
+        }
         if !tunnel.prefixes.iter().any(|p| p.contains(&packet.source)) {
             return self.lose("outside allowed IPs");
         }

@@ -106,6 +106,21 @@ impl World {
                     events.push_back(Event::DenyList(list));
                 }
             }
+            Effect::SendTunnelKey { conn, peer_key, .. } => {
+                let own = self.nodes[index].tunnel_key();
+                let tag = tag(conn, own, peer_key);
+                self.say_on(index, conn, Frame::TunnelKey { tag });
+            }
+            Effect::VerifyTunnelKey {
+                conn,
+                peer_key,
+                tag: shown,
+                ..
+            } => {
+                let own = self.nodes[index].tunnel_key();
+                let held = shown == tag(conn, peer_key, own);
+                events.push_back(Event::TunnelKeyChecked { conn, held });
+            }
             Effect::InstallTunnel {
                 peer,
                 id,
@@ -114,12 +129,13 @@ impl World {
                 prefixes,
                 ..
             } => {
+                let (delay, order) = (self.millis(1, 20), self.number());
                 let tunnel = Tunnel {
                     id,
                     key: peer_key,
                     prefixes,
+                    instance: order,
                 };
-                let (delay, order) = (self.millis(1, 20), self.number());
                 self.nodes[index].installing.insert(peer, order);
                 self.later(delay, Action::Installed(index, order, peer, conn, tunnel));
             }
@@ -188,6 +204,12 @@ impl World {
         if self.rng.chance(self.faults.tunnel_percent) {
             return self.feed(index, Event::TunnelFailed { conn });
         }
+        if let Some(there) = self.index_of(index, peer) {
+            let of_there = usize::from(tunnel.key[0]) == there;
+            if !of_there && self.liar != Some(index) {
+                self.fail("property 2: a tunnel with the key of another node");
+            }
+        }
         self.nodes[index].kernel.install_tunnel(peer, tunnel);
         if let Some(there) = self.index_of(index, peer) {
             self.check_between(index, there);
@@ -203,4 +225,14 @@ impl World {
         }
         self.transmit(index, conn, Sent::Frame(frame));
     }
+}
+
+/// Stands for what only the holders of these two private keys can make for this connection. A liar makes it with its
+/// own key, or hands on what others have made.
+pub fn tag(conn: ConnId, maker: [u8; 32], other: [u8; 32]) -> [u8; 32] {
+    let mut tag = [0; 32];
+    tag[..8].copy_from_slice(&conn.0.to_be_bytes());
+    tag[8..20].copy_from_slice(&maker[..12]);
+    tag[20..].copy_from_slice(&other[..12]);
+    tag
 }

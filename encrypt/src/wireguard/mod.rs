@@ -17,6 +17,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 use self::control::{Allowed, Change, Control, PeerChange, PeerReading};
 use self::device::{adopt, configure, create, discard, take_over};
@@ -45,6 +46,8 @@ struct Inner {
     options: Options,
     netlink: Netlink,
     public_key: PublicKey,
+    /// The state has it too, but behind a lock that a device which hangs may hold.
+    private_key: PrivateKey,
     /// What the device is to hold; kept so that a device that was lost can be made again.
     state: Mutex<State>,
     device: Plain<Device>,
@@ -95,6 +98,7 @@ impl WireGuard {
         };
         let inner = Arc::new(Inner {
             public_key: private_key.public_key(),
+            private_key: private_key.clone(),
             state: Mutex::new(State {
                 control: Arc::new(control),
                 private_key,
@@ -108,6 +112,12 @@ impl WireGuard {
         });
         let supervisor = tokio::spawn(supervise::run(Arc::clone(&inner)));
         Ok(Self { inner, supervisor })
+    }
+
+    /// What our tunnel key and another's give together, for both to show that they hold theirs. `None` for a key
+    /// that cannot be anybody's.
+    pub fn agree(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>> {
+        self.inner.private_key.agree(other)
     }
 
     /// Takes away the device that an earlier agent left, without making one if there is none. Says whether
