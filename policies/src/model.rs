@@ -165,6 +165,9 @@ pub struct RuleInfo {
     pub verdict: Verdict,
     /// What it says about authentication.
     pub authentication: Option<Authentication>,
+    /// Whether nobody wrote it: the language has it by itself.
+    #[serde(skip)]
+    pub is_implied: bool,
 }
 
 impl fmt::Display for RuleInfo {

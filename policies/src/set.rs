@@ -379,6 +379,7 @@ impl File {
                         direction: rule.direction,
                         verdict: rule.verdict,
                         authentication: rule.auth,
+                        is_implied: rule.is_implied,
                     };
                     rule.number = numbers.of(&info);
                     rules.push((rule.number, info));

@@ -31,7 +31,8 @@ pub fn json_schema(kind: Kind) -> Value {
         properties.insert("kind".into(), json!({"const": dialect.name}));
         properties.insert("metadata".into(), metadata);
         if has_several {
-            properties.insert("specs".into(), json!({"type": "array", "items": spec}));
+            let same = json!({"type": "array", "items": {"$ref": "#/properties/spec"}});
+            properties.insert("specs".into(), same);
         } else {
             properties.remove("specs");
         }

@@ -143,6 +143,7 @@ fn others(
             let speaks_of_port = ranges.any(|range| range.covers(flow.protocol, flow.port));
             let why = match (rule.matches(workload, remote), speaks_of_port) {
                 (false, false) => return None,
+                (false, true) if rule.is_implied => return None,
                 (false, true) => "it does not name the other end",
                 (true, false) => "it does not name the port",
                 (true, true) if verdict == Some(Verdict::Deny) => "a deny rule wins",

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::entry::Remote;
 use crate::model::Protocol;
 use crate::set::PolicySet;
 use crate::tools::classes::{Class, classes};
@@ -172,7 +173,7 @@ pub fn graph(
     let mut ends: Vec<Class> = classes;
     ends.extend(outside(&[set]));
     for class in &ends {
-        graph.node(&class.end, class.others);
+        graph.node(set, &class.end, class.others);
     }
     let mut edges: BTreeMap<(usize, usize, State), Edge> = BTreeMap::new();
     let observed = observed.unwrap_or_default();
@@ -229,10 +230,45 @@ pub fn graph(
         edge.add(traffic(flow.protocol, &flow.port.to_string()), rule);
         edge.see(flow);
     }
+    part_of_the_world(&graph, &mut edges);
     graph.is_cut = edges.len() > MAX_EDGES;
     graph.edges = edges.into_values().take(MAX_EDGES).collect();
     graph.forget_lonely();
     graph
+}
+
+/// Takes out what is said of a prefix only because it is said of the whole world.
+fn part_of_the_world(graph: &Graph, edges: &mut BTreeMap<(usize, usize, State), Edge>) {
+    let world = End::World.to_string();
+    let Some(world) = graph.nodes.iter().position(|node| node.name == world) else {
+        return;
+    };
+    let is_prefix = |node: usize| {
+        let node = graph.nodes.get(node).filter(|node| node.kind == "outside");
+        node.is_some_and(|node| node.name != "world")
+    };
+    let repeated: Vec<_> = edges
+        .iter()
+        .filter(|((from, to, _), edge)| {
+            let same = match (is_prefix(*from), is_prefix(*to)) {
+                (true, false) => {
+                    edges.range((world, *to, State::Denied)..=(world, *to, State::Open))
+                }
+                (false, true) => {
+                    edges.range((*from, world, State::Denied)..=(*from, world, State::Open))
+                }
+                _ => return false,
+            };
+            let unseen = edge.seen.is_empty();
+            let mut same = same;
+            unseen
+                && same.any(|(_, other)| other.traffic == edge.traffic && other.rules == edge.rules)
+        })
+        .map(|(key, _)| *key)
+        .collect();
+    for key in repeated {
+        edges.remove(&key);
+    }
 }
 
 /// Two ends, and everything that is needed to draw what is between them.
@@ -304,7 +340,12 @@ impl Between<'_> {
                 } else {
                     configured
                 };
-                let rule = deciding(self.set, &decision).map(|rule| rule.to_string());
+                let rule = deciding(self.set, &decision);
+                // That a pod's own node reaches it is so everywhere, and worth no line until it is seen.
+                if rule.as_ref().is_some_and(|rule| rule.is_implied) && flows.is_empty() {
+                    continue;
+                }
+                let rule = rule.map(|rule| rule.to_string());
                 let edge = edges
                     .entry((from, to, state))
                     .or_insert_with(|| Edge::new(from, to, state));
@@ -368,6 +409,18 @@ impl Edge {
     }
 }
 
+/// What an end is called: an address outside by the prefix that policies know it by.
+fn name(set: &PolicySet, end: &End) -> String {
+    let End::Outside(address) = end else {
+        return end.to_string();
+    };
+    match set.outside(*address) {
+        Remote::Cidr(net) if net.prefix_len() == net.max_prefix_len() => net.addr().to_string(),
+        Remote::Cidr(net) => net.to_string(),
+        _ => End::World.to_string(),
+    }
+}
+
 fn traffic(protocol: Protocol, ports: &str) -> String {
     match (protocol, ports) {
         (Protocol::Any, _) => "any".to_owned(),
@@ -377,8 +430,8 @@ fn traffic(protocol: Protocol, ports: &str) -> String {
 }
 
 impl Graph {
-    fn node(&mut self, end: &End, alike: usize) -> usize {
-        let name = end.to_string();
+    fn node(&mut self, set: &PolicySet, end: &End, alike: usize) -> usize {
+        let name = name(set, end);
         let known = self.nodes.iter().position(|node| node.name == name);
         known.unwrap_or_else(|| {
             let workload = end.workload();
@@ -411,11 +464,7 @@ impl Graph {
                 let known = inventory.identified(&workload.spiffe_id.to_string());
                 known.map_or_else(|| end.to_string(), |known| known.name.clone())
             }
-            End::Outside(address) => match set.outside(*address) {
-                crate::Remote::Cidr(net) => net.addr().to_string(),
-                _ => "world".to_owned(),
-            },
-            End::Host | End::World => end.to_string(),
+            other => name(set, other),
         };
         self.nodes.iter().position(|node| node.name == name)
     }
@@ -423,7 +472,7 @@ impl Graph {
     fn end(&mut self, end: &End, set: &PolicySet, inventory: &Inventory) -> usize {
         match self.find(end, set, inventory) {
             Some(node) => node,
-            None => self.node(end, 0),
+            None => self.node(set, end, 0),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::tools::cases::escape;
-use crate::tools::graph::layout::{HEIGHT, Layout, WIDTH, layout};
+use crate::tools::graph::layout::{HEIGHT, Layout, Point, WIDTH, layout};
 use crate::tools::graph::{Edge, Graph, State};
 
 /// The longest name that fits into a node.
@@ -103,49 +103,22 @@ pub(super) fn picture(graph: &Graph, head: &str, above: &str) -> String {
 }
 
 fn draw_edge(svg: &mut String, graph: &Graph, layout: &Layout, number: usize, edge: &Edge) {
-    let place = |node: usize| layout.places.get(node).copied().unwrap_or_default();
-    let ((x1, y1), (x2, y2)) = (place(edge.from), place(edge.to));
-    // Several edges between two nodes, or back and forth, keep apart.
-    let before = graph.edges.iter().take(number);
-    let together = before
-        .filter(|other| {
-            (other.from, other.to) == (edge.from, edge.to)
-                || (other.from, other.to) == (edge.to, edge.from)
-        })
-        .count() as f64;
-    let middle = HEIGHT / 2.0 + together * 7.0 - 3.0;
-    let (path, label) = if edge.from == edge.to {
-        let (x, y) = (x1 + WIDTH, y1 + HEIGHT / 2.0);
-        let reach = 46.0 + together * 16.0;
-        let path = format!(
-            "M{x:.1} {:.1}C{r:.1} {:.1} {r:.1} {:.1} {x:.1} {:.1}",
-            y - 8.0,
-            y - 24.0,
-            y + 24.0,
-            y + 8.0,
-            r = x + reach
-        );
-        (path, (x + reach * 0.8, y + 3.0))
-    } else if (x1 - x2).abs() < 1.0 {
-        // In one column: around the right side.
-        let (x, a, b) = (x1 + WIDTH, y1 + middle, y2 + middle);
-        let reach = x + 40.0 + (a - b).abs().min(160.0) * 0.4 + together * 10.0;
+    let route = layout
+        .routes
+        .get(number)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let (Some((_, start)), Some((end, _))) = (route.first(), route.last()) else {
+        return;
+    };
+    let (path, label) = if (start.0 - end.0).abs() < 1.0 {
+        // In one column, or at one node: around the right side.
+        let ((x, a), (_, b)) = (*start, *end);
+        let reach = x + 44.0 + (a - b).abs().min(200.0) * 0.35;
         let path = format!("M{x:.1} {a:.1}C{reach:.1} {a:.1} {reach:.1} {b:.1} {x:.1} {b:.1}");
-        (path, (x + (reach - x) * 0.75, (a + b) / 2.0))
+        (path, (x + (reach - x) * 0.75, f64::midpoint(a, b)))
     } else {
-        let (sx, ex) = if x1 < x2 {
-            (x1 + WIDTH, x2)
-        } else {
-            (x1, x2 + WIDTH)
-        };
-        let (sy, ey) = (y1 + middle, y2 + middle);
-        let half = (ex - sx) / 2.0;
-        let path = format!(
-            "M{sx:.1} {sy:.1}C{:.1} {sy:.1} {:.1} {ey:.1} {ex:.1} {ey:.1}",
-            sx + half,
-            ex - half
-        );
-        (path, ((sx + ex) / 2.0, (sy + ey) / 2.0 - 4.0))
+        curve(route)
     };
     let name = |node: usize| graph.nodes.get(node).map_or("", |node| node.name.as_str());
     let _ = write!(
@@ -164,6 +137,36 @@ fn draw_edge(svg: &mut String, graph: &Graph, layout: &Layout, number: usize, ed
         )),
         word = edge.state.word(),
     );
+}
+
+/// Through all places on the way, and where there is room for words.
+fn curve(route: &[(Point, Point)]) -> (String, Point) {
+    let mut path = String::new();
+    let mut label = (0.0, 0.0);
+    let mut last: Option<Point> = None;
+    for (enter, leave) in route {
+        let _ = match last {
+            None => write!(path, "M{:.1} {:.1}", enter.0, enter.1),
+            Some((x, y)) => {
+                let half = f64::midpoint(x, enter.0);
+                if label == (0.0, 0.0) {
+                    // Near the caller, where fewer edges have come together.
+                    label = (x + (enter.0 - x) * 0.42, y + (enter.1 - y) * 0.4 - 4.0);
+                }
+                write!(
+                    path,
+                    "C{half:.1} {y:.1} {half:.1} {ey:.1} {ex:.1} {ey:.1}",
+                    ex = enter.0,
+                    ey = enter.1
+                )
+            }
+        };
+        if enter != leave {
+            let _ = write!(path, "H{:.1}", leave.0);
+        }
+        last = Some(*leave);
+    }
+    (path, label)
 }
 
 fn short(text: &str, room: usize) -> String {
