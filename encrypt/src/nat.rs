@@ -38,6 +38,10 @@ impl Marks {
     const ALL: u32 = 15;
     /// The two in which a gate says what it knows.
     const JUDGED: u32 = 3;
+    /// Their value for: a gate has let it through.
+    const DECIDED: u32 = 1;
+    /// Given back from hold.
+    const RETURNED: u32 = 4;
     /// Their value for: egress policy refused the address as written.
     const UNDECIDED: u32 = 2;
     /// Their value for: from outside.
@@ -50,6 +54,14 @@ impl Marks {
             0..=28 => Some(Self { shift }),
             _ => None,
         }
+    }
+
+    /// Mark and mask of packets that came back from hold, and that a gate has let through.
+    pub(crate) const fn held(self) -> (u32, u32) {
+        (
+            self.place(Self::DECIDED | Self::RETURNED),
+            self.place(Self::ALL),
+        )
     }
 
     const fn place(self, bits: u32) -> u32 {

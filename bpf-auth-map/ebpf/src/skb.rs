@@ -4,10 +4,10 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_xfrm_state},
     helpers::{
         bpf_ktime_get_boot_ns, bpf_redirect, bpf_skb_change_head, bpf_skb_change_type,
-        bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_skb_get_xfrm_state, bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -72,6 +72,19 @@ impl Skb {
     pub fn segments(&self) -> u32 {
         let segments = unsafe { (*self.0).gso_segs };
         if segments == 0 { 1 } else { segments }
+    }
+
+    /// Whose security association it came out of; nothing for a packet that no IPsec has touched. Not inlined:
+    /// its stack is free again afterwards.
+    #[inline(never)]
+    pub fn association(&self) -> Option<u32> {
+        let mut state = MaybeUninit::<bpf_xfrm_state>::uninit();
+        let size = size_of::<bpf_xfrm_state>() as u32;
+        // SAFETY: the helper fills all of it or fails.
+        unsafe {
+            let failed = bpf_skb_get_xfrm_state(self.0.cast(), 0, state.as_mut_ptr(), size, 0);
+            (failed == 0).then(|| state.assume_init().reqid)
+        }
     }
 
     /// CLOCK_BOOTTIME, nanoseconds.

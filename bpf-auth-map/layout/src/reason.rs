@@ -69,6 +69,7 @@ reasons! {
     39 AnnouncedOther "announced-other" "the peer knows the local address as another endpoint's";
     40 Withdrawing "withdrawing" "the local address is being withdrawn from the peer";
     41 Unconfirmed "unconfirmed" "the peer has not confirmed the local address yet";
+    42 OtherTunnel "other-tunnel" "came out of another peer's tunnel than that of its source address";
 
     50 NoRule "no-rule" "policy: no rule allows it";
     51 Denied "denied" "policy: a rule denies it";

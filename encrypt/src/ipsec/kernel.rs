@@ -20,20 +20,22 @@ use zeroize::Zeroize;
 use super::chain::Material;
 use super::options::Lifetime;
 use crate::Error;
+use crate::nat::Marks;
 
 /// Packets that may overtake one another without being taken for replayed: the kernel's most. Two processors
 /// that share a queue were seen to exchange some dozens.
 const REPLAY_WINDOW: u32 = 4096;
 /// Bits of the integrity check value: all of it (RFC 4106 section 6).
 const ICV_BITS: u32 = 128;
-/// Our place among policies: nothing else matches under our interface id.
-const PRIORITY: u32 = 725;
+/// Our place among policies: after those for packets that were held, which stand at their peer's number.
+const PRIORITY: u32 = u32::MAX;
 
 /// The socket. It belongs to the network namespace of the thread that opened it.
 pub(super) struct Xfrm {
     handle: Handle,
     connection: tokio::task::JoinHandle<()>,
     interface: u32,
+    marks: Marks,
 }
 
 impl Drop for Xfrm {
@@ -79,7 +81,7 @@ pub(super) struct PolicyId {
 }
 
 /// A policy as the kernel tells it.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct PolicyReading {
     /// The peer's number.
     pub(super) number: u32,
@@ -93,33 +95,50 @@ pub(super) enum Way {
     In,
     Forward,
     Out,
+    /// As `In` and `Forward`, for packets that the gates had held and have judged: what they came out of is
+    /// forgotten meanwhile. Known by the gates' mark, and the gate has asked for their association before.
+    InHeld,
+    ForwardHeld,
 }
+
+/// All ways of a peer's prefix.
+pub(super) const WAYS: [Way; 5] = [
+    Way::In,
+    Way::Forward,
+    Way::Out,
+    Way::InHeld,
+    Way::ForwardHeld,
+];
 
 impl Way {
     const fn code(self) -> u8 {
         match self {
-            Self::In => XFRM_POLICY_IN,
-            Self::Forward => XFRM_POLICY_FWD,
+            Self::In | Self::InHeld => XFRM_POLICY_IN,
+            Self::Forward | Self::ForwardHeld => XFRM_POLICY_FWD,
             Self::Out => XFRM_POLICY_OUT,
         }
     }
 
-    fn of(code: u8) -> Option<Self> {
-        [Self::In, Self::Forward, Self::Out]
-            .into_iter()
-            .find(|way| way.code() == code)
+    const fn is_held(self) -> bool {
+        matches!(self, Self::InHeld | Self::ForwardHeld)
+    }
+
+    fn of(code: u8, held: bool) -> Option<Self> {
+        WAYS.into_iter()
+            .find(|way| way.code() == code && way.is_held() == held)
     }
 }
 
 impl Xfrm {
     /// Opens the socket; needs a running tokio runtime.
-    pub(super) fn open(interface: u32) -> Result<Self, Error> {
+    pub(super) fn open(interface: u32, marks: Marks) -> Result<Self, Error> {
         let (connection, handle, _) =
             xfrmnetlink::new_connection().map_err(Error::io("opening an XFRM socket"))?;
         Ok(Self {
             handle,
             connection: tokio::spawn(connection),
             interface,
+            marks,
         })
     }
 
@@ -216,7 +235,7 @@ impl Xfrm {
         let (source, destination) = selector(id);
         let (outer_source, outer_destination) = match id.way {
             Way::Out => (path.local, path.remote),
-            Way::In | Way::Forward => (path.remote, path.local),
+            _ => (path.remote, path.local),
         };
         let mut template = UserTemplate {
             family: family(path.remote),
@@ -235,15 +254,20 @@ impl Xfrm {
             destination.addr(),
             destination.prefix_len(),
         );
-        let set = request
+        let request = request
             .direction(id.way.code())
             .action(XFRM_POLICY_ALLOW)
-            .priority(PRIORITY)
-            .ifid(self.interface)
-            .add_template(template)
+            .ifid(self.interface);
+        let request = if id.way.is_held() {
+            let (mark, mask) = self.marks.held();
+            request.priority(path.number).mark(mark, mask)
+        } else {
+            request.priority(PRIORITY).add_template(template)
+        };
+        request
             .execute()
-            .await;
-        set.map_err(|error| refused("setting a policy", &error))
+            .await
+            .map_err(|error| refused("setting a policy", &error))
     }
 
     /// Removes a policy; one that is gone already is no error.
@@ -255,12 +279,12 @@ impl Xfrm {
             destination.addr(),
             destination.prefix_len(),
         );
-        let gone = request
-            .direction(id.way.code())
-            .ifid(self.interface)
-            .execute()
-            .await;
-        tolerate(gone, "removing a policy")
+        let mut request = request.direction(id.way.code()).ifid(self.interface);
+        if id.way.is_held() {
+            let (mark, mask) = self.marks.held();
+            request = request.mark(mark, mask);
+        }
+        tolerate(request.execute().await, "removing a policy")
     }
 
     /// Our policies.
@@ -276,15 +300,6 @@ impl Xfrm {
                 continue;
             }
             let info = message.user_policy_info;
-            let Some(way) = Way::of(info.direction) else {
-                continue;
-            };
-            let chosen = &info.selector;
-            let (far, bits) = match way {
-                Way::Out => (&chosen.daddr, chosen.prefixlen_d),
-                Way::In | Way::Forward => (&chosen.saddr, chosen.prefixlen_s),
-            };
-            let prefix = address(far, chosen.family).and_then(|far| IpNet::new(far, bits).ok());
             let reading = message.nlas.iter().find_map(|attribute| match attribute {
                 XfrmAttrs::Template(templates) => templates.first().map(|first| PolicyReading {
                     number: first.reqid,
@@ -292,8 +307,21 @@ impl Xfrm {
                 }),
                 _ => None,
             });
+            let Some(way) = Way::of(info.direction, reading.is_none()) else {
+                continue;
+            };
+            let chosen = &info.selector;
+            let (far, bits) = match way {
+                Way::Out => (&chosen.daddr, chosen.prefixlen_d),
+                _ => (&chosen.saddr, chosen.prefixlen_s),
+            };
+            let prefix = address(far, chosen.family).and_then(|far| IpNet::new(far, bits).ok());
             if let Some(prefix) = prefix {
-                found.insert(PolicyId { prefix, way }, reading.unwrap_or_default());
+                let held = PolicyReading {
+                    number: info.priority,
+                    spi: 0,
+                };
+                found.insert(PolicyId { prefix, way }, reading.unwrap_or(held));
             }
         }
         Ok(found)
@@ -309,7 +337,7 @@ fn selector(id: PolicyId) -> (IpNet, IpNet) {
     let any = IpNet::new(any.addr(), 0).unwrap_or(any);
     match id.way {
         Way::Out => (any, id.prefix),
-        Way::In | Way::Forward => (id.prefix, any),
+        _ => (id.prefix, any),
     }
 }
 

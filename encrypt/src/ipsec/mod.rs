@@ -19,6 +19,8 @@
 //!    the peer still sends under the old ones is read for another 30 s.
 //! 4. [`Peer::number`] becomes the request id of everything of this peer in the kernel, so that a gate can ask by
 //!    which peer's association a packet came in (`bpf_skb_get_xfrm_state`).
+//!    That gate has to ask before it holds a packet: what is held forgets its association. The kernel lets it pass
+//!    by the gates' mark, [`IpsecOptions::marks`].
 //! 5. Now and then [`Ipsec::stuck`]: these peers get new keys only by a new session.
 //!
 //! # Why nothing leaves in clear
@@ -97,7 +99,7 @@ impl Ipsec {
     /// attach the gates, then call [`Tunnel::up`].
     pub async fn open(options: IpsecOptions) -> Result<Self, Error> {
         let netlink = Netlink::open()?;
-        let xfrm = Xfrm::open(options.interface)?;
+        let xfrm = Xfrm::open(options.interface, options.marks)?;
         let store = Store::open(&options.run_dir)?;
         let found = device::adopt(&options, &netlink).await?;
         let adopted = found.is_some();
@@ -159,7 +161,7 @@ impl Ipsec {
     /// one.
     pub async fn remove_left_over(options: &IpsecOptions) -> Result<bool, Error> {
         let netlink = Netlink::open()?;
-        clear(&Xfrm::open(options.interface)?).await?;
+        clear(&Xfrm::open(options.interface, options.marks)?).await?;
         let found = device::adopt(options, &netlink).await?;
         if let Some(link) = &found {
             netlink.delete(link.index).await?;
@@ -217,7 +219,7 @@ pub(crate) async fn probe(netlink: &Netlink, trial: &str) -> Result<(), Error> {
             .ok_or(Error::DeviceLost(trial.into()))?,
         made => made?,
     };
-    let probed = probe_ciphers(&Xfrm::open(options.interface)?).await;
+    let probed = probe_ciphers(&Xfrm::open(options.interface, options.marks)?).await;
     netlink.delete(link.index).await?;
     probed
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::DeviceName;
+use crate::nat::Marks;
 
 /// How IPsec is to be.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct IpsecOptions {
     pub underlay: Vec<IpAddr>,
     /// An MTU that overrides the underlay's.
     pub mtu: Option<u32>,
+    /// The gates' mark bits: packets that were held are known by them.
+    pub marks: Marks,
     /// What a key may carry, and how long.
     pub life: Lifetime,
     /// How often the kernel is asked how keys are used.
@@ -63,6 +66,7 @@ impl IpsecOptions {
             run_dir: run_dir.into(),
             underlay: Vec::new(),
             mtu: None,
+            marks: Marks::default(),
             life: Lifetime::default(),
             look: Duration::from_secs(1),
         }

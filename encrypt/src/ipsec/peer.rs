@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::chain::{Chain, Direction};
-use super::kernel::{Path, PolicyId, Reading, SaId, Way, Xfrm};
+use super::kernel::{Path, PolicyId, Reading, SaId, WAYS, Way, Xfrm};
 use super::options::IpsecOptions;
 use super::ratchet::{Ratchet, Step};
 use super::store::KeptPeer;
@@ -15,7 +15,6 @@ const LINGER_OUT: Duration = Duration::from_secs(2);
 /// How long one that is received with no more stays: for packets on the way, and for a peer that is slow to
 /// follow.
 const LINGER_IN: Duration = Duration::from_secs(30);
-const WAYS: [Way; 3] = [Way::In, Way::Forward, Way::Out];
 
 /// A peer, as the kernel has it.
 pub(super) struct PeerState {

@@ -2,7 +2,7 @@
 //! before the node's own NAT.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use handfast_layout::{Config, Hook, MARK_DECIDED, Reason};
+use handfast_layout::{Config, Hook, MARK_DECIDED, MARK_RETURNED, Reason};
 
 use super::tunnel;
 use crate::{
@@ -20,7 +20,8 @@ pub fn from_tunnel(context: TcContext) -> i32 {
     work.begin(&skb, config, Hook::FromTunnel);
     match judge(&skb, work, config) {
         Ok(()) => {
-            skb.set_mark_bits(config, MARK_DECIDED);
+            // An IPsec tunnel knows by it why the packet has no association any more.
+            skb.set_mark_bits(config, MARK_DECIDED | work.mark & MARK_RETURNED);
             PASS
         }
         Err(reason) if undecided(reason) => hold::hold(&skb, work, config, reason),
@@ -31,6 +32,13 @@ pub fn from_tunnel(context: TcContext) -> i32 {
 #[inline(always)]
 fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
     work.read(skb)?;
+    // Before anything is held: a packet that comes back from there has no association any more. WireGuard has
+    // asked by itself, since each peer's allowed addresses are its own.
+    if let Some(number) = skb.association()
+        && work.prefix(work.packet.src) != Some(number)
+    {
+        return Err(Reason::OtherTunnel);
+    }
     tunnel::judge(skb, work, config)
 }
 
