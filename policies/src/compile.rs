@@ -1,11 +1,12 @@
 //! From the rules that match a remote to entries among which a longest-prefix lookup finds the right one.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::document::{PortRange, Rule};
 use crate::entry::Entry;
-use crate::model::{Direction, Protocol, RuleRef, Verdict};
+use crate::model::{Authentication, Direction, Encryption, Protocol, RuleRef, Verdict};
 use crate::ports::Ports;
 
 /// One range of one rule that matches.
@@ -18,11 +19,12 @@ struct Claim<'a> {
     ports: Ports,
 }
 
+/// How closely a rule speaks of a flow; smaller is closer.
+type Width = (bool, u32, bool);
+
 impl Claim<'_> {
     /// How closely it speaks of a flow, as Cilium's lookup ranks it: by ports first, then by peers.
-    ///
-    /// Smaller is closer.
-    fn width(&self) -> (bool, u32, bool) {
+    fn width(&self) -> Width {
         let ports = u32::from(self.ports.last()) - u32::from(self.ports.first());
         (
             self.protocol == Protocol::Any,
@@ -48,11 +50,16 @@ pub(crate) fn entries<'a>(
         claims.entry(range.protocol).or_default().push(claim);
     }
     let any = claims.remove(&Protocol::Any).unwrap_or_default();
-    let mut entries: Vec<_> = decide(direction, Protocol::Any, Ports::ANY, any.iter())
+    let mut everything = Covering::default();
+    for claim in &any {
+        everything.add(claim);
+    }
+    let mut entries: Vec<_> = everything
+        .decide(direction, Protocol::Any, Ports::ANY)
         .into_iter()
         .collect();
     for (protocol, claims) in claims {
-        entries.extend(split(direction, protocol, claims, &any));
+        entries.extend(split(direction, protocol, claims, everything.clone()));
     }
     entries
 }
@@ -62,23 +69,29 @@ fn split(
     direction: Direction,
     protocol: Protocol,
     mut claims: Vec<Claim<'_>>,
-    any: &[Claim<'_>],
+    mut covering: Covering,
 ) -> Vec<Entry> {
     claims.sort_by_key(|claim| claim.ports.first());
     let pieces = pieces(&claims);
     let mut entries: Vec<Entry> = Vec::new();
-    let mut coming = claims.into_iter().peekable();
-    // Those that cover the piece at hand, so that a thousand rules for a thousand ports cost a thousand steps.
-    let mut covering: Vec<Claim<'_>> = Vec::new();
+    let mut ending = claims.clone();
+    ending.sort_by_key(|claim| claim.ports.last());
+    let mut ending = ending.iter().peekable();
+    let mut coming = claims.iter().peekable();
+    let mut here = 0_usize;
     for ports in pieces {
-        covering.retain(|claim| claim.ports.last() >= ports.first());
-        while let Some(claim) = coming.next_if(|claim| claim.ports.first() <= ports.first()) {
-            covering.push(claim);
+        while let Some(claim) = ending.next_if(|claim| claim.ports.last() < ports.first()) {
+            covering.remove(claim);
+            here -= 1;
         }
-        if covering.is_empty() {
+        while let Some(claim) = coming.next_if(|claim| claim.ports.first() <= ports.first()) {
+            covering.add(claim);
+            here += 1;
+        }
+        if here == 0 {
             continue;
         }
-        let Some(entry) = decide(direction, protocol, ports, covering.iter().chain(any)) else {
+        let Some(entry) = covering.decide(direction, protocol, ports) else {
             continue;
         };
         match entries.last_mut() {
@@ -125,59 +138,82 @@ fn continues(last: &Entry, next: &Entry) -> bool {
             }
 }
 
-/// Deny wins. Of the rules that allow, the closest that says something decides; among equals the stronger.
-fn decide<'a, 'r: 'a>(
-    direction: Direction,
-    protocol: Protocol,
-    ports: Ports,
-    claims: impl Iterator<Item = &'a Claim<'r>> + Clone,
-) -> Option<Entry> {
-    let rule = closest(claims.clone())?;
-    let entry = Entry {
-        direction,
-        protocol,
-        ports,
-        verdict: Verdict::Deny,
-        auth: None,
-        encryption: None,
-        max_age: None,
-        rule,
-    };
-    let denying = claims
-        .clone()
-        .filter(|claim| claim.rule.verdict == Verdict::Deny);
-    if let Some(rule) = closest(denying) {
-        return Some(Entry { rule, ..entry });
+/// The claims that cover the ports at hand, by what is asked of them: so that ten thousand ranges inside each other
+/// cost ten thousand steps, not the square of it.
+#[derive(Clone, Default)]
+struct Covering {
+    all: BTreeSet<(Width, usize, RuleRef)>,
+    denying: BTreeSet<(Width, usize, RuleRef)>,
+    auth: BTreeSet<(Width, Reverse<Authentication>, usize, RuleRef)>,
+    encryption: BTreeSet<(Width, Reverse<Encryption>, usize)>,
+    max_age: BTreeSet<(Duration, usize)>,
+}
+
+impl Covering {
+    fn add(&mut self, claim: &Claim<'_>) {
+        let (width, order, rule) = (claim.width(), claim.order, claim.rule);
+        self.all.insert((width, order, rule.number));
+        if rule.verdict == Verdict::Deny {
+            self.denying.insert((width, order, rule.number));
+        }
+        if let Some(auth) = rule.auth {
+            self.auth.insert((width, Reverse(auth), order, rule.number));
+        }
+        if let Some(encryption) = rule.encryption {
+            self.encryption.insert((width, Reverse(encryption), order));
+        }
+        if let Some(age) = rule.max_age {
+            self.max_age.insert((age, order));
+        }
     }
-    let asked = said(claims.clone(), |rule| rule.auth);
-    Some(Entry {
-        verdict: Verdict::Allow,
-        auth: asked.map(|(auth, _)| auth),
-        encryption: said(claims.clone(), |rule| rule.encryption).map(|(encryption, _)| encryption),
-        max_age: claims.filter_map(|claim| claim.rule.max_age).min(),
-        rule: asked.map_or(rule, |(_, rule)| rule),
-        ..entry
-    })
-}
 
-/// The rule that speaks most closely of the flow; the first of equals.
-fn closest<'a, 'r: 'a>(claims: impl Iterator<Item = &'a Claim<'r>>) -> Option<RuleRef> {
-    claims
-        .min_by_key(|claim| (claim.width(), claim.order))
-        .map(|claim| claim.rule.number)
-}
+    fn remove(&mut self, claim: &Claim<'_>) {
+        let (width, order, rule) = (claim.width(), claim.order, claim.rule);
+        self.all.remove(&(width, order, rule.number));
+        self.denying.remove(&(width, order, rule.number));
+        if let Some(auth) = rule.auth {
+            self.auth
+                .remove(&(width, Reverse(auth), order, rule.number));
+        }
+        if let Some(encryption) = rule.encryption {
+            self.encryption.remove(&(width, Reverse(encryption), order));
+        }
+        if let Some(age) = rule.max_age {
+            self.max_age.remove(&(age, order));
+        }
+    }
 
-/// What the closest rules that say anything say, and the first that says it.
-fn said<'a, 'r: 'a, T: Ord + Copy>(
-    claims: impl Iterator<Item = &'a Claim<'r>>,
-    what: impl Fn(&Rule) -> Option<T>,
-) -> Option<(T, RuleRef)> {
-    claims
-        .filter_map(|claim| {
-            let said = what(claim.rule)?;
-            let rank = (claim.width(), Reverse(said), claim.order);
-            Some((rank, said, claim.rule.number))
+    /// Deny wins. Of the rules that allow, the closest that says something decides; among equals the stronger, and
+    /// among these the first.
+    fn decide(&self, direction: Direction, protocol: Protocol, ports: Ports) -> Option<Entry> {
+        let (_, _, closest) = *self.all.first()?;
+        let entry = Entry {
+            direction,
+            protocol,
+            ports,
+            verdict: Verdict::Deny,
+            auth: None,
+            encryption: None,
+            max_age: None,
+            rule: closest,
+        };
+        if let Some((_, _, rule)) = self.denying.first() {
+            return Some(Entry {
+                rule: *rule,
+                ..entry
+            });
+        }
+        let asked = self.auth.first();
+        Some(Entry {
+            verdict: Verdict::Allow,
+            auth: asked.map(|(_, Reverse(auth), ..)| *auth),
+            encryption: self
+                .encryption
+                .first()
+                .map(|(_, Reverse(encryption), _)| *encryption),
+            max_age: self.max_age.first().map(|(age, _)| *age),
+            rule: asked.map_or(closest, |(.., rule)| *rule),
+            ..entry
         })
-        .min_by_key(|(rank, ..)| *rank)
-        .map(|(_, said, rule)| (said, rule))
+    }
 }

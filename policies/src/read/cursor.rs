@@ -160,6 +160,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Whether it is written without quotes.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.node.value, Value::Scalar { plain: true, .. })
+    }
+
     /// `true` or `false`.
     pub(crate) fn boolean(&self) -> Option<bool> {
         match &self.node.value {

@@ -142,7 +142,9 @@ pub(crate) fn range(cursor: &Cursor<'_>, first: u16, last: u16) -> Option<Ports>
 pub(crate) fn number_or_name(cursor: &Cursor<'_>) -> Option<Result<u16, String>> {
     let written = cursor.word()?;
     let named = written.contains(|c: char| c.is_ascii_alphabetic());
-    if !named {
+    // Without quotes, other readers of YAML take 0x50 for 80 and 1e3 for 1000.
+    let otherwise = written.starts_with(|c: char| c.is_ascii_digit()) && cursor.is_plain();
+    if !named || otherwise {
         return number(cursor).map(Ok);
     }
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
