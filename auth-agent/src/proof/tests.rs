@@ -16,6 +16,8 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use super::message::{self, Authenticator};
 use super::*;
 
+mod malformed;
+
 const SUITES: [SupportedCipherSuite; 3] = [
     cipher_suite::TLS13_AES_128_GCM_SHA256,
     cipher_suite::TLS13_AES_256_GCM_SHA384,
@@ -418,6 +420,34 @@ fn there_are_no_proofs_before_the_end_of_the_handshake() {
         ProofContext::from_server(&accepted),
         Err(ProofError::Session(_))
     ));
+}
+
+#[test]
+fn a_tunnel_key_is_shown_by_its_holder_to_one_node_in_one_session() {
+    let (session, other) = (session(), session());
+    let a = NodeKey {
+        node_id: "spiffe://example.org/handfast/node/a",
+        tunnel_key: &[1; 32],
+    };
+    let b = NodeKey {
+        node_id: "spiffe://example.org/handfast/node/b",
+        tunnel_key: &[2; 32],
+    };
+    let agreed = [9; 32];
+    let tag = tunnel_tag(&session.dialled, &agreed, a, b).unwrap();
+    let check = |export: &dyn Export, agreed, maker, to| {
+        check_tunnel_tag(export, agreed, maker, to, &tag).unwrap()
+    };
+    assert!(check(&session.accepted, &agreed, a, b));
+    assert!(!check(&session.accepted, &agreed, b, a), "sent back");
+    assert!(!check(&session.accepted, &[8; 32], a, b), "another key");
+    assert!(!check(&other.accepted, &agreed, a, b), "another session");
+    let claimed = NodeKey {
+        tunnel_key: &[3; 32],
+        ..a
+    };
+    assert!(!check(&session.accepted, &agreed, claimed, b));
+    assert!(tunnel_tag(&session.dialled, &agreed, a, a).is_err());
 }
 
 #[test]
