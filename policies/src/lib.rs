@@ -36,6 +36,7 @@ mod compile;
 mod document;
 mod entry;
 mod local;
+mod matrix;
 mod model;
 mod pairing;
 mod ports;
@@ -46,6 +47,7 @@ pub mod tools;
 
 pub use entry::{Entry, NAMED_PORT, Pairing, Remote, Workload, lookup};
 pub use local::{LocalPolicy, Ruling};
+pub use matrix::{Closed, Matrix, Update};
 pub use model::{
     Authentication, Direction, Encryption, Kind, PolicyInfo, Protocol, RuleInfo, RuleRef, Verdict,
 };

@@ -305,6 +305,12 @@ impl Changed<'_> {
         self.specs.is_empty()
     }
 
+    /// Whether any rule that is different speaks of the remote, for some workload of `home`'s trust domain.
+    pub(crate) fn speak_of(&self, home: &Workload, remote: &Remote) -> bool {
+        let mut rules = self.specs.iter().flat_map(|spec| &spec.rules);
+        rules.any(|rule| rule.matches(home, remote))
+    }
+
     /// Whether what they say of this workload may be different, and for which remotes.
     #[must_use]
     pub fn of_workload<'a>(&'a self, local: &'a Workload) -> Option<ChangedFor<'a>> {

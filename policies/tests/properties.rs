@@ -9,9 +9,12 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use handfast_policies::{
-    Direction, Entry, PolicySet, Ports, Protocol, Remote, Ruling, Source, Workload, lookup,
-    ports_to_prefixes,
+    Direction, Entry, Matrix, PolicySet, Ports, Protocol, Remote, Ruling, Source, Update, Workload,
+    lookup, ports_to_prefixes,
 };
 use ipnet::IpNet;
 use proptest::collection::vec;
@@ -191,6 +194,45 @@ proptest! {
             }
         }
         prop_assert_eq!(new.cidrs(), fresh.cidrs());
+    }
+
+    #[test]
+    fn a_matrix_that_is_changed_piece_by_piece_says_what_one_made_at_once_says(
+        first in vec(document(), 0..=3),
+        second in vec(document(), 0..=3),
+        locals in vec(workload(), 1..=3),
+        remotes in vec(remote(), 1..=4),
+        moved in remote(),
+    ) {
+        // What stands where entries are enforced.
+        let mut enforced = BTreeMap::new();
+        let mut closed = BTreeMap::new();
+        let mut take = |update: Update<usize, usize>| {
+            closed.extend(update.closed);
+            enforced.extend(update.pairs.into_iter().map(|(local, remote, entries)| ((local, remote), entries)));
+            (closed.clone(), enforced.clone())
+        };
+        let old = read(&first);
+        let mut matrix = Matrix::default();
+        take(matrix.replace(Arc::new(old.clone())));
+        for (number, local) in locals.iter().enumerate() {
+            take(matrix.set_local(number, local.clone()));
+        }
+        for (number, remote) in remotes.iter().enumerate() {
+            take(matrix.set_remote(number, remote.clone()));
+        }
+        let new = Arc::new(old.updated(sources(&second)).unwrap());
+        take(matrix.replace(Arc::clone(&new)));
+        let (closed, enforced) = take(matrix.set_remote(0, moved.clone()));
+        for (l, local) in locals.iter().enumerate() {
+            for direction in DIRECTIONS {
+                prop_assert_eq!(closed[&l].is(direction), new.selected(local, direction));
+            }
+            for (r, remote) in remotes.iter().enumerate() {
+                let remote = if r == 0 { &moved } else { remote };
+                prop_assert_eq!(&enforced[&(l, r)], &new.entries(local, remote), "{} {}", l, r);
+            }
+        }
     }
 
     #[test]
