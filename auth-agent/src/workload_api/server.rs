@@ -13,7 +13,9 @@ use tonic::transport::Server;
 use super::caller::Callers;
 use super::limits::Ledger;
 use super::proto::DESCRIPTORS;
+use super::proto::envoy::service::secret::v3::secret_discovery_service_server as sds;
 use super::proto::spiffe_workload_api_server::{SERVICE_NAME, SpiffeWorkloadApiServer};
+use super::sds::Sds;
 use super::spiffe::{WorkloadApi, check_header};
 use super::{Limits, Source, listen, metrics};
 
@@ -52,23 +54,28 @@ pub fn serve(path: &Path, source: Arc<dyn Source>, limits: Limits) -> io::Result
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let (reporter, health) = tonic_health::server::health_reporter();
-    let workload_api = SpiffeWorkloadApiServer::new(WorkloadApi::new(callers))
+    let workload_api = SpiffeWorkloadApiServer::new(WorkloadApi::new(callers.clone()))
+        .max_decoding_message_size(MAX_MESSAGE);
+    let secrets = sds::SecretDiscoveryServiceServer::new(Sds::new(callers))
         .max_decoding_message_size(MAX_MESSAGE);
     let router = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_header_list_size(MAX_HEADERS)
         .max_frame_size(MAX_FRAME)
         .add_service(InterceptedService::new(workload_api, check_header))
+        .add_service(secrets)
         .add_service(health)
         .add_service(reflection().build_v1().map_err(io::Error::other)?)
         .add_service(reflection().build_v1alpha().map_err(io::Error::other)?);
     let connections = listen::connections(listener, ledger);
     let running = tokio::spawn(async move {
-        reporter
-            .set_service_status(SERVICE_NAME, tonic_health::ServingStatus::Serving)
-            .await;
+        for service in [SERVICE_NAME, sds::SERVICE_NAME] {
+            let serving = tonic_health::ServingStatus::Serving;
+            reporter.set_service_status(service, serving).await;
+        }
         let mut stopping = stopping;
         let stopped = async move {
             let _ = stopping.changed().await;

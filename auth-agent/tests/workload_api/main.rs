@@ -8,6 +8,8 @@
 )]
 
 mod hostile;
+mod jwt;
+mod python;
 mod rust_client;
 mod support;
 mod x509;

@@ -43,11 +43,11 @@ pub struct Ca {
 impl Ca {
     pub async fn start(trust_domain: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let setup = Setup {
-            dir: folder.path().join("ca"),
-            trust_domain: TrustDomain::new(trust_domain).unwrap(),
-            prefix_ranges: vec!["10.0.0.0/8".parse().unwrap()],
-        };
+        let setup = Setup::new(
+            folder.path().join("ca"),
+            TrustDomain::new(trust_domain).unwrap(),
+            vec!["10.0.0.0/8".parse().unwrap()],
+        );
         authority::init(&setup).await.unwrap();
         let socket = folder.path().join("run/ca.sock");
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
