@@ -11,6 +11,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{Ca, options, setup};
@@ -285,25 +286,38 @@ async fn an_entry_made_twice_is_refused() {
     ca.stop().await;
 }
 
+/// The file of a private key.
+fn key(dir: &Path, kind: &str) -> PathBuf {
+    let keys = fs::read_dir(dir.join("keys")).unwrap();
+    let mut found = keys.map(|file| file.unwrap().path()).filter(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(kind)
+    });
+    found.next().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_is_made_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("ca");
     authority::init(&setup(dir.clone())).await.unwrap();
-    let before = fs::read(dir.join("root.key")).unwrap();
+    let root = key(&dir, "root");
+    let before = fs::read(&root).unwrap();
     words(
         authority::init(&setup(dir.clone())).await.unwrap_err(),
         &["holds a CA already"],
     );
-    assert_eq!(fs::read(dir.join("root.key")).unwrap(), before);
-    for (name, mode) in [
-        ("", 0o700),
-        ("root.key", 0o600),
-        ("issuing.pem", 0o600),
-        ("registry.sqlite", 0o600),
+    assert_eq!(fs::read(&root).unwrap(), before);
+    for (path, mode) in [
+        (dir.clone(), 0o700),
+        (dir.join("keys"), 0o700),
+        (root, 0o600),
+        (key(&dir, "issuing"), 0o600),
+        (key(&dir, "jwt"), 0o600),
+        (dir.join("registry.sqlite"), 0o600),
     ] {
-        let found = fs::metadata(dir.join(name)).unwrap().permissions().mode();
-        assert_eq!(found & 0o777, mode, "{name}");
+        let found = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{}", path.display());
     }
 
     let full = folder.path().join("full");
@@ -344,9 +358,10 @@ async fn a_folder_that_is_open_missing_or_not_ours_is_refused() {
     mode("", 0o755).unwrap();
     words(refusal().await, &["reached by others", "chmod"]);
     mode("", 0o700).unwrap();
-    mode("root.key", 0o640).unwrap();
-    words(refusal().await, &["root.key", "reached by others"]);
-    mode("root.key", 0o600).unwrap();
+    let root = key(&dir, "root");
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o640)).unwrap();
+    words(refusal().await, &["keys/root-", "reached by others"]);
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o600)).unwrap();
     if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::chown(&dir, Some(12345), None).unwrap();
         words(refusal().await, &["belongs to uid 12345"]);

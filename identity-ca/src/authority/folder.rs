@@ -13,6 +13,7 @@ use spiffe::TrustDomain;
 
 use super::keys::{Keys, write_private};
 use super::{Lifetimes, Setup};
+use crate::registry::Store;
 use crate::{Error, now_ms};
 
 /// The registry's file in the folder.
@@ -33,6 +34,10 @@ struct Marker {
     /// Names this server among those that share the store.
     server: String,
     prefix_ranges: Vec<IpNet>,
+    /// The PostgreSQL database that several servers share; a file in the
+    /// folder without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    store: Option<String>,
     #[serde(default)]
     lifetimes_seconds: Lifetimes,
     created_at_ms: u64,
@@ -46,6 +51,7 @@ pub(super) struct Folder {
     pub(super) prefix_ranges: Vec<IpNet>,
     pub(super) lifetimes: Lifetimes,
     pub(super) keys: Keys,
+    store: Option<String>,
 }
 
 impl Folder {
@@ -56,6 +62,7 @@ impl Folder {
             trust_domain: setup.trust_domain.as_str().to_owned(),
             server: setup.server.clone(),
             prefix_ranges: setup.prefix_ranges.clone(),
+            store: setup.store.clone(),
             lifetimes_seconds: setup.lifetimes,
             created_at_ms: now_ms(),
         };
@@ -69,6 +76,7 @@ impl Folder {
             prefix_ranges: setup.prefix_ranges.clone(),
             lifetimes: setup.lifetimes,
             keys: Keys::create(dir.join(KEYS), setup.passphrase_file.clone())?,
+            store: setup.store.clone(),
         })
     }
 
@@ -96,7 +104,16 @@ impl Folder {
             prefix_ranges: marker.prefix_ranges,
             lifetimes: marker.lifetimes_seconds,
             keys: Keys::open(dir.join(KEYS), passphrase_file),
+            store: marker.store,
         })
+    }
+
+    /// Opens the registry, wherever it is.
+    pub(super) async fn open_store(&self) -> Result<Store, Error> {
+        match &self.store {
+            Some(url) => Store::connect(&url.parse()?).await,
+            None => Store::open(&self.dir.join(STORE)).await,
+        }
     }
 
     /// A CA that has never had an issuing CA waits for its certificate.

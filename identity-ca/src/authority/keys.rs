@@ -17,7 +17,7 @@ use crate::certificate::{PrivateKey, Signer};
 use crate::{Error, failpoint};
 
 const PLAIN: &str = "PRIVATE KEY";
-const SEALED: &str = "ENCRYPTED PRIVATE KEY";
+pub(super) const SEALED: &str = "ENCRYPTED PRIVATE KEY";
 /// A key whose row was never written is left for as long as somebody may still be about to.
 const ORPHAN: Duration = Duration::from_secs(24 * 3600);
 
@@ -69,7 +69,7 @@ impl Keys {
     pub(super) fn read(&self, name: &str) -> Result<PrivateKey, Error> {
         let path = self.path(name);
         let key = read_key(&path, self.passphrase.as_ref())?;
-        if super::keys::name_matches(name, key.public_key()) {
+        if kind_of(name, key.public_key()).is_some() {
             Ok(key)
         } else {
             Err(problem(&path, "holds another key than its name says"))
@@ -79,6 +79,22 @@ impl Keys {
     /// Is the key here?
     pub(super) fn has(&self, name: &str) -> bool {
         self.path(name).exists()
+    }
+
+    /// The names of all keys.
+    pub(super) fn names(&self) -> Result<Vec<String>, Error> {
+        let mut names = Vec::new();
+        for file in fs::read_dir(&self.dir).map_err(Error::io("cannot read", &self.dir))? {
+            let file = file.map_err(Error::io("cannot read", &self.dir))?;
+            let name = file.file_name();
+            names.extend(
+                name.to_str()
+                    .and_then(|name| name.strip_suffix(".pem"))
+                    .map(ToOwned::to_owned),
+            );
+        }
+        names.sort();
+        Ok(names)
     }
 
     /// Destroys a key; what it has signed stays good. One that is gone already is.
@@ -147,10 +163,11 @@ pub(super) fn name(kind: Kind, public_key: &[u8]) -> String {
     format!("{}-{short}", kind.name())
 }
 
-fn name_matches(name: &str, public_key: &[u8]) -> bool {
+/// What a key of this name is for, if it is the one that its name says.
+pub(super) fn kind_of(name: &str, public_key: &[u8]) -> Option<Kind> {
     [Kind::Root, Kind::Issuing, Kind::Jwt]
         .into_iter()
-        .any(|kind| self::name(kind, public_key) == name)
+        .find(|kind| self::name(*kind, public_key) == name)
 }
 
 /// A private key of a file, sealed or plain.
@@ -159,8 +176,17 @@ pub(super) fn read_key(
     passphrase: Option<&PassphraseFile>,
 ) -> Result<PrivateKey, Error> {
     let text = Zeroizing::new(fs::read(path).map_err(Error::io("cannot read", path))?);
-    let (label, der) = sections(&text)
-        .ok_or_else(|| problem(path, "holds no private key (PEM, PKCS#8, P-256)"))?;
+    read_key_text(&text, path, passphrase)
+}
+
+/// The same of a text; `path` is where it is from.
+pub(super) fn read_key_text(
+    text: &[u8],
+    path: &Path,
+    passphrase: Option<&PassphraseFile>,
+) -> Result<PrivateKey, Error> {
+    let (label, der) =
+        sections(text).ok_or_else(|| problem(path, "holds no private key (PEM, PKCS#8, P-256)"))?;
     let der = match (label, passphrase) {
         (Label::Plain, _) => der,
         (Label::Sealed, Some(passphrase)) => seal::open(&der, path, passphrase)?,

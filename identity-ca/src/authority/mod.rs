@@ -11,6 +11,7 @@ mod issuing;
 mod jwt;
 mod keys;
 mod offline;
+mod rebuilt;
 mod record;
 mod root;
 mod seal;
@@ -39,10 +40,11 @@ use self::folder::Folder;
 use self::issuing::Issuing;
 use self::keys::Keys;
 
-pub(crate) use self::folder::{Lock, STORE, check_folder};
+pub(crate) use self::folder::{Lock, check_folder};
 pub(crate) use self::jwt::JwtKey;
 pub(crate) use self::offline::certificate;
 pub use self::offline::{OfflineRoot, bring_root_key, install, request};
+pub(crate) use self::rebuilt::{RootKey, SealedKey, rebuild};
 pub(crate) use self::record::{Kind, Record, Standing, certificate_id};
 pub(crate) use self::root::Root;
 pub(crate) use self::set::Authorities;
@@ -88,7 +90,7 @@ impl Authority {
     /// Opens the CA in `dir`, after checking that nobody else can read it.
     pub async fn open(dir: &Path) -> Result<Self, Error> {
         check_folder(dir)?;
-        let store = Store::open(&dir.join(STORE)).await?;
+        let store = open_store(dir).await?;
         let authority = Self::load(dir, None, &store).await;
         store.close().await;
         authority
@@ -354,6 +356,11 @@ impl Current {
             authorities,
         })
     }
+}
+
+/// Opens the registry of the CA in `dir`.
+pub(crate) async fn open_store(dir: &Path) -> Result<Store, Error> {
+    Folder::open(dir, None)?.open_store().await
 }
 
 type OwnIssuer = Issuer<'static, Signing<Arc<dyn Signer>>>;

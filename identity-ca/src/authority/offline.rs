@@ -10,7 +10,7 @@ use spiffe::TrustDomain;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
-use super::folder::{Folder, Lock, REQUEST, STORE, check_folder};
+use super::folder::{Folder, Lock, REQUEST, check_folder};
 use super::keys::{self, read_key, write_private};
 use super::record::{Kind, Record, Standing};
 use super::root::{Root, named};
@@ -20,7 +20,7 @@ use super::setup::read_certificate;
 use crate::Error;
 use crate::bundle::{Fingerprint, pem};
 use crate::certificate::{CsrKey, PrivateKey};
-use crate::registry::{Section, Store};
+use crate::registry::Section;
 
 const CERTIFICATE: &str = "root.crt";
 const KEY: &str = "root.key";
@@ -145,7 +145,7 @@ pub async fn install(dir: &Path, text: &str) -> Result<(), Error> {
     check_folder(dir)?;
     let _lock = Lock::take(dir)?;
     let folder = Folder::open(dir, None)?;
-    let store = Store::open(&dir.join(STORE)).await?;
+    let store = folder.open_store().await?;
     let mut change = store.begin().await?;
     let authorities = Authorities::new(Record::all(&mut change).await?);
     let (request, mut record) =

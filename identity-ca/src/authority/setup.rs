@@ -13,6 +13,7 @@ use super::keys::{read_key, write_private};
 use super::record::{Kind, Record, Standing};
 use super::root::Root;
 use super::seal::PassphraseFile;
+use super::set::Authorities;
 use super::{Keys, jwt};
 use crate::bundle::{Fingerprint, pem};
 use crate::certificate::{CsrKey, PrivateKey};
@@ -39,6 +40,10 @@ pub struct Setup {
     pub root: RootSource,
     /// A file whose first line seals the root's key.
     pub passphrase_file: Option<PathBuf>,
+    /// The PostgreSQL database that several servers share
+    /// (`postgres://USER@HOST/DATABASE`); a file in the folder without it. If
+    /// it has a root already, this becomes a further server under that root.
+    pub store: Option<String>,
 }
 
 /// Where a CA's root comes from.
@@ -72,6 +77,7 @@ impl Setup {
             lifetimes: Lifetimes::default(),
             root: RootSource::Generate,
             passphrase_file: None,
+            store: None,
         }
     }
 }
@@ -132,13 +138,13 @@ pub async fn init(setup: &Setup) -> Result<Fingerprint, Error> {
         let setup = setup.clone();
         async move {
             let folder = Folder::make(&draft, &setup)?;
-            let (root, made) = first_root(&setup, &folder.keys)?;
-            let mut records = vec![made];
-            records.push(first_issuing(&folder, &root)?);
-            records.push(first_jwt_key(&folder)?);
-            Store::create(&draft.join(STORE)).await?;
-            let store = Store::open(&draft.join(STORE)).await?;
+            if setup.store.is_none() {
+                Store::create(&draft.join(STORE)).await?;
+            }
+            let store = folder.open_store().await?;
             let mut change = store.begin().await?;
+            let known = Authorities::new(Record::all(&mut change).await?);
+            let (root, records) = first_records(&setup, &folder, &known)?;
             insert_all(&mut change, &records).await?;
             change.commit().await?;
             store.close().await;
@@ -148,7 +154,7 @@ pub async fn init(setup: &Setup) -> Result<Fingerprint, Error> {
     .await
 }
 
-fn check(setup: &Setup) -> Result<(), Error> {
+pub(super) fn check(setup: &Setup) -> Result<(), Error> {
     let ranges = &setup.prefix_ranges;
     if ranges.iter().any(|range| range.trunc() != *range) {
         return Err(Error::invalid(
@@ -171,6 +177,38 @@ async fn insert_all(change: &mut Change, records: &[Record]) -> Result<(), Error
     }
     change.number(Section::Bundle).await?;
     Ok(())
+}
+
+/// What a new server begins with: a root too, unless the store has one.
+fn first_records(
+    setup: &Setup,
+    folder: &Folder,
+    known: &Authorities,
+) -> Result<(Root, Vec<Record>), Error> {
+    let taken = |record: &&Record| record.server == setup.server;
+    if let Some(other) = known.all().iter().find(taken) {
+        return Err(Error::Exists {
+            what: "server",
+            name: other.server.clone(),
+            hint: "give this one another name with --server".to_owned(),
+        });
+    }
+    let (root, mut records) = match known.active_root() {
+        Some(_) if !matches!(setup.root, RootSource::Generate) => {
+            return Err(Error::invalid(
+                "root",
+                "the store has one already, which all its servers share",
+            ));
+        }
+        Some(present) => (Root::read(&present.der, &setup.trust_domain)?, Vec::new()),
+        None => {
+            let (root, made) = first_root(setup, &folder.keys)?;
+            (root, vec![made])
+        }
+    };
+    records.push(first_issuing(folder, &root)?);
+    records.push(first_jwt_key(folder)?);
+    Ok((root, records))
 }
 
 /// The root of a new CA, and its key in the folder unless it is kept offline.
@@ -199,7 +237,7 @@ fn first_root(setup: &Setup, keys: &Keys) -> Result<(Root, Record), Error> {
     Ok((root, record))
 }
 
-fn first_issuing(folder: &Folder, root: &Root) -> Result<Record, Error> {
+pub(super) fn first_issuing(folder: &Folder, root: &Root) -> Result<Record, Error> {
     let key = PrivateKey::generate()?;
     let name = folder.keys.write(Kind::Issuing, &key)?;
     let root_key = super::keys::name(Kind::Root, &root.public_key);
@@ -230,17 +268,11 @@ fn first_issuing(folder: &Folder, root: &Root) -> Result<Record, Error> {
     )
 }
 
-fn first_jwt_key(folder: &Folder) -> Result<Record, Error> {
+pub(super) fn first_jwt_key(folder: &Folder) -> Result<Record, Error> {
     let key = PrivateKey::generate()?;
     let name = folder.keys.write(Kind::Jwt, &key)?;
     let life = folder.lifetimes.jwt_key;
-    Ok(jwt::record(
-        &key,
-        &folder.server,
-        name,
-        life,
-        Standing::Active,
-    ))
+    jwt::record(&key, &folder.server, name, life, Standing::Active)
 }
 
 /// A certificate from a PEM file.

@@ -1,7 +1,8 @@
 //! What a rotation begins with: new roots, issuing CAs and JWT keys. A key's file is written before anything refers
 //! to it; what nothing refers to after a crash is tidied away.
 
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 
 use super::record::{CrossSigned, Kind, Record, Standing};
 use super::root::Root;
@@ -129,13 +130,7 @@ impl Authority {
         let key = PrivateKey::generate()?;
         let name = self.keys.write(Kind::Jwt, &key)?;
         let life = self.lifetimes.jwt_key;
-        Ok(jwt::record(
-            &key,
-            &self.server,
-            name,
-            life,
-            Standing::Prepared,
-        ))
+        jwt::record(&key, &self.server, name, life, Standing::Prepared)
     }
 
     /// Signs another server's request, if that server's present issuing CA
@@ -197,6 +192,26 @@ impl Authority {
         Ok(UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key)
             .verify(&message, endorsement)
             .is_ok())
+    }
+
+    /// Signs the request (PEM) of another server, which an operator vouches for.
+    pub(crate) fn sign_for(
+        &self,
+        server: &str,
+        request: &str,
+    ) -> Result<CertificateDer<'static>, Error> {
+        let server: crate::NodeName = server.parse()?;
+        let csr = CertificateSigningRequestDer::from_pem_slice(request.as_bytes())
+            .map_err(|error| Error::invalid("request", format!("not a PEM request: {error}")))?;
+        let authorities = self.authorities();
+        let (root, _) = self.present_root(&authorities)?;
+        if !self.has_key(root) {
+            return Err(Error::invalid(
+                "request",
+                "the root's key is not in this CA's folder: sign it where the key is (`handfast ca root sign --dir`); nothing was changed",
+            ));
+        }
+        self.sign_issuing(root, server.as_str(), &csr)
     }
 
     fn sign_issuing(

@@ -243,6 +243,16 @@ impl Admin {
         Ok((reply.request, reply.server))
     }
 
+    /// Signs another server's request (PEM) with the root, if its key is there.
+    pub async fn sign_issuing(&mut self, server: &str, request: String) -> Result<String, Error> {
+        let request = proto::SignIssuingRequest {
+            request,
+            server: server.to_owned(),
+        };
+        let reply = self.rotation_client().sign_issuing(bounded(request)).await;
+        Ok(reply.map_err(refused)?.into_inner().certificate)
+    }
+
     /// Takes the certificate (PEM) in that answers a request.
     pub async fn install_issuing(&mut self, certificate: String) -> Result<Authority, Error> {
         let request = proto::InstallIssuingRequest { certificate };

@@ -4,12 +4,14 @@ mod admin;
 mod agents;
 mod attest;
 mod audit;
+mod backup;
 mod crls;
 mod heads;
 mod jwt;
 mod listen;
 mod operator;
 mod push;
+mod recovery;
 mod rotation;
 mod state;
 
@@ -27,12 +29,13 @@ use tonic::transport::Server as Transport;
 use self::state::State;
 use crate::attest::{AttestationConfig, Attestors};
 use crate::audit::{self as log, Audit};
-use crate::authority::{Authority, Lock, STORE, check_folder};
+use crate::authority::{Authority, Lock, check_folder, open_store};
 use crate::proto::admin_server::AdminServer;
 use crate::proto::agents_server::AgentsServer;
 use crate::proto::audit_server::AuditServer;
+use crate::proto::backup_server::BackupServer;
 use crate::proto::rotation_server::RotationServer;
-use crate::registry::{Registry, Store};
+use crate::registry::Registry;
 use crate::{Error, metrics};
 
 /// The CA's port.
@@ -91,7 +94,7 @@ impl Server {
     pub async fn bind(options: &Options) -> Result<Self, Error> {
         check_folder(&options.dir)?;
         let lock = Lock::take(&options.dir)?;
-        let store = Store::open(&options.dir.join(STORE)).await?;
+        let store = open_store(&options.dir).await?;
         let passphrase = options.passphrase_file.clone();
         let authority = Authority::load(&options.dir, passphrase, &store).await?;
         let domain = authority.trust_domain().clone();
@@ -186,6 +189,9 @@ impl Health {
         if self.0.audit.failing() {
             return Err("the audit log cannot be written".to_owned());
         }
+        if let Some(recovery) = self.0.recovery() {
+            return Err(recovery.reason());
+        }
         Ok(())
     }
 }
@@ -196,6 +202,7 @@ fn administration(state: &Arc<State>, dir: &Path) -> Routes {
     let audit = audit::service(Arc::clone(state), dir.join(log::FOLDER));
     Routes::new(admin.max_decoding_message_size(MAX_ADMIN_MESSAGE))
         .add_service(AuditServer::new(audit))
+        .add_service(BackupServer::new(backup::service(Arc::clone(state))))
         .add_service(RotationServer::new(rotation::service(Arc::clone(state))))
 }
 

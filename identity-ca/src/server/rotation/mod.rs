@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::operator::Operator;
 use super::state::State;
 use crate::audit::Act;
-use crate::authority::{Brought, Record, Standing, certificate};
+use crate::authority::{Brought, Record, Standing, certificate, certificate_id};
 use crate::bundle::pem;
 use crate::failpoint;
 use crate::model::Role;
@@ -122,6 +122,31 @@ impl Service_ for Service {
         Ok(Response::new(proto::RequestIssuingReply {
             request: pem("CERTIFICATE REQUEST", &record.der),
             server: record.server,
+        }))
+    }
+
+    async fn sign_issuing(
+        &self,
+        request: Request<proto::SignIssuingRequest>,
+    ) -> Result<Response<proto::SignIssuingReply>, Status> {
+        let operator = self.state.operator(&request, Role::Admin)?;
+        let request = request.into_inner();
+        let signed = self
+            .state
+            .authority
+            .sign_for(&request.server, &request.request);
+        let certificate = self
+            .state
+            .conclude(
+                "issuing.sign",
+                &operator,
+                &request.server,
+                signed,
+                |act, made| act.with("certificate", certificate_id(made)),
+            )
+            .await?;
+        Ok(Response::new(proto::SignIssuingReply {
+            certificate: pem("CERTIFICATE", &certificate),
         }))
     }
 
