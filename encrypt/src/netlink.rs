@@ -84,6 +84,18 @@ impl Netlink {
         absent_is_none(found, || format!("looking for device number {index}"))
     }
 
+    /// The names of all netkit devices.
+    pub(crate) async fn netkit(&self) -> Result<Vec<String>, Error> {
+        let links = self.handle.link().get().execute();
+        let links: Vec<_> = links
+            .try_collect()
+            .await
+            .map_err(Error::netlink("listing devices"))?;
+        let links = links.into_iter().map(Link::from);
+        let netkit = links.filter(|link| link.kind == Some(InfoKind::Netkit));
+        Ok(netkit.map(|link| link.name).collect())
+    }
+
     /// Makes a WireGuard device of the kernel; the error tells a kernel without from other failures.
     pub(crate) async fn add_wireguard(&self, name: &str) -> Result<(), io::Error> {
         let request = self.handle.link().add(LinkWireguard::new(name).build());

@@ -43,6 +43,11 @@ pub async fn ipsec() -> Result<(), Error> {
     crate::ipsec::probe(&Netlink::open()?, "hf-probe1").await
 }
 
+/// Names of this host's netkit devices, on which programs run elsewhere than on tc's hooks.
+pub async fn netkit() -> Result<Vec<String>, Error> {
+    Netlink::open()?.netkit().await
+}
+
 /// The userspace implementation that would be used: `chosen`, else WG_USERSPACE_IMPLEMENTATION, else
 /// `wireguard-go`.
 pub fn implementation(chosen: Option<&Path>) -> Result<PathBuf, Error> {

@@ -54,6 +54,11 @@ fn two_nodes_reach_each_other_by_esp_and_by_nothing_else() {
         let words: Vec<&str> = key.split_whitespace().collect();
         assert_eq!((words[2].len(), words[3]), (2 + 2 * 36, "128"));
     }
+    // What the gates gave back from hold is known by its mark; both families, delivered here or forwarded.
+    let policies = pair.a.run("ip xfrm policy");
+    assert_eq!(policies.matches("mark 0x14/0x3c").count(), 4, "{policies}");
+    assert_eq!(policies.matches("tmpl").count(), 6, "{policies}");
+    assert!(!policies.contains("level use"), "none optional: {policies}");
     let seen = sniffer.stop();
     assert!(seen.esp > 20, "{seen:?}");
     assert_eq!(seen.clear, 0, "{seen:?}");

@@ -216,7 +216,8 @@ fn shows_managed(packet: &[u8]) -> bool {
             .flatten()
             .any(|address| match address {
                 IpAddr::V4(v4) => v4.octets()[..2] == [10, 71],
-                IpAddr::V6(v6) => v6.segments()[0] == 0xfd71,
+                // Long enough for ciphertext not to look like it.
+                IpAddr::V6(v6) => matches!(v6.segments(), [0xfd71, 1..=3, 0, 0, ..]),
             })
     })
 }

@@ -1,0 +1,96 @@
+//! What other networks on this host do that gates cannot see: each would let packets reach a workload past its
+//! gate, or break services, and none of it can be told from the packets.
+
+use std::fs;
+use std::path::Path;
+
+use handfast_encrypt::probe;
+
+/// Where programs of the networks that we know keep their maps, and what to set there.
+const REDIRECTING: [(&str, &str, &str); 2] = [
+    (
+        "cilium_",
+        "Cilium",
+        "its host routing hands packets to workloads past every other program: set \
+         bpf.hostLegacyRouting=true",
+    ),
+    (
+        "cali_",
+        "Calico's eBPF dataplane",
+        "it hands packets to workloads past every other program: set bpfRedirectToPeer to Disabled",
+    ),
+];
+
+/// Everything found that needs a person's look, by what it is about.
+pub(super) async fn remarks() -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    for (prefix, name, advice) in REDIRECTING {
+        if has_entry(Path::new("/sys/fs/bpf/tc/globals"), prefix) {
+            found.push(("other network", format!("{name} is at work here; {advice}")));
+        }
+    }
+    match probe::netkit().await {
+        Ok(devices) if !devices.is_empty() => found.push((
+            "netkit",
+            format!(
+                "{} are netkit devices, whose packets do not pass the hooks that gates are on: workloads behind \
+                 them cannot be endpoints; use veth pairs",
+                devices.join(", ")
+            ),
+        )),
+        Ok(_) => {}
+        Err(error) => found.push(("netkit", format!("links cannot be listed: {error}"))),
+    }
+    let bridges = bridges(Path::new("/sys/class/net"));
+    if !bridges.is_empty() {
+        for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+            let path = Path::new("/proc/sys/net/bridge").join(name);
+            if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "0") {
+                found.push((
+                    "bridge",
+                    format!(
+                        "{name} is 0: service addresses do not work between workloads on one bridge ({}), with or \
+                         without handfast; set net.bridge.{name}=1",
+                        bridges.join(", ")
+                    ),
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn has_entry(folder: &Path, prefix: &str) -> bool {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .any(|name| name.starts_with(prefix))
+}
+
+fn bridges(devices: &Path) -> Vec<String> {
+    let entries = fs::read_dir(devices).into_iter().flatten().flatten();
+    let bridges = entries.filter(|entry| entry.path().join("bridge").is_dir());
+    let mut names: Vec<String> = bridges
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_known_by_its_maps_and_a_bridge_by_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!has_entry(&folder.path().join("nothing"), "cilium_"));
+        fs::write(folder.path().join("cilium_calls_00123"), "").unwrap();
+        assert!(has_entry(folder.path(), "cilium_"));
+        assert!(!has_entry(folder.path(), "cali_"));
+        for (device, inside) in [("cni0", "bridge"), ("eth0", "queues"), ("br1", "bridge")] {
+            fs::create_dir_all(folder.path().join(device).join(inside)).unwrap();
+        }
+        assert_eq!(bridges(folder.path()), ["br1", "cni0"]);
+    }
+}
