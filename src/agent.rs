@@ -2,9 +2,16 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use handfast_agent::admin::Request;
 use handfast_agent::config::{AgentConfig, DefaultAuthentication};
+use handfast_agent::identity::{Method, X509PopFiles};
+use handfast_agent::shell::Readiness;
+use handfast_ca::bundle::{Fingerprint, TrustBundle};
+use handfast_ca::client::CaTrust;
+
+use crate::metrics::{Metrics, Place};
 
 /// This machine as a node: join the mesh, run the agent, leave without a trace
 #[derive(Debug, Args)]
@@ -15,27 +22,106 @@ pub struct AgentArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Join the mesh with a token file from `handfast token create`
+    /// Join the mesh with a token file from `handfast token create`, or with a certificate of another CA
     ///
-    /// Makes the node's key on this machine, gets its SVID from the CA, and keeps both in the data directory. The
-    /// token works once; afterwards the file can be deleted.
-    Join {
-        /// The token file
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-        /// Where key and SVID are kept (made with mode 0700)
-        #[arg(long, default_value = "/var/lib/handfast/agent", value_name = "DIR")]
-        data_dir: PathBuf,
-    },
+    /// Makes the node's key on this machine, gets its SVID from the CA, and keeps both in the data directory. A
+    /// token works once; afterwards the file can be deleted. A certificate (--x509pop-cert) works as often as needed:
+    /// the agent uses it by itself if the CA evicts the node.
+    Join(JoinArgs),
     /// Run the agent in the foreground, until SIGTERM or Ctrl-C
     ///
     /// Stopping or killing it cuts nothing: the kernel goes on enforcing and encrypting, and the next run takes
     /// over what it finds. To take everything away: handfast agent detach
-    Run(RunArgs),
+    Run(Foreground),
     /// Take every program, rule and device of handfast away; traffic goes on without it
     Detach(RunArgs),
 }
 
+#[derive(Debug, Args)]
+struct JoinArgs {
+    /// The token file
+    #[arg(
+        value_name = "FILE",
+        required_unless_present = "certificate",
+        conflicts_with = "certificate"
+    )]
+    file: Option<PathBuf>,
+    /// PEM file with the chain of a certificate that a CA gave this machine which the mesh's CA knows, leaf first
+    #[arg(long = "x509pop-cert", value_name = "FILE", requires_all = ["key", "ca_address"])]
+    certificate: Option<PathBuf>,
+    /// PEM file with its private key
+    #[arg(long = "x509pop-key", value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
+    /// HOST:PORT of the mesh's CA
+    #[arg(long, value_name = "HOST:PORT", requires = "certificate")]
+    ca_address: Option<String>,
+    /// The mesh's trust domain
+    #[arg(long, value_name = "NAME", requires = "certificate")]
+    trust_domain: Option<String>,
+    /// Fingerprint of the mesh's root, as `handfast ca status` shows it
+    #[arg(
+        long,
+        value_name = "sha256:HEX",
+        requires = "certificate",
+        conflicts_with = "bundle"
+    )]
+    root: Option<Fingerprint>,
+    /// Trust bundle of the mesh's CA (SPIFFE JSON, from `handfast bundle show`) instead of a fingerprint
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    bundle: Option<PathBuf>,
+    /// Attest again as the node that this machine is already, after an eviction; the agent must not run
+    #[arg(long)]
+    again: bool,
+    /// Where key and SVID are kept (made with mode 0700)
+    #[arg(long, default_value = "/var/lib/handfast/agent", value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+impl JoinArgs {
+    fn method(&self) -> anyhow::Result<Method> {
+        let (Some(certificate), Some(key), Some(ca_address)) =
+            (&self.certificate, &self.key, &self.ca_address)
+        else {
+            let file = self.file.clone().context("name the token file")?;
+            return Ok(Method::Token { file });
+        };
+        let trust_domain = self
+            .trust_domain
+            .as_deref()
+            .context("--trust-domain is needed with --x509pop-cert; nothing was changed")?;
+        let trust_domain = handfast_ca::authority::trust_domain(trust_domain)?;
+        let trust = match (&self.root, &self.bundle) {
+            (Some(root), _) => CaTrust::Root(trust_domain, *root),
+            (None, Some(path)) => {
+                let text = std::fs::read(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+                CaTrust::Bundle(TrustBundle::from_spiffe_json(trust_domain, &text)?.bundle)
+            }
+            (None, None) => anyhow::bail!(
+                "how is the CA to be recognised? give --root or --bundle; nothing was changed"
+            ),
+        };
+        Ok(Method::X509Pop {
+            files: X509PopFiles {
+                certificate: std::path::absolute(certificate)?,
+                key: std::path::absolute(key)?,
+            },
+            ca_address: ca_address.clone(),
+            trust,
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+struct Foreground {
+    #[command(flatten)]
+    node: RunArgs,
+    /// Serve Prometheus metrics, /healthz and /readyz here (IP:PORT), or not (off)
+    #[arg(long, default_value = "127.0.0.1:9750", value_name = "ADDRESS")]
+    metrics: Place,
+}
+
+/// What names a node's files, devices and ports.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Where key and SVID are kept
@@ -85,8 +171,10 @@ enum Default {
 /// Runs the command.
 pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     match args.command {
-        Command::Join { file, data_dir } => {
-            let joined = handfast_agent::identity::join(&file, &data_dir).await?;
+        Command::Join(args) => {
+            let method = args.method()?;
+            let joined =
+                handfast_agent::identity::join(&method, &args.data_dir, args.again).await?;
             println!(
                 "joined as {} (SVID until {}); start the agent with: handfast agent run",
                 joined.spiffe_id,
@@ -94,7 +182,14 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
             );
             Ok(())
         }
-        Command::Run(args) => Ok(handfast_agent::shell::run(args.into()).await?),
+        Command::Run(args) => {
+            let metrics = Metrics::bind(args.metrics).await?;
+            handfast_agent::metrics::describe();
+            let readiness = Readiness::default();
+            let asked = readiness.clone();
+            metrics.serve(move || asked.check());
+            Ok(handfast_agent::shell::run(args.node.into(), readiness).await?)
+        }
         Command::Detach(args) => {
             let config = AgentConfig::from(args);
             let socket = config.admin_socket();

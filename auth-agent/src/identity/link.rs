@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use handfast_ca::client::{
-    AgentClient, IssuedJwt, NodeIdentity, Refusal, Svid, SvidRequest, Update, Updates,
+    AgentClient, Attestation, CaTrust, IssuedJwt, Joined, NodeIdentity, Refusal, Svid, SvidRequest,
+    Update, Updates, attest,
 };
 use handfast_ca::verify::Verifier;
 use rand::Rng;
@@ -46,6 +47,8 @@ pub enum FromCa {
     Issued(Vec<(Renewal, Result<Svid, Refusal>)>),
     /// The whole batch came to nothing, with the reason.
     NotIssued(Vec<Renewal>, String),
+    /// What came of attesting anew.
+    Attested(Result<Box<Joined>, String>),
 }
 
 /// Why a server is not reached, or no longer.
@@ -59,6 +62,7 @@ pub struct NotReached {
 }
 
 enum Command {
+    Attest(Arc<dyn Attestation>),
     Renew(Vec<(Renewal, SvidRequest)>),
     Issue(Vec<SvidRequest>, oneshot::Sender<Answers>),
     Jwt(
@@ -146,6 +150,11 @@ impl Link {
         let command = Command::Jwt(entry.to_owned(), audiences, sender);
         self.commands.send(command).map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
+    }
+
+    /// Proves anew who this node is, which a CA asks for that has evicted it. The outcome comes as an event.
+    pub fn attest(&self, by: Arc<dyn Attestation>) {
+        let _ = self.commands.send(Command::Attest(by));
     }
 
     /// An update is applied, or not. Said again to every server that is reached later.
@@ -400,6 +409,8 @@ impl Task {
         tokio::spawn(async move {
             // Whoever asked may have left: nobody wants the answer then.
             match command {
+                // While a connection stands there is no need.
+                Command::Attest(_) => {}
                 Command::Renew(batch) => {
                     let (renewals, requests): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
                     let event = match client.issue(requests).await {
@@ -420,6 +431,23 @@ impl Task {
         });
     }
 
+    /// At the server that is next to be tried, by the bundle that is in force.
+    fn attest(&self, by: Arc<dyn Attestation>) {
+        let servers = self.servers.borrow();
+        let at = self.next_server.checked_rem(servers.len()).unwrap_or(0);
+        let Some(address) = servers.get(at).cloned() else {
+            return;
+        };
+        let bundle = self.credentials.borrow().verifier.bundle().clone();
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let outcome = attest(&address, &CaTrust::Bundle(bundle), &*by).await;
+            let outcome = outcome.map(Box::new).map_err(|error| error.to_string());
+            // The agent stops: nobody wants the outcome.
+            let _ = events.send(FromCa::Attested(outcome)).await;
+        });
+    }
+
     async fn refuse(&self, command: Command) {
         let away = || NotReached {
             reason: "the CA is not reached".into(),
@@ -433,6 +461,7 @@ impl Task {
                     .send(FromCa::NotIssued(renewals, away().reason))
                     .await;
             }
+            Command::Attest(by) => self.attest(by),
             Command::Issue(_, answer) => drop(answer.send(Err(away()))),
             Command::Jwt(_, _, answer) => drop(answer.send(Err(away()))),
         }

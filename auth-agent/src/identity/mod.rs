@@ -8,21 +8,22 @@
 mod acknowledge;
 mod attest;
 mod audit_heads;
+mod join;
 mod link;
+mod reattest;
 mod selectors;
 mod standalone;
 mod store;
 mod svids;
 mod workloads;
 
-use std::path::Path;
-
-use handfast_ca::token::JoinToken;
 use spiffe::SpiffeId;
 
 pub use attest::Attestor;
 pub use audit_heads::AuditHeads;
+pub use join::{Method, X509PopFiles, join};
 pub use link::{Credentials, FromCa, Link, NotReached};
+pub use reattest::Reattest;
 pub use selectors::{Demands, SELECTOR_KINDS, Subject, matches};
 pub use standalone::{Progress, Standalone};
 pub use store::{Foreign, Knowledge, KnownEntry, KnownNode, KnownPolicy, NodeStore};
@@ -45,10 +46,23 @@ pub struct Joined {
 pub enum IdentityError {
     /// The node has one already.
     #[error(
-        "{0} holds the identity of a node already; to join anew, stop the agent and move that folder away. \
-         Nothing was changed, and the token was not used"
+        "{0} holds the identity of a node already. To attest again as the same node (after an eviction), stop the agent \
+         and add --again; to become another node, move that folder away. Nothing was changed, and no token was used"
     )]
     AlreadyJoined(std::path::PathBuf),
+    /// It attests as another node than it was.
+    #[error(
+        "this node was {was} and would be {would_be}; to make another node of it, move {dir} away first. The identity that \
+         is kept was not changed"
+    )]
+    AnotherNode {
+        /// Its SPIFFE ID.
+        was: SpiffeId,
+        /// The one that the CA gave it now.
+        would_be: SpiffeId,
+        /// The agent's folder.
+        dir: std::path::PathBuf,
+    },
     /// The node has none yet.
     #[error("{0} holds no node identity; join first: handfast agent join FILE")]
     NotJoined(std::path::PathBuf),
@@ -76,20 +90,4 @@ pub enum IdentityError {
     /// The CA, or its certificates.
     #[error(transparent)]
     Ca(#[from] handfast_ca::Error),
-}
-
-/// Spends a join token for this node's identity and keeps it in `data_dir`.
-///
-/// # Errors
-/// The folder holds an identity already (the token is then not used), the token is spent or expired, the CA is
-/// not reached or not the token's, or the disk refuses.
-pub async fn join(token_file: &Path, data_dir: &Path) -> Result<Joined, IdentityError> {
-    let token = JoinToken::read(token_file)?;
-    let store = NodeStore::create(data_dir)?;
-    let joined = handfast_ca::client::join(&token).await?;
-    store.save_joined(&token.ca_address, &joined)?;
-    Ok(Joined {
-        spiffe_id: joined.node.spiffe_id,
-        not_after: joined.node.not_after,
-    })
 }

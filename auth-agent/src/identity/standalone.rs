@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use handfast_ca::client::Update;
+use handfast_ca::client::{Joined, Update};
 use handfast_ca::verify::Verifier;
 use rustls_pki_types::UnixTime;
 use tokio::sync::{mpsc, watch};
@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{
     AuditHeads, Beginning, Change, Credentials, Foreign, FromCa, IdentityError, Knowledge,
-    KnownEntry, Link, NodeStore, Renewed, Svids, Workloads,
+    KnownEntry, Link, NodeStore, Reattest, Renewed, Svids, Workloads,
 };
 use crate::clock::Clock;
 
@@ -91,6 +91,7 @@ impl Standalone {
             link: link.clone(),
             workloads: workloads.clone(),
             progress,
+            reattest: Reattest::default(),
         };
         Ok(Self {
             workloads,
@@ -133,6 +134,7 @@ struct Loop {
     link: Link,
     workloads: Workloads,
     progress: watch::Sender<Progress>,
+    reattest: Reattest,
 }
 
 impl Loop {
@@ -158,6 +160,16 @@ impl Loop {
             FromCa::Connected { .. } => Ok(()),
             FromCa::Disconnected(reason) => {
                 tracing::debug!(%reason, "the CA is not reached");
+                if reason.turned_away
+                    && let Some(by) = self.reattest.due(&self.store)?
+                {
+                    self.link.attest(by);
+                }
+                Ok(())
+            }
+            FromCa::Attested(Ok(joined)) => self.attested(*joined),
+            FromCa::Attested(Err(reason)) => {
+                tracing::warn!(%reason, "the node could not attest anew");
                 Ok(())
             }
             FromCa::Update(update) => {
@@ -272,6 +284,14 @@ impl Loop {
             self.link.renew(due);
         }
         Ok(())
+    }
+
+    fn attested(&mut self, joined: Joined) -> Result<(), IdentityError> {
+        let now = self.clock.now().wall;
+        self.svids
+            .attested(&joined.identity.chain, joined.node.not_after, now);
+        let node = Renewed::Node(Box::new((joined.identity, joined.node)));
+        self.renewed(node)
     }
 
     fn renewed(&mut self, renewed: Renewed) -> Result<(), IdentityError> {

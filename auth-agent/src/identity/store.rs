@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::IdentityError;
+use super::{IdentityError, X509PopFiles};
 use crate::files;
 
 const IDENTITY: &str = "node.pem";
@@ -39,6 +39,9 @@ pub struct NodeStore {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Settings {
     ca_address: String,
+    /// How this node may attest anew by itself; none for a node that joined by a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    x509pop: Option<X509PopFiles>,
 }
 
 /// What the CA said last, for a start without it.
@@ -234,9 +237,15 @@ impl NodeStore {
     }
 
     /// Keeps what joining gave. The identity is written last: without it the node has not joined.
-    pub fn save_joined(&self, ca_address: &str, joined: &Joined) -> Result<(), IdentityError> {
+    pub fn save_joined(
+        &self,
+        ca_address: &str,
+        x509pop: Option<&X509PopFiles>,
+        joined: &Joined,
+    ) -> Result<(), IdentityError> {
         let settings = Settings {
             ca_address: ca_address.to_owned(),
+            x509pop: x509pop.cloned(),
         };
         files::write_json(&self.path(SETTINGS), &settings)?;
         self.save_bundle(&joined.bundle)?;
@@ -279,6 +288,20 @@ impl NodeStore {
         files::read_json::<Settings>(&self.path(SETTINGS))?
             .map(|settings| settings.ca_address)
             .ok_or_else(|| IdentityError::NotJoined(self.dir.clone()))
+    }
+
+    /// How this node may attest anew by itself.
+    pub fn x509pop(&self) -> Result<Option<X509PopFiles>, IdentityError> {
+        let settings = files::read_json::<Settings>(&self.path(SETTINGS))?;
+        Ok(settings.and_then(|settings| settings.x509pop))
+    }
+
+    /// What is said of a kept identity that makes no sense.
+    pub(super) fn damaged_identity(&self, problem: &str) -> IdentityError {
+        IdentityError::Damaged {
+            path: self.path(IDENTITY),
+            problem: problem.to_owned(),
+        }
     }
 
     /// Keeps the trust bundle.

@@ -109,6 +109,12 @@ impl Svids {
         self.proofs.values().find(|svid| svid.leaf_hash == leaf)
     }
 
+    /// The node has attested anew: this is its SVID.
+    pub fn attested(&mut self, node_chain: &[CertificateDer<'_>], not_after: u64, now: u64) {
+        self.node_renew_at = renew_at(now, not_after);
+        self.node_authority = authority_of(node_chain);
+    }
+
     /// What is signed by these is to be replaced now.
     pub fn retire(&mut self, authorities: &[String]) {
         let retired: HashSet<String> = authorities.iter().cloned().collect();
@@ -116,6 +122,17 @@ impl Svids {
             self.retired = retired;
             // A certificate that is being waited for may still be of theirs; asking twice costs one certificate.
             self.not_before.clear();
+        }
+    }
+
+    /// Certificates with these serial numbers are revoked: their identities live on under other keys.
+    pub fn replace_denied(&mut self, denied: impl Fn(&[u8]) -> bool) {
+        let not_before = &mut self.not_before;
+        for (entry, svid) in &mut self.proofs {
+            if svid.renew_at > 0 && denied(&svid.serial) {
+                svid.renew_at = 0;
+                not_before.remove(&What::Proof(entry.clone()));
+            }
         }
     }
 
@@ -282,8 +299,7 @@ mod tests {
         KnownEntry {
             id: id.into(),
             spiffe_id: "spiffe://example.org/web".into(),
-            selectors: vec![],
-            labels: BTreeMap::new(),
+            ..KnownEntry::default()
         }
     }
 

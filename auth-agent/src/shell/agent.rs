@@ -17,6 +17,7 @@ use super::net::Net;
 use super::observe::History;
 use super::park::Park;
 use super::policy::PolicyTable;
+use super::readiness::Readiness;
 use super::tunnel_worker::TunnelWorker;
 use super::updates::Unsettled;
 use super::{RunError, proofs};
@@ -25,7 +26,9 @@ use crate::config::AgentConfig;
 use crate::core::{Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, PolicyView};
 use crate::endpoint::EndpointRecords;
 use crate::files;
-use crate::identity::{AuditHeads, Foreign, Knowledge, Link, NodeStore, Svids, Workloads};
+use crate::identity::{
+    AuditHeads, Foreign, Knowledge, Link, NodeStore, Reattest, Svids, Workloads,
+};
 use crate::proof::{NodeKey, tunnel_psk};
 use crate::tls::SessionTls;
 use crate::wire::Frame;
@@ -37,6 +40,7 @@ const ALARMS: usize = 32;
 pub(super) struct Agent {
     pub(super) config: AgentConfig,
     pub(super) started: Instant,
+    pub(super) readiness: Readiness,
     pub(super) clock: Clock,
     pub(super) core: Core,
 
@@ -49,6 +53,7 @@ pub(super) struct Agent {
     pub(super) foreign: Foreign,
     pub(super) audit_heads: AuditHeads,
     pub(super) workloads: Workloads,
+    pub(super) reattest: Reattest,
 
     pub(super) ca: Link,
     pub(super) ca_connected: bool,

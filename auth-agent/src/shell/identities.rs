@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use handfast_ca::client::NodeIdentity;
+use handfast_ca::verify::NodeSvid;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::RunError;
@@ -85,6 +87,24 @@ impl Agent {
         Ok(())
     }
 
+    /// The node is known by this SVID from now on.
+    pub(super) fn take_identity(
+        &mut self,
+        identity: NodeIdentity,
+        node: NodeSvid,
+    ) -> Result<(), RunError> {
+        self.identity = Arc::new(identity);
+        self.node = node;
+        // In use at once: a disk that refuses must not throw away what the CA has given.
+        self.unsettled.identity = true;
+        self.tls
+            .set_credentials(self.identity.chain.clone(), private_key(&self.identity))?;
+        self.ca.set_credentials(self.credentials());
+        self.ca.node_uses(self.svids.authorities());
+        self.settle_files();
+        Ok(())
+    }
+
     pub(super) async fn take_svid(
         &mut self,
         renewal: identity::Renewal,
@@ -95,14 +115,7 @@ impl Agent {
         match renewed {
             Renewed::Node(renewed) => {
                 let (identity, node) = *renewed;
-                self.identity = Arc::new(identity);
-                self.node = node;
-                // In use at once: a disk that refuses must not throw away what the CA has given.
-                self.unsettled.identity = true;
-                self.tls
-                    .set_credentials(self.identity.chain.clone(), private_key(&self.identity))?;
-                self.ca.set_credentials(self.credentials());
-                self.settle_files();
+                self.take_identity(identity, node)?;
             }
             Renewed::Proof(entry) => {
                 if let Some(svid) = self.svids.proofs().get(&entry) {
@@ -117,6 +130,6 @@ impl Agent {
 }
 
 /// A node's key as TLS wants it.
-pub(super) fn private_key(identity: &handfast_ca::client::NodeIdentity) -> PrivateKeyDer<'static> {
+pub(super) fn private_key(identity: &NodeIdentity) -> PrivateKeyDer<'static> {
     PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.to_pkcs8().to_vec()))
 }

@@ -10,12 +10,14 @@ mod forwarding;
 mod gates;
 mod identities;
 mod kernel_events;
+mod metrics;
 mod net;
 mod observe;
 mod park;
 mod policies;
 mod policy;
 mod proofs;
+mod readiness;
 mod report;
 mod requests;
 mod run;
@@ -33,6 +35,7 @@ use crate::clock;
 use crate::config::AgentConfig;
 
 pub use detach::detach;
+pub use readiness::Readiness;
 pub use run::run;
 
 /// Why an agent does not start, or what went wrong while it runs.

@@ -12,6 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use super::agent::Agent;
 use super::net::{Dialled, FromNet};
 use super::park::Park;
+use super::readiness::Readiness;
 use super::requests::Next;
 use super::start::{self, Started};
 use super::tunnel_worker::Outcome;
@@ -29,11 +30,12 @@ const HOUSEKEEPING: Duration = Duration::from_secs(2);
 /// What was ordered of the tunnel before the end may take this long.
 const LAST_ORDERS: Duration = Duration::from_millis(500);
 
-/// Runs a node until SIGTERM, SIGINT or `detach`. The kernel goes on when it ends.
+/// Runs a node until SIGTERM, SIGINT or `detach`. The kernel goes on when it ends. `readiness` tells whoever asks
+/// whether it is fit for work.
 ///
 /// # Errors
 /// What keeps it from starting; nothing is left half set up. Once it runs, it does not end by itself.
-pub async fn run(config: AgentConfig) -> Result<(), RunError> {
+pub async fn run(config: AgentConfig, readiness: Readiness) -> Result<(), RunError> {
     let Started {
         mut agent,
         net,
@@ -42,8 +44,9 @@ pub async fn run(config: AgentConfig) -> Result<(), RunError> {
         kernel,
         tunnel,
         tunnels,
+        workload_api,
         lock: _lock,
-    } = start::start(config).await?;
+    } = start::start(config, readiness).await?;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(RunError::io("watch for SIGTERM"))?;
     let mut interrupt =
@@ -63,6 +66,7 @@ pub async fn run(config: AgentConfig) -> Result<(), RunError> {
         ticked: Duration::ZERO,
     };
     tracing::info!(node = %agent.node.spiffe_id, "the agent runs");
+    agent.measure();
 
     loop {
         let deadline = agent.core.next_deadline();
@@ -74,12 +78,14 @@ pub async fn run(config: AgentConfig) -> Result<(), RunError> {
         };
         if agent.take(input).await == Next::Detached {
             tracing::info!("everything is taken away");
+            workload_api.stop().await;
             // The answer is on its way to the asker.
             tokio::time::sleep(Duration::from_millis(50)).await;
             return Ok(());
         }
     }
     agent.stop().await;
+    workload_api.stop().await;
     Ok(())
 }
 
@@ -328,6 +334,7 @@ impl Agent {
         if let Err(error) = self.gates.collect(clock::boot()) {
             self.alarm(format!("old connections: {error}"));
         }
+        self.measure();
     }
 }
 

@@ -22,6 +22,7 @@ use super::net::{FromNet, Net};
 use super::observe::History;
 use super::park::Park;
 use super::policy::PolicyTable;
+use super::readiness::Readiness;
 use super::tunnel_worker::{Outcome, TunnelWorker};
 use super::tunnels::TunnelKeys;
 use super::updates::{Unsettled, deny_event};
@@ -33,10 +34,12 @@ use crate::core::{Config, Core, Local, Snapshot};
 use crate::endpoint::EndpointRecords;
 use crate::files;
 use crate::identity::{
-    AuditHeads, Beginning, Credentials, FromCa, Knowledge, Link, NodeStore, Svids, Workloads,
+    AuditHeads, Beginning, Credentials, FromCa, Knowledge, Link, NodeStore, Reattest, Svids,
+    Workloads,
 };
 use crate::tls::SessionTls;
 use crate::wire::BootId;
+use crate::workload_api::{self, Limits};
 
 /// Messages that wait for the loop, from each neighbour.
 const QUEUE: usize = 256;
@@ -50,11 +53,12 @@ pub(super) struct Started {
     pub(super) kernel: Events,
     pub(super) tunnel: watch::Receiver<Health>,
     pub(super) tunnels: mpsc::Receiver<Outcome>,
+    pub(super) workload_api: workload_api::Endpoint,
     pub(super) lock: Flock<File>,
 }
 
 /// Brings a node up to the point where it takes inputs.
-pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
+pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<Started, RunError> {
     require_root()?;
     let store = NodeStore::open(&config.data_dir)?;
     let identity = Arc::new(store.identity()?);
@@ -89,6 +93,30 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
             source,
         })?;
 
+    let (ca_sender, ca_events) = mpsc::channel(QUEUE);
+    let credentials = Credentials {
+        verifier: verifier.clone(),
+        identity: Arc::clone(&identity),
+    };
+    let ca = Link::start(knowledge.servers(&ca_address), credentials, ca_sender);
+    let clock = Clock::new();
+    let mut svids = Svids::new(&identity.chain, node.not_after, clock.now().wall);
+    svids.retire(&knowledge.retired);
+    ca.node_uses(svids.authorities());
+    let beginning = Beginning {
+        folder: Some(config.run_dir.join("svids")),
+        ..Beginning::of(&node, &verifier, &knowledge, &foreign)
+    };
+    let (workloads, not_kept) = Workloads::start(beginning, ca.clone());
+    workloads.set_endpoints(endpoints.all().to_vec());
+    // Workloads do not wait for the gates: what an earlier run has left for them is served at once.
+    let source = Arc::new(workloads.clone());
+    let workload_api = workload_api::serve(&config.workload_socket, source, Limits::default())
+        .map_err(|source| RunError::Listen {
+            what: format!("{} (workloads)", config.workload_socket.display()),
+            source,
+        })?;
+
     let gates = Gates::open(&config)?;
     let kernel_events = gates.events()?;
     let underlay = underlay_addresses(&knowledge, &node, &ca_address);
@@ -114,12 +142,6 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
             what: socket.display().to_string(),
             source,
         })?;
-    let (ca_sender, ca_events) = mpsc::channel(QUEUE);
-    let credentials = Credentials {
-        verifier: verifier.clone(),
-        identity: Arc::clone(&identity),
-    };
-    let ca = Link::start(knowledge.servers(&ca_address), credentials, ca_sender);
     let (connection, netlink, _) =
         rtnetlink::new_connection().map_err(RunError::io("open a netlink socket"))?;
     tokio::spawn(connection);
@@ -133,15 +155,6 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
         tunnel_port: tunnel.port(),
     };
     let snapshot: Option<Snapshot> = files::read_json(&snapshot_path(&config))?;
-    let clock = Clock::new();
-    let mut svids = Svids::new(&identity.chain, node.not_after, clock.now().wall);
-    svids.retire(&knowledge.retired);
-    ca.node_uses(svids.authorities());
-    let beginning = Beginning {
-        folder: Some(config.run_dir.join("svids")),
-        ..Beginning::of(&node, &verifier, &knowledge, &foreign)
-    };
-    let (workloads, not_kept) = Workloads::start(beginning, ca.clone());
     let core = Core::new(Config::new(seed()?), local, snapshot);
     let standing = core.view().peers;
     let standing = standing.iter().filter(|peer| peer.session.is_some());
@@ -152,11 +165,13 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
     );
     let mut agent = Agent {
         started: Instant::now(),
+        readiness,
         core,
         svids,
         foreign,
         audit_heads,
         workloads,
+        reattest: Reattest::default(),
         policy: PolicyTable::new(config.default_authentication),
         tunnels,
         tunnel_unrestored: false,
@@ -198,6 +213,7 @@ pub(super) async fn start(config: AgentConfig) -> Result<Started, RunError> {
         kernel: kernel_events,
         tunnel: tunnel_health,
         tunnels: tunnel_outcomes,
+        workload_api,
         lock,
     })
 }

@@ -1,5 +1,6 @@
 //! What the CA says, taken in: bundle, deny list, nodes, entries, policies, certificates.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use handfast_ca::client::Update;
@@ -46,6 +47,21 @@ impl Agent {
                     tracing::debug!(%reason, "the CA is not reached");
                 }
                 self.ca_connected = false;
+                if reason.turned_away {
+                    self.turned_away(&reason.reason);
+                }
+            }
+            FromCa::Attested(Ok(joined)) => {
+                tracing::info!("the node has attested anew");
+                let now = self.clock.now().wall;
+                self.svids
+                    .attested(&joined.identity.chain, joined.node.not_after, now);
+                if let Err(error) = self.take_identity(joined.identity, joined.node) {
+                    self.alarm(format!("the node's new SVID: {error}"));
+                }
+            }
+            FromCa::Attested(Err(reason)) => {
+                self.alarm(format!("the node could not attest anew: {reason}"));
             }
             FromCa::Update(update) => {
                 let sequence = update.sequence;
@@ -88,6 +104,15 @@ impl Agent {
                     self.svids.failed(renewal, now);
                 }
             }
+        }
+    }
+
+    /// The CA does not want this node as it is: it may prove anew who it is.
+    fn turned_away(&mut self, reason: &str) {
+        match self.reattest.due(&self.store) {
+            Ok(Some(by)) => self.ca.attest(by),
+            Ok(None) => self.alarm(format!("the CA turns this node away: {reason}")),
+            Err(error) => self.alarm(format!("this node cannot attest anew: {error}")),
         }
     }
 
@@ -136,8 +161,9 @@ impl Agent {
         if let Some(retired) = update.retired {
             self.svids.retire(&retired);
             self.knowledge.retired = retired;
-            outcomes.push(self.renew());
         }
+        // What was retired or revoked is replaced now.
+        outcomes.push(self.renew());
         for head in update.audit_heads.into_iter().flatten() {
             match self.audit_heads.take(head) {
                 Ok(changed) => self.unsettled.audit_heads |= changed,
@@ -248,6 +274,16 @@ impl Agent {
 
     /// Judges by this from now on: peers, the CA, and what workloads get.
     fn set_verifier(&mut self, verifier: Verifier) {
+        let denied: HashSet<Vec<u8>> = verifier
+            .deny_list()
+            .denials()
+            .iter()
+            .filter_map(|denial| match &denial.subject {
+                Subject::Serial(serial) => Some(serial_bytes(serial)),
+                _ => None,
+            })
+            .collect();
+        self.svids.replace_denied(|serial| denied.contains(serial));
         self.tls.set_verifier(verifier.clone());
         self.workloads.apply(Change {
             verifier: Some(verifier.clone()),

@@ -8,7 +8,9 @@
     clippy::indexing_slicing
 )]
 
+mod eviction;
 mod outage;
 mod push;
 mod registry;
+mod rotation;
 mod world;

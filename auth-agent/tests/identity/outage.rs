@@ -71,14 +71,15 @@ async fn an_svid_whose_entry_went_while_the_agent_was_down_is_dropped_when_it_he
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_whose_server_is_dead_finds_another_one() {
+async fn an_agent_whose_server_does_not_answer_finds_another_one() {
     let mut ca = Ca::start().await;
     let node = ca.join("web1", 1).await;
-    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let dead = dead.local_addr().unwrap().to_string();
+    // It takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap().to_string();
     let agent = node.start();
     let address = ca.address.to_string();
-    agent.link().set_servers(vec![dead, address.clone()]);
+    agent.link().set_servers(vec![silent, address.clone()]);
     let mut reached = agent.link().reached();
     reached.wait_for(Option::is_some).await.unwrap();
     let (folder, port) = ca.stop().await;

@@ -84,7 +84,7 @@ impl Ca {
         let data = self.folder.path().join(name);
         let store = NodeStore::create(&data).unwrap();
         let joined = handfast_ca::client::join(&token).await.unwrap();
-        store.save_joined(&token.ca_address, &joined).unwrap();
+        store.save_joined(&token.ca_address, None, &joined).unwrap();
         Node {
             name: name.to_owned(),
             data,

@@ -213,6 +213,10 @@ impl Workloads {
         let now = state.now();
         if let Some(verifier) = change.verifier {
             state.bundles.set_own(verifier.bundle());
+            let deny = verifier.deny_list();
+            state
+                .table
+                .replace_denied(|held| deny.denies_serial(&held.serial));
             state.verifier = verifier;
         }
         if let Some(federated) = change.federated {

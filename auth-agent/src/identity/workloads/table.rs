@@ -316,6 +316,13 @@ impl Table {
         }
     }
 
+    /// Certificates that are revoked are replaced: their identities may live on under other keys.
+    pub(super) fn replace_denied(&mut self, denied: impl Fn(&Held) -> bool) {
+        for held in self.held.values_mut().filter(|held| denied(held)) {
+            held.renew_at = 0;
+        }
+    }
+
     /// Is this one retired?
     pub(super) fn is_retired(&self, authority: &str) -> bool {
         self.retired.contains(authority)
