@@ -11,5 +11,6 @@ mod hostile;
 mod jwt;
 mod python;
 mod rust_client;
+mod sds;
 mod support;
 mod x509;

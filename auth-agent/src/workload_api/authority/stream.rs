@@ -33,10 +33,6 @@ impl<S> Filtered<S> {
         }
     }
 
-    pub(in super::super) fn inner(&self) -> &S {
-        &self.inner
-    }
-
     /// Gives of what is ready. False: nothing is.
     fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let waiting = self.ready.get(self.read..).unwrap_or_default();

@@ -31,10 +31,10 @@ impl Session for Delta {
 
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         check_type(&request.type_url)?;
-        if let Some(detail) = &request.error_detail {
-            if request.response_nonce == self.nonce.to_string() {
-                refused(&request.response_nonce, detail);
-            }
+        if let Some(detail) = &request.error_detail
+            && request.response_nonce == self.nonce.to_string()
+        {
+            refused(&request.response_nonce, detail);
         }
         if !self.begun {
             self.begun = true;
