@@ -25,6 +25,7 @@ mod convert;
 pub mod deny;
 mod error;
 mod failpoint;
+pub mod federation;
 pub mod jwt;
 mod metrics;
 pub mod model;

@@ -7,6 +7,7 @@ mod audit;
 #[cfg(test)]
 mod clock_tests;
 mod connect;
+pub mod federation;
 mod join;
 pub mod rotation;
 

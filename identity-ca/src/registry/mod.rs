@@ -7,6 +7,7 @@
 mod admission;
 mod denials;
 mod entries;
+mod federations;
 mod nodes;
 mod operators;
 mod policies;
@@ -25,6 +26,7 @@ use crate::Error;
 
 pub(crate) use self::admission::NodeAct;
 pub(crate) use self::entries::{EntryOrder, Imported};
+pub(crate) use self::federations::{Federations, Fetched};
 pub(crate) use self::nodes::{NodeOrder, session_address};
 pub(crate) use self::operators::{Operators, Who};
 pub(crate) use self::policies::PolicyOrder;

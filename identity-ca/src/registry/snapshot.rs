@@ -6,6 +6,7 @@ use std::sync::Arc;
 use sqlx::Row;
 
 use super::Registry;
+use super::federations::Federations;
 use super::operators::Operators;
 use super::store::uint;
 use super::table::EntryTable;
@@ -28,6 +29,7 @@ pub(crate) struct Revisions {
     pub(crate) retired: u64,
     pub(crate) operators: u64,
     pub(crate) servers: u64,
+    pub(crate) federation: u64,
     /// Deletions of entries up to here are no longer known one by one.
     pub(crate) forgotten: u64,
 }
@@ -45,6 +47,8 @@ pub(crate) struct Snapshot {
     pub(crate) operators: Arc<Operators>,
     pub(crate) policies: Arc<Vec<PolicyDocument>>,
     pub(crate) deny: Arc<DenyList>,
+    /// Foreign trust domains.
+    pub(crate) federations: Arc<Federations>,
     /// Judges agents by this bundle and deny list.
     pub(crate) verifier: Verifier,
     /// Judges agents that slept through a rotation: roots that left the bundle
@@ -105,6 +109,10 @@ impl Snapshot {
             Some(before) => Arc::clone(&before.policies),
             None => Arc::new(registry.policies().await?),
         };
+        let federations = match fresh(|revisions| revisions.federation) {
+            Some(before) => Arc::clone(&before.federations),
+            None => Arc::new(registry.federations().await?),
+        };
         let verifier = Verifier::new(Arc::clone(&bundle), Arc::clone(&deny));
         let remembered = authority
             .authorities()
@@ -119,6 +127,7 @@ impl Snapshot {
             entries,
             policies,
             deny,
+            federations,
             operators,
             verifier,
         })
@@ -161,6 +170,7 @@ impl Registry {
             retired: number("retired")?,
             operators: number("operators")?,
             servers: number("servers")?,
+            federation: number("federation")?,
             forgotten: number("forgotten")?,
         })
     }

@@ -28,6 +28,7 @@ pub(crate) enum Section {
     Deny,
     Operators,
     Servers,
+    Federation,
 }
 
 impl Section {
@@ -42,6 +43,7 @@ impl Section {
             Self::Deny => "deny",
             Self::Operators => "operators",
             Self::Servers => "servers",
+            Self::Federation => "federation",
         }
     }
 }

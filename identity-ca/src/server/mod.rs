@@ -6,6 +6,7 @@ mod attest;
 mod audit;
 mod backup;
 mod crls;
+mod federation;
 mod heads;
 mod jwt;
 mod listen;
@@ -34,6 +35,12 @@ use crate::proto::admin_server::AdminServer;
 use crate::proto::agents_server::AgentsServer;
 use crate::proto::audit_server::AuditServer;
 use crate::proto::backup_server::BackupServer;
+use crate::authority::{Authority, Lock, STORE, check_folder};
+use crate::federation::FederationConfig;
+use crate::proto::admin_server::AdminServer;
+use crate::proto::agents_server::AgentsServer;
+use crate::proto::audit_server::AuditServer;
+use crate::proto::federation_server::FederationServer;
 use crate::proto::rotation_server::RotationServer;
 use crate::registry::Registry;
 use crate::{Error, metrics};
@@ -63,6 +70,8 @@ pub struct Options {
     pub passphrase_file: Option<PathBuf>,
     /// What nodes may prove themselves with, beside join tokens.
     pub attestation: AttestationConfig,
+    /// Our bundle for others, and theirs for us.
+    pub federation: FederationConfig,
 }
 
 impl Options {
@@ -75,6 +84,7 @@ impl Options {
             syslog: None,
             passphrase_file: None,
             attestation: AttestationConfig::default(),
+            federation: FederationConfig::default(),
         }
     }
 }
@@ -85,6 +95,7 @@ pub struct Server {
     tcp: TcpListener,
     unix: UnixListener,
     socket: listen::SocketFile,
+    bundle_endpoint: Option<federation::Bound>,
     dir: PathBuf,
     _lock: Lock,
 }
@@ -111,14 +122,24 @@ impl Server {
             options.syslog.clone(),
         )?;
         let attestors = Attestors::open(&options.attestation, authority.trust_domain())?;
+        let bundle_endpoint = federation::bind(&options.federation).await?;
         metrics::describe();
-        let state = State::open(authority, registry, audit, attestors, address).await?;
+        let state = State::open(
+            authority,
+            registry,
+            audit,
+            attestors,
+            options.federation.clone(),
+            address,
+        )
+        .await?;
         metrics::registry(&state.now());
         Ok(Self {
             state,
             tcp,
             unix,
             socket,
+            bundle_endpoint,
             dir: options.dir.clone(),
             _lock: lock,
         })
@@ -132,6 +153,13 @@ impl Server {
     /// Where agents reach it (the port, if 0 was asked for).
     pub fn local_addr(&self) -> SocketAddr {
         self.state.address()
+    }
+
+    /// Where partners fetch our bundle, if they may.
+    pub fn bundle_endpoint(&self) -> Option<SocketAddr> {
+        self.bundle_endpoint
+            .as_ref()
+            .and_then(federation::Bound::address)
     }
 
     /// Serves until `shutdown`; calls that are under way then get 5 s to end.
@@ -154,6 +182,10 @@ impl Server {
         let log = self.dir.join(log::FOLDER);
         let crls = tokio::spawn(crls::keep(Arc::clone(&self.state), log));
         let rotations = tokio::spawn(rotation::keep(Arc::clone(&self.state)));
+        let fetching = tokio::spawn(federation::poll(Arc::clone(&self.state)));
+        let endpoint = self
+            .bundle_endpoint
+            .map(|bound| tokio::spawn(federation::serve(Arc::clone(&self.state), bound)));
         let mut serving = tokio::spawn(async move { tokio::try_join!(agents, operators) });
         let ended = tokio::select! {
             ended = &mut serving => ended,
@@ -169,6 +201,10 @@ impl Server {
         upkeep.abort();
         rotations.abort();
         crls.abort();
+        fetching.abort();
+        if let Some(endpoint) = endpoint {
+            endpoint.abort();
+        }
         self.state.close().await;
         drop(self.socket);
         match ended {
@@ -203,6 +239,9 @@ fn administration(state: &Arc<State>, dir: &Path) -> Routes {
     Routes::new(admin.max_decoding_message_size(MAX_ADMIN_MESSAGE))
         .add_service(AuditServer::new(audit))
         .add_service(BackupServer::new(backup::service(Arc::clone(state))))
+        .add_service(FederationServer::new(federation::service(Arc::clone(
+            state,
+        ))))
         .add_service(RotationServer::new(rotation::service(Arc::clone(state))))
 }
 

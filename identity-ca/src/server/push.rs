@@ -2,6 +2,7 @@
 //!
 //! A slow agent never queues: it gets the newest state when it is ready for it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,11 +127,28 @@ fn update(snapshot: &Snapshot, node: &Node, sent: Option<Revisions>) -> proto::U
         entries: changed(|r| r.entries).then(entries),
         policies: changed(|r| r.policies).then(policies),
         deny_list: if changed(|r| r.deny) { deny() } else { None },
+        federated: (changed(|r| r.federation) || changed(|r| r.entries))
+            .then(|| federated(snapshot, node)),
         retired: changed(|r| r.retired).then(|| proto::Retired {
             authorities: snapshot.retired.iter().cloned().collect(),
         }),
         ..Default::default()
     }
+}
+
+/// The bundles of the trust domains that this node's entries federate with.
+fn federated(snapshot: &Snapshot, node: &Node) -> proto::Bundles {
+    let entries = snapshot.entries_of(node);
+    let wanted: BTreeSet<_> = entries
+        .iter()
+        .flat_map(|entry| &entry.federates_with)
+        .collect();
+    let bundles = wanted
+        .into_iter()
+        .filter_map(|domain| snapshot.federations.get(domain)?.bundle.as_deref())
+        .map(proto::Bundle::from)
+        .collect();
+    proto::Bundles { bundles }
 }
 
 /// What other nodes need to know of a node; nothing before it has joined.

@@ -11,10 +11,12 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::{Notify, watch};
 
 use super::crls::Crls;
+use super::federation::Fetcher;
 use super::heads::Heads;
 use crate::attest::Attestors;
 use crate::audit::Audit;
 use crate::authority::Authority;
+use crate::federation::FederationConfig;
 use crate::registry::{Registry, Snapshot};
 use crate::tls::certified;
 use crate::{Error, NodeName, metrics, now_ms};
@@ -29,6 +31,8 @@ pub(super) struct State {
     pub(super) registry: Registry,
     pub(super) audit: Audit,
     pub(super) attestors: Attestors,
+    pub(super) federation: FederationConfig,
+    pub(super) fetcher: Fetcher,
     pub(super) heads: Heads,
     pub(super) crls: watch::Sender<Crls>,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
@@ -47,6 +51,7 @@ impl State {
         registry: Registry,
         audit: Audit,
         attestors: Attestors,
+        federation: FederationConfig,
         address: SocketAddr,
     ) -> Result<Arc<Self>, Error> {
         registry.redate_denials().await?;
@@ -57,6 +62,8 @@ impl State {
             registry,
             audit,
             attestors,
+            federation,
+            fetcher: Fetcher::default(),
             heads: Heads::default(),
             crls: watch::Sender::default(),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
@@ -122,7 +129,7 @@ impl State {
     /// How long partners of a federation need to fetch what is new (SPIFFE
     /// F-6), if there are any.
     pub(super) fn federation_lead(&self) -> Option<Duration> {
-        None
+        self.federation.lead()
     }
 
     pub(super) fn is_connected(&self, name: &NodeName) -> bool {
