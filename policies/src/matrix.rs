@@ -86,6 +86,11 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
         &self.set
     }
 
+    /// The local workloads, in order.
+    pub fn locals(&self) -> impl Iterator<Item = L> + '_ {
+        self.locals.keys().copied()
+    }
+
     /// A local workload.
     #[must_use]
     pub fn local(&self, id: L) -> Option<&Workload> {

@@ -16,7 +16,12 @@ impl Agent {
     pub(super) async fn apply_policies(&mut self) -> Result<(), RunError> {
         let read = local_documents(&self.config.policy_paths)
             .map_err(|error| error.to_string())
-            .and_then(|local| Ok((read(&self.knowledge.policies, &local)?, local)));
+            .and_then(|local| {
+                // The next version of what is in force: rules that stay keep their numbers, and what is the same
+                // costs nothing.
+                let set = read(self.policy.set(), &self.knowledge.policies, &local)?;
+                Ok((set, local))
+            });
         match read {
             Ok((set, local)) => {
                 self.policy_error = None;
@@ -39,7 +44,12 @@ impl Agent {
         let Err(error) = self.apply_policies().await else {
             return Ok(());
         };
-        let last = read(&self.knowledge.policies, &self.knowledge.local_policies);
+        let in_force = self.policy.set();
+        let last = read(
+            in_force,
+            &self.knowledge.policies,
+            &self.knowledge.local_policies,
+        );
         let set = last.map_err(|_| error)?;
         self.alarm(format!(
             "policies cannot be read, the last good ones stay in force: {}",
@@ -91,12 +101,17 @@ impl Agent {
     }
 }
 
-fn read(central: &[KnownPolicy], local: &[KnownPolicy]) -> Result<PolicySet, String> {
+fn read(
+    in_force: &PolicySet,
+    central: &[KnownPolicy],
+    local: &[KnownPolicy],
+) -> Result<PolicySet, String> {
     let source = |policy: &KnownPolicy| Source {
         name: policy.name.clone(),
         text: policy.text.clone(),
     };
-    PolicySet::read(central.iter().chain(local).map(source).collect()).map_err(|errors| {
+    let sources = central.iter().chain(local).map(source).collect();
+    in_force.updated(sources).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         lines.join("; ")
     })

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use handfast_bpf::{Auth, Direction, IdentityNumber, PolicyKey, PolicyValue, Ports, Verdict};
 use handfast_policies::{
-    self as policies, Authentication, Encryption, Entry, PolicySet, Remote, Workload,
-    ports_to_prefixes,
+    self as policies, Authentication, Closed, Encryption, Entry, Matrix, PolicySet, Remote, Update,
+    Workload, ports_to_prefixes,
 };
 use ipnet::IpNet;
 
@@ -38,13 +38,22 @@ const STANDING: PolicyValue = PolicyValue {
     rule: u32::MAX,
 };
 
+/// Entries that are looked at together: what stands there and is not wanted goes.
+#[derive(Clone, Copy)]
+enum Scope {
+    /// All of an endpoint.
+    Endpoint(EndpointId),
+    /// Those of an endpoint about one identity.
+    Identity(EndpointId, u32),
+}
+
 /// Everything that decides the content of the policy map.
 #[derive(Debug)]
 pub(super) struct PolicyTable {
-    set: Arc<PolicySet>,
+    matrix: Matrix<EndpointId, u32>,
     default: DefaultAuthentication,
-    endpoints: BTreeMap<EndpointId, Option<Workload>>,
-    identities: BTreeMap<u32, Workload>,
+    /// Endpoints without an identity yet.
+    strangers: BTreeSet<EndpointId>,
     cidrs: BTreeMap<IpNet, u32>,
     next_cidr: u32,
     installed: BTreeMap<Key, PolicyValue>,
@@ -52,11 +61,14 @@ pub(super) struct PolicyTable {
 
 impl PolicyTable {
     pub(super) fn new(default: DefaultAuthentication) -> Self {
+        let mut matrix = Matrix::default();
+        matrix.set_remote(IdentityNumber::HOST.0, Remote::Host);
+        matrix.set_remote(IdentityNumber::WORLD.0, Remote::World);
+        matrix.set_remote(IdentityNumber::UNKNOWN.0, Remote::Unknown);
         Self {
-            set: Arc::default(),
+            matrix,
             default,
-            endpoints: BTreeMap::new(),
-            identities: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             cidrs: BTreeMap::new(),
             next_cidr: IdentityNumber::FIRST_CIDR.0,
             installed: BTreeMap::new(),
@@ -65,7 +77,7 @@ impl PolicyTable {
 
     /// The policies in force.
     pub(super) fn set(&self) -> &Arc<PolicySet> {
-        &self.set
+        self.matrix.set()
     }
 
     /// What stands in the map as far as this agent has written it.
@@ -113,28 +125,53 @@ impl PolicyTable {
     }
 
     /// New policies. Prefix numbers are never given twice, since connections may remember them.
+    ///
+    /// Of the next version of the policies in force only what is different is computed and looked at.
     pub(super) fn replace_set(&mut self, set: Arc<PolicySet>) -> Vec<Change> {
-        let wanted = set.cidrs();
-        self.cidrs.retain(|prefix, _| wanted.contains(prefix));
+        let wanted: BTreeSet<IpNet> = set.cidrs().into_iter().collect();
+        let known: Vec<EndpointId> = self.endpoints().collect();
+        let mut scopes = Vec::new();
+        let gone: Vec<(IpNet, u32)> = self
+            .cidrs()
+            .filter(|(prefix, _)| !wanted.contains(prefix))
+            .collect();
+        for (prefix, number) in gone {
+            self.cidrs.remove(&prefix);
+            self.matrix.remove_remote(number);
+            scopes.extend(
+                known
+                    .iter()
+                    .map(|endpoint| Scope::Identity(*endpoint, number)),
+            );
+        }
+        let mut updates = vec![self.matrix.replace(set)];
         for prefix in wanted {
-            if !self.cidrs.contains_key(&prefix) {
-                self.cidrs.insert(prefix, self.next_cidr);
-                self.next_cidr = self.next_cidr.saturating_add(1);
+            let number = match self.cidrs.get(&prefix) {
+                Some(number) => *number,
+                None => {
+                    let number = self.next_cidr;
+                    self.next_cidr = self.next_cidr.saturating_add(1);
+                    self.cidrs.insert(prefix, number);
+                    number
+                }
+            };
+            // Those that an earlier run of the agent left are not in the matrix yet either.
+            if self.matrix.remote(number).is_none() {
+                updates.push(self.matrix.set_remote(number, Remote::Cidr(prefix)));
+                scopes.extend(self.strangers.iter().map(|e| Scope::Identity(*e, number)));
             }
         }
-        self.set = set;
-        self.refresh()
+        self.apply(updates, scopes)
     }
 
-    /// What must change in the map for the endpoints that are known.
+    /// What must change in the map for the endpoints that are known, computed from nothing.
+    ///
+    /// Entries of endpoints that are not known here yet are left alone: an earlier run's stay in force.
     pub(super) fn refresh(&mut self) -> Vec<Change> {
-        let mut wanted = BTreeMap::new();
-        for (endpoint, workload) in &self.endpoints {
-            self.endpoint_entries(*endpoint, workload.as_ref(), &mut wanted);
-        }
-        // Entries of endpoints that are not known here yet are left alone: an earlier run's stay in force.
-        let known: BTreeSet<EndpointId> = self.endpoints.keys().copied().collect();
-        self.difference(wanted, |key| known.contains(&key.endpoint))
+        let known: Vec<EndpointId> = self.endpoints().collect();
+        let updates = known.iter().map(|endpoint| self.matrix.whole(*endpoint));
+        let updates = updates.collect();
+        self.apply(updates, known.into_iter().map(Scope::Endpoint).collect())
     }
 
     /// An endpoint that came, or whose identity or labels changed.
@@ -143,121 +180,153 @@ impl PolicyTable {
         endpoint: EndpointId,
         workload: Option<Workload>,
     ) -> Vec<Change> {
-        let mut wanted = BTreeMap::new();
-        self.endpoint_entries(endpoint, workload.as_ref(), &mut wanted);
-        self.endpoints.insert(endpoint, workload);
-        self.difference(wanted, |key| key.endpoint == endpoint)
+        let update = match workload {
+            Some(workload) => {
+                self.strangers.remove(&endpoint);
+                self.matrix.set_local(endpoint, workload)
+            }
+            None => {
+                self.strangers.insert(endpoint);
+                self.matrix.remove_local(endpoint);
+                Update::default()
+            }
+        };
+        self.apply(vec![update], vec![Scope::Endpoint(endpoint)])
     }
 
     /// An endpoint that went.
     pub(super) fn remove_endpoint(&mut self, endpoint: EndpointId) -> Vec<Change> {
-        self.endpoints.remove(&endpoint);
-        self.difference(BTreeMap::new(), |key| key.endpoint == endpoint)
+        self.strangers.remove(&endpoint);
+        self.matrix.remove_local(endpoint);
+        self.difference(BTreeMap::new(), &[Scope::Endpoint(endpoint)])
     }
 
     /// An identity that this node has met.
     pub(super) fn set_identity(&mut self, number: u32, workload: Workload) -> Vec<Change> {
-        let remote = Remote::Workload(workload.clone());
-        let mut wanted = BTreeMap::new();
-        for (endpoint, local) in &self.endpoints {
-            if let Some(local) = local {
-                self.remote_entries(*endpoint, local, number, &remote, &mut wanted);
-            }
-        }
-        self.identities.insert(number, workload);
-        let known: BTreeSet<EndpointId> = self.endpoints.keys().copied().collect();
-        self.difference(wanted, |key| {
-            key.packets.identity.0 == number && known.contains(&key.endpoint)
-        })
+        let update = self.matrix.set_remote(number, Remote::Workload(workload));
+        let strangers = self.strangers.iter();
+        let scopes = strangers.map(|endpoint| Scope::Identity(*endpoint, number));
+        let scopes = scopes.collect();
+        self.apply(vec![update], scopes)
     }
 
     /// A number that stands for nobody any more.
     pub(super) fn remove_identity(&mut self, number: u32) -> Vec<Change> {
-        self.identities.remove(&number);
-        self.difference(BTreeMap::new(), |key| key.packets.identity.0 == number)
+        self.matrix.remove_remote(number);
+        let standing: BTreeSet<EndpointId> =
+            self.installed.keys().map(|key| key.endpoint).collect();
+        let scopes = standing
+            .into_iter()
+            .map(|endpoint| Scope::Identity(endpoint, number));
+        let scopes: Vec<Scope> = scopes.collect();
+        self.difference(BTreeMap::new(), &scopes)
     }
 
     /// The identity behind a number.
     pub(super) fn identity(&self, number: u32) -> Option<&Workload> {
-        self.identities.get(&number)
+        match self.matrix.remote(number) {
+            Some(Remote::Workload(workload)) => Some(workload),
+            _ => None,
+        }
     }
 
     /// The identity of an endpoint.
     pub(super) fn workload(&self, endpoint: EndpointId) -> Option<&Workload> {
-        self.endpoints.get(&endpoint)?.as_ref()
+        self.matrix.local(endpoint)
     }
 
-    fn endpoint_entries(
-        &self,
-        endpoint: EndpointId,
-        local: Option<&Workload>,
-        wanted: &mut BTreeMap<Key, PolicyValue>,
-    ) {
-        for direction in [policies::Direction::Ingress, policies::Direction::Egress] {
-            if !local.is_some_and(|local| self.set.selected(local, direction)) {
-                self.unselected_entries(endpoint, gate_direction(direction), wanted);
+    /// Every endpoint that is known.
+    fn endpoints(&self) -> impl Iterator<Item = EndpointId> + '_ {
+        self.matrix.locals().chain(self.strangers.iter().copied())
+    }
+
+    /// What updates make of the map, beside what is looked at anyhow.
+    fn apply(
+        &mut self,
+        updates: Vec<Update<EndpointId, u32>>,
+        mut scopes: Vec<Scope>,
+    ) -> Vec<Change> {
+        let mut wanted = BTreeMap::new();
+        for Update { closed, pairs } in updates {
+            for (endpoint, closed) in closed {
+                let any = IdentityNumber::ANY.0;
+                scopes.push(Scope::Identity(endpoint, any));
+                self.open(endpoint, any, closed, &mut wanted);
+            }
+            for (endpoint, identity, entries) in pairs {
+                scopes.push(Scope::Identity(endpoint, identity));
+                self.open(
+                    endpoint,
+                    identity,
+                    self.matrix.closed(endpoint),
+                    &mut wanted,
+                );
+                self.remote_entries(endpoint, identity, entries, &mut wanted);
             }
         }
-        let Some(local) = local else { return };
-        let fixed = [
-            (IdentityNumber::HOST.0, Remote::Host),
-            (IdentityNumber::WORLD.0, Remote::World),
-            (IdentityNumber::UNKNOWN.0, Remote::Unknown),
+        let outside = [
+            IdentityNumber::ANY,
+            IdentityNumber::HOST,
+            IdentityNumber::WORLD,
         ];
-        for (number, remote) in &fixed {
-            self.remote_entries(endpoint, local, *number, remote, wanted);
+        for endpoint in &self.strangers {
+            let all = outside
+                .iter()
+                .map(|number| number.0)
+                .chain(self.cidrs.values().copied());
+            for identity in all {
+                self.open(*endpoint, identity, Closed::default(), &mut wanted);
+            }
         }
-        for (prefix, number) in &self.cidrs {
-            self.remote_entries(endpoint, local, *number, &Remote::Cidr(*prefix), wanted);
-        }
-        for (number, workload) in &self.identities {
-            let remote = Remote::Workload(workload.clone());
-            self.remote_entries(endpoint, local, *number, &remote, wanted);
-        }
+        self.difference(wanted, &scopes)
     }
 
-    /// What is allowed where no policy selects: everything, and between managed addresses as the default says.
-    fn unselected_entries(
+    /// What is allowed where no policy closes a direction: everything, and between managed addresses as the default
+    /// says. What lies outside the mesh has no identity and no tunnel: neither can be asked of it.
+    fn open(
         &self,
         endpoint: EndpointId,
-        direction: Direction,
+        identity: u32,
+        closed: Closed,
         wanted: &mut BTreeMap<Key, PolicyValue>,
     ) {
-        // What is outside the mesh has no identity and no tunnel: neither can be asked of it.
-        let mut allow = |identity: u32, auth: Auth, encryption: bool| {
+        let (auth, encryption) = match IdentityNumber(identity) {
+            IdentityNumber::ANY => (self.default_authentication(), true),
+            IdentityNumber::HOST | IdentityNumber::WORLD => (Auth::Disabled, false),
+            IdentityNumber(number) if number >= IdentityNumber::FIRST_CIDR.0 => {
+                (Auth::Disabled, false)
+            }
+            _ => return,
+        };
+        for direction in [policies::Direction::Ingress, policies::Direction::Egress] {
+            if closed.is(direction) {
+                continue;
+            }
             let packets = PolicyKey {
-                direction,
+                direction: gate_direction(direction),
                 identity: IdentityNumber(identity),
                 ports: Ports::Any,
             };
-            wanted.insert(
-                Key { endpoint, packets },
-                PolicyValue {
-                    verdict: Verdict::Allow,
-                    auth,
-                    encryption,
-                    rule: 0,
-                },
-            );
-        };
-        allow(IdentityNumber::ANY.0, self.default_authentication(), true);
-        allow(IdentityNumber::HOST.0, Auth::Disabled, false);
-        allow(IdentityNumber::WORLD.0, Auth::Disabled, false);
-        for number in self.cidrs.values() {
-            allow(*number, Auth::Disabled, false);
+            let value = PolicyValue {
+                verdict: Verdict::Allow,
+                auth,
+                encryption,
+                rule: 0,
+            };
+            wanted.insert(Key { endpoint, packets }, value);
         }
     }
 
     fn remote_entries(
         &self,
         endpoint: EndpointId,
-        local: &Workload,
         identity: u32,
-        remote: &Remote,
+        entries: Vec<Entry>,
         wanted: &mut BTreeMap<Key, PolicyValue>,
     ) {
-        let outside = matches!(remote, Remote::Host | Remote::World | Remote::Cidr(_));
-        for entry in self.set.entries(local, remote) {
+        let remote = self.matrix.remote(identity);
+        let outside = matches!(remote, Some(Remote::Host | Remote::World | Remote::Cidr(_)));
+        for entry in entries {
             let value = PolicyValue {
                 verdict: match entry.verdict {
                     policies::Verdict::Allow => Verdict::Allow,
@@ -295,18 +364,15 @@ impl PolicyTable {
         }
     }
 
-    /// What must change among the keys in `scope`, and remembers it as done.
-    fn difference(
-        &mut self,
-        wanted: BTreeMap<Key, PolicyValue>,
-        scope: impl Fn(&Key) -> bool,
-    ) -> Vec<Change> {
-        let gone: Vec<Key> = self
-            .installed
-            .keys()
-            .filter(|key| scope(key) && !wanted.contains_key(key))
-            .copied()
-            .collect();
+    /// What must change among the keys in the scopes, and remembers it as done.
+    fn difference(&mut self, wanted: BTreeMap<Key, PolicyValue>, scopes: &[Scope]) -> Vec<Change> {
+        let mut gone: BTreeSet<Key> = BTreeSet::new();
+        for scope in scopes {
+            gone.extend(
+                self.standing(*scope)
+                    .filter(|key| !wanted.contains_key(key)),
+            );
+        }
         let mut changes = Vec::new();
         for (key, value) in wanted {
             if self.installed.get(&key) != Some(&value) {
@@ -326,6 +392,35 @@ impl PolicyTable {
             Change::Remove(_) => 2,
         });
         changes
+    }
+
+    /// The keys that stand in a scope: they lie together, so that a change does not walk the whole map.
+    fn standing(&self, scope: Scope) -> impl Iterator<Item = Key> + '_ {
+        let (endpoint, identity) = match scope {
+            Scope::Endpoint(endpoint) => (endpoint, None),
+            Scope::Identity(endpoint, identity) => (endpoint, Some(IdentityNumber(identity))),
+        };
+        let first = move |direction| Key {
+            endpoint,
+            packets: PolicyKey {
+                direction,
+                identity: identity.unwrap_or(IdentityNumber(0)),
+                ports: Ports::Any,
+            },
+        };
+        [Direction::Ingress, Direction::Egress]
+            .into_iter()
+            .flat_map(move |direction| {
+                let keys = self
+                    .installed
+                    .range(first(direction)..)
+                    .map(|(key, _)| *key);
+                keys.take_while(move |key| {
+                    key.endpoint == endpoint
+                        && key.packets.direction == direction
+                        && identity.is_none_or(|identity| key.packets.identity == identity)
+                })
+            })
     }
 }
 
@@ -471,6 +566,33 @@ spec:
                 .set_identity(300, workload("good", "client=good"))
                 .is_empty()
         );
+    }
+
+    #[test]
+    fn a_version_that_is_looked_at_in_part_leaves_nothing_for_a_whole_look() {
+        let source = |name: &str, text: &str| handfast_policies::Source {
+            name: name.into(),
+            text: text.into(),
+        };
+        let deny = "{apiVersion: handfast.io/v1alpha1, kind: HandfastPolicy, metadata: {name: deny}, spec: \
+                    {endpointSelector: {}, enableDefaultDeny: {ingress: false}, ingressDeny: [{toPorts: [{ports: \
+                    [{port: 23}]}]}], egress: [{toCIDR: [192.0.2.0/24]}]}}";
+        let versions = [
+            vec![source("nginx", NGINX)],
+            vec![source("nginx", NGINX), source("deny", deny)],
+            vec![source("deny", deny)],
+            vec![],
+        ];
+        let mut table = PolicyTable::new(DefaultAuthentication::Background);
+        table.set_endpoint(1, Some(workload("web", "run=nginx")));
+        table.set_endpoint(2, Some(workload("other", "run=other")));
+        table.set_endpoint(3, None);
+        table.set_identity(256, workload("good", "client=good"));
+        for version in versions {
+            let next = Arc::new(table.set().updated(version).unwrap());
+            assert!(!table.replace_set(next).is_empty());
+            assert_eq!(table.refresh(), vec![]);
+        }
     }
 
     #[test]

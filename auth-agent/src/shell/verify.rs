@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use handfast_policies::{
-    Authentication, Direction, Protocol, Remote, RuleRef, Verdict, Workload, lookup,
+    Authentication, Direction, Protocol, Remote, RuleRef, Ruling, Verdict, Workload,
 };
 
 use super::RunError;
@@ -399,12 +399,16 @@ impl Agent {
             ("egress rule", &local, remote, Direction::Egress),
             ("ingress rule", remote, &local, Direction::Ingress),
         ] {
-            if !set.selected(at, direction) {
-                checks.holds(what, true, "no policy selects this end: allowed by default");
+            let remote = Remote::Workload(other.clone());
+            let ruling = set
+                .of_workload(at)
+                .ruling(&remote, direction, protocol, port);
+            if ruling == Ruling::Open {
+                let open = "no policy closes this direction here: allowed by default";
+                checks.holds(what, true, open);
                 continue;
             }
-            let entries = set.entries(at, &Remote::Workload(other.clone()));
-            let entry = lookup(&entries, direction, protocol, port);
+            let entry = ruling.entry();
             let rule = |rule: RuleRef| {
                 set.rule(rule)
                     .map_or_else(|| format!("rule {}", rule.0), ToString::to_string)
@@ -485,8 +489,9 @@ fn protocol_named(name: &str) -> Result<Protocol, RunError> {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
         "sctp" => Ok(Protocol::Sctp),
-        // Policy knows these as what has no ports of its own.
-        "icmp" | "icmpv6" => Ok(Protocol::Any),
+        // The port is the type of the message that opens the flow.
+        "icmp" => Ok(Protocol::Icmp),
+        "icmpv6" => Ok(Protocol::Icmpv6),
         _ => Err(RunError::Refused(format!(
             "{name:?} is no protocol that can be verified: tcp, udp, sctp, icmp or icmpv6"
         ))),
