@@ -70,6 +70,9 @@ enum Command {
         /// NAME, NAMESPACE/NAME or KIND/NAMESPACE/NAME, as `policy list` shows them
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
+        /// Why; kept in the CA's audit log
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        reason: String,
         /// Say what would change, and change nothing
         #[arg(long)]
         dry_run: bool,
@@ -96,7 +99,11 @@ pub async fn run(args: PolicyArgs) -> anyhow::Result<()> {
         Command::Schema(schema) => schema::run(&schema),
         Command::Apply { paths, dry_run } => apply(&args.socket, &paths.paths, dry_run).await,
         Command::List { output } => list(&args.socket, output).await,
-        Command::Delete { names, dry_run } => delete(&args.socket, &names, dry_run).await,
+        Command::Delete {
+            names,
+            reason,
+            dry_run,
+        } => delete(&args.socket, &names, &reason, dry_run).await,
     }
 }
 
@@ -241,7 +248,12 @@ fn listed(document: PolicyDocument) -> Listed {
     }
 }
 
-async fn delete(socket: &CaSocket, names: &[String], dry_run: bool) -> anyhow::Result<()> {
+async fn delete(
+    socket: &CaSocket,
+    names: &[String],
+    reason: &str,
+    dry_run: bool,
+) -> anyhow::Result<()> {
     let mut admin = socket.connect().await?;
     let stored = admin.policies().await?;
     let keys = stored
@@ -256,7 +268,7 @@ async fn delete(socket: &CaSocket, names: &[String], dry_run: bool) -> anyhow::R
     found.dedup();
     if !dry_run {
         admin
-            .delete_policies(&found)
+            .delete_policies(&found, reason)
             .await
             .context("the CA deleted none")?;
     }

@@ -256,7 +256,7 @@ async fn what_an_operator_writes_wrongly_changes_nothing() {
     );
     words(
         ca.admin
-            .delete_policies(&["a".to_owned()])
+            .delete_policies(&["a".to_owned()], "a test")
             .await
             .unwrap_err(),
         &["no policy"],

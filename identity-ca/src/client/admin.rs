@@ -1,4 +1,4 @@
-//! An operator's side of the CA, over its Unix socket.
+//! An operator's side of the CA: over its Unix socket, or from afar with an SVID.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,12 +9,15 @@ use serde::Serialize;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use super::connect::bounded;
+use super::connect::{Trust, bounded, connect_channel};
+use super::operators::{EntryFilter, Remote};
 use super::refused;
 use crate::bundle::TrustBundle;
+use crate::deny::DenyList;
 use crate::model::{Denial, Entry, Node, PolicyDocument, Subject};
 use crate::proto::admin_client::AdminClient;
 use crate::token::{JoinToken, Secret};
+use crate::verify::Verifier;
 use crate::{Error, NodeName, proto};
 
 /// Where `handfast ca serve` listens if it is told nothing else.
@@ -62,6 +65,43 @@ pub struct NewEntry {
     pub ttl: Option<Duration>,
     /// DNS names of workload SVIDs.
     pub dns_names: Vec<String>,
+    /// Tells several identities of one workload apart.
+    pub hint: String,
+    /// Trust domains whose bundles the workload gets.
+    pub federates_with: Vec<String>,
+    /// Life of JWT-SVIDs.
+    pub jwt_ttl: Option<Duration>,
+    /// When it ends (unix milliseconds).
+    pub expires_at_ms: Option<u64>,
+}
+
+impl TryFrom<&NewEntry> for proto::Entry {
+    type Error = Error;
+
+    fn try_from(entry: &NewEntry) -> Result<Self, Error> {
+        let selectors = entry.selectors.iter().map(|text| {
+            let selector: crate::model::Selector = text.parse()?;
+            Ok(proto::Selector::from(&selector))
+        });
+        let seconds = |ttl: Option<Duration>| {
+            ttl.map_or(0, |ttl| {
+                u32::try_from(ttl.as_secs().max(1)).unwrap_or(u32::MAX)
+            })
+        };
+        Ok(Self {
+            spiffe_id: entry.spiffe_id.clone(),
+            parent_id: entry.parent.clone().unwrap_or_default(),
+            selectors: selectors.collect::<Result<_, Error>>()?,
+            labels: entry.labels.clone().into_iter().collect(),
+            workload_ttl_seconds: seconds(entry.ttl),
+            jwt_ttl_seconds: seconds(entry.jwt_ttl),
+            dns_names: entry.dns_names.clone(),
+            hint: entry.hint.clone(),
+            federates_with: entry.federates_with.clone(),
+            expires_at_ms: entry.expires_at_ms.unwrap_or(0),
+            ..Self::default()
+        })
+    }
 }
 
 /// How the CA is.
@@ -125,10 +165,23 @@ impl Admin {
             .connect_with_connector(connector)
             .await
             .map_err(|error| unreachable(error.to_string()))?;
-        Ok(Self {
+        Ok(Self::over(channel))
+    }
+
+    /// Connects from afar to the CA at `HOST:PORT`, as the operator whose SVID
+    /// is shown.
+    pub async fn connect_remote(address: &str, remote: &Remote) -> Result<Self, Error> {
+        let verifier = Verifier::new(remote.bundle.clone(), DenyList::empty());
+        let trust = Trust::Bundle(Box::new(verifier));
+        let channel = connect_channel(address, &trust, Some(&remote.identity)).await?;
+        Ok(Self::over(channel))
+    }
+
+    fn over(channel: Channel) -> Self {
+        Self {
             channel: channel.clone(),
             client: AdminClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
-        })
+        }
     }
 
     /// How the CA is.
@@ -203,23 +256,8 @@ impl Admin {
 
     /// Makes a registration entry.
     pub async fn create_entry(&mut self, entry: &NewEntry) -> Result<Entry, Error> {
-        let selectors = entry.selectors.iter().map(|text| {
-            let selector: crate::model::Selector = text.parse()?;
-            Ok(proto::Selector::from(&selector))
-        });
-        let message = proto::Entry {
-            spiffe_id: entry.spiffe_id.clone(),
-            parent_id: entry.parent.clone().unwrap_or_default(),
-            selectors: selectors.collect::<Result<_, Error>>()?,
-            labels: entry.labels.clone().into_iter().collect(),
-            workload_ttl_seconds: entry.ttl.map_or(0, |ttl| {
-                u32::try_from(ttl.as_secs().max(1)).unwrap_or(u32::MAX)
-            }),
-            dns_names: entry.dns_names.clone(),
-            ..proto::Entry::default()
-        };
         let request = proto::CreateEntryRequest {
-            entry: Some(message),
+            entry: Some(proto::Entry::try_from(entry)?),
         };
         let entry = self.client.create_entry(bounded(request)).await;
         entry.map_err(refused)?.into_inner().try_into()
@@ -227,17 +265,7 @@ impl Admin {
 
     /// All registration entries.
     pub async fn entries(&mut self) -> Result<Vec<Entry>, Error> {
-        let entries = self
-            .client
-            .list_entries(bounded(proto::ListEntriesRequest {}))
-            .await;
-        entries
-            .map_err(refused)?
-            .into_inner()
-            .entries
-            .into_iter()
-            .map(Entry::try_from)
-            .collect()
+        self.query_entries(&EntryFilter::default()).await
     }
 
     /// Deletes an entry and returns it.
@@ -305,10 +333,11 @@ impl Admin {
     pub async fn delete_policies(
         &mut self,
         names: &[String],
+        reason: &str,
     ) -> Result<Vec<PolicyDocument>, Error> {
         let request = proto::DeletePoliciesRequest {
             names: names.to_vec(),
-            reason: String::new(),
+            reason: reason.to_owned(),
         };
         let reply = self
             .client

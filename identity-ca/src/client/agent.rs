@@ -1,5 +1,7 @@
 //! A joined node's side of the CA: certificates in batches, updates as they happen.
 
+use std::collections::HashSet;
+
 use spiffe::SpiffeId;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -86,7 +88,10 @@ impl AgentClient {
     /// Everything this node needs to know: the first update has all of it,
     /// later ones what has changed.
     pub async fn updates(&self) -> Result<Updates, Error> {
-        let request = proto::WatchRequest { now_ms: now_ms() };
+        let request = proto::WatchRequest {
+            now_ms: now_ms(),
+            entry_changes: true,
+        };
         let stream = self
             .client
             .clone()
@@ -97,6 +102,7 @@ impl AgentClient {
         Ok(Updates {
             stream,
             bundle: self.bundle.clone(),
+            entries: Vec::new(),
         })
     }
 
@@ -236,6 +242,8 @@ pub struct Updates {
     stream: Streaming<proto::Update>,
     /// Verifies deny lists.
     bundle: TrustBundle,
+    /// What the stream has said so far: later it says only what differs.
+    entries: Vec<Entry>,
 }
 
 impl Updates {
@@ -271,14 +279,13 @@ impl Updates {
             understood(heads, &mut problems)
         });
         let all = |nodes: proto::Nodes| nodes.nodes.into_iter().map(Node::try_from).collect();
-        let entries =
-            |list: proto::Entries| list.entries.into_iter().map(Entry::try_from).collect();
+        let entries = self.entries(update.entries, update.entry_changes)?;
         Ok(Some(Update {
             sequence: update.sequence,
             ca_time_ms: update.now_ms,
             bundle,
             nodes: update.nodes.map(all).transpose()?,
-            entries: update.entries.map(entries).transpose()?,
+            entries,
             policies: update.policies.map(|list| {
                 list.policies
                     .into_iter()
@@ -300,6 +307,44 @@ impl Updates {
             problems,
         }))
     }
+}
+
+impl Updates {
+    /// All entries, if any of them changed.
+    fn entries(
+        &mut self,
+        all: Option<proto::Entries>,
+        changes: Option<proto::EntryChanges>,
+    ) -> Result<Option<Vec<Entry>>, Error> {
+        if all.is_none() && changes.is_none() {
+            return Ok(None);
+        }
+        let read = |list: Vec<proto::Entry>| -> Result<Vec<Entry>, Error> {
+            list.into_iter().map(Entry::try_from).collect()
+        };
+        if let Some(all) = all {
+            self.entries = read(all.entries)?;
+        }
+        if let Some(changes) = changes {
+            let changed = read(changes.changed)?;
+            let gone: HashSet<&str> = changed
+                .iter()
+                .map(|entry| entry.id.as_str())
+                .chain(changes.removed.iter().map(String::as_str))
+                .collect();
+            self.entries
+                .retain(|entry| !gone.contains(entry.id.as_str()));
+            self.entries.extend(changed);
+            // As the CA orders them: the first is a workload's default identity.
+            self.entries
+                .sort_by(|one, other| order(one).cmp(&order(other)));
+        }
+        Ok(Some(self.entries.clone()))
+    }
+}
+
+fn order(entry: &Entry) -> (&str, &str) {
+    (entry.spiffe_id.path(), &entry.id)
 }
 
 /// Those that can be read; why the others cannot.

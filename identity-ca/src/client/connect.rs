@@ -85,9 +85,18 @@ pub(super) async fn connect(
     trust: &Trust,
     identity: Option<&NodeIdentity>,
 ) -> Result<AgentsClient<Channel>, Error> {
+    connect_channel(address, trust, identity).await.map(agents)
+}
+
+/// The same for other services than that of agents.
+pub(super) async fn connect_channel(
+    address: &str,
+    trust: &Trust,
+    identity: Option<&NodeIdentity>,
+) -> Result<Channel, Error> {
     let failure = match open(address, trust, identity, Clock::Ours).await {
-        Ok((mut client, alert)) => match compare_clocks(&mut client).await {
-            Ok(()) => return Ok(client),
+        Ok((channel, alert)) => match compare_clocks(channel.clone()).await {
+            Ok(()) => return Ok(channel),
             // In TLS 1.3 a client is ready before the server has judged it.
             Err(error) => match alert.received() {
                 Some(alert) => return Err(turned_away(address, trust, alert).await),
@@ -131,7 +140,7 @@ async fn turned_away(address: &str, trust: &Trust, alert: AlertDescription) -> E
 /// Asks for the CA's, whatever ours says, and says nothing else there.
 async fn probe_clock(address: &str, trust: &Trust) -> Result<(), Error> {
     match open(address, trust, None, Clock::Certificate).await {
-        Ok((mut client, _)) => match compare_clocks(&mut client).await {
+        Ok((channel, _)) => match compare_clocks(channel).await {
             Err(error @ Error::Clock { .. }) => Err(error),
             _ => Ok(()),
         },
@@ -139,9 +148,13 @@ async fn probe_clock(address: &str, trust: &Trust) -> Result<(), Error> {
     }
 }
 
-async fn compare_clocks(client: &mut AgentsClient<Channel>) -> Result<(), Error> {
+fn agents(channel: Channel) -> AgentsClient<Channel> {
+    AgentsClient::new(channel).max_decoding_message_size(MAX_MESSAGE)
+}
+
+async fn compare_clocks(channel: Channel) -> Result<(), Error> {
     let ours = now_ms();
-    let reply = client
+    let reply = agents(channel)
         .clock(proto::ClockRequest {})
         .await
         .map_err(refused)?;
@@ -196,7 +209,7 @@ async fn open(
     trust: &Trust,
     identity: Option<&NodeIdentity>,
     clock: Clock,
-) -> Result<(AgentsClient<Channel>, Alert), Error> {
+) -> Result<(Channel, Alert), Error> {
     let unreachable = |problem: String| Error::Unreachable {
         address: format!("the CA at {address}"),
         problem,
@@ -235,7 +248,7 @@ async fn open(
 }
 
 /// A channel on this one connection: who loses it connects again by name.
-async fn channel(tls: TlsStream<TcpStream>) -> Result<(AgentsClient<Channel>, Alert), Error> {
+async fn channel(tls: TlsStream<TcpStream>) -> Result<(Channel, Alert), Error> {
     let alert = Alert::default();
     let stream = Listening {
         tls,
@@ -258,10 +271,7 @@ async fn channel(tls: TlsStream<TcpStream>) -> Result<(AgentsClient<Channel>, Al
         .connect_with_connector(connector)
         .await
         .map_err(|error| Error::Protocol(error.to_string()))?;
-    Ok((
-        AgentsClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
-        alert,
-    ))
+    Ok((channel, alert))
 }
 
 /// The alert that ended a connection, which HTTP/2 would hide.

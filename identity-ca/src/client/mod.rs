@@ -9,6 +9,7 @@ mod clock_tests;
 mod connect;
 pub mod federation;
 mod join;
+pub mod operators;
 pub mod rotation;
 
 use std::fmt;

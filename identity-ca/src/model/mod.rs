@@ -4,6 +4,7 @@ mod denial;
 mod entry;
 mod node;
 mod operator;
+mod server;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ pub use self::denial::{Denial, Serial, Subject};
 pub use self::entry::{Entry, Selector};
 pub use self::node::Node;
 pub use self::operator::{OperatorGrant, Role};
+pub use self::server::{CaServer, NodeAct};
 
 /// Labels of an identity.
 pub type Labels = BTreeMap<String, String>;

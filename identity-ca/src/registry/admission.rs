@@ -3,19 +3,8 @@
 use super::store::{Change, Section, int};
 use super::{NodeOrder, Registry};
 use crate::certificate::NodeBinding;
-use crate::model::Subject;
+use crate::model::{NodeAct, Subject};
 use crate::{Error, NodeName, now_ms};
-
-/// What is done to a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NodeAct {
-    /// It must attest again.
-    Evict,
-    /// It may not attest again, until that is lifted.
-    Ban,
-    /// It may attest again; it is still evicted.
-    Unban,
-}
 
 impl Registry {
     /// Registers a node that has proved itself without a token, and lets it in.

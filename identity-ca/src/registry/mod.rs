@@ -13,6 +13,7 @@ mod operators;
 mod policies;
 mod postgres;
 mod prefix;
+mod servers;
 mod snapshot;
 mod sqlite;
 mod store;
@@ -24,15 +25,16 @@ use spiffe::TrustDomain;
 
 use crate::Error;
 
-pub(crate) use self::admission::NodeAct;
-pub(crate) use self::entries::{EntryOrder, Imported};
+pub(crate) use self::entries::{EntryOrder, Imported, parent_of};
 pub(crate) use self::federations::{Federations, Fetched};
 pub(crate) use self::nodes::{NodeOrder, session_address};
 pub(crate) use self::operators::{Operators, Who};
 pub(crate) use self::policies::PolicyOrder;
-pub(crate) use self::postgres::StoreUrl;
+pub(crate) use self::postgres::{Notices, StoreUrl};
+pub(crate) use self::servers::HEARTBEAT_MS;
 pub(crate) use self::snapshot::{Revisions, Snapshot};
 pub(crate) use self::store::{Change, Section, Store, int, uint};
+pub(crate) use self::table::Difference;
 pub(crate) use self::tokens::TokenOrder;
 
 /// The rules of the registry over its store.
@@ -50,6 +52,24 @@ impl Registry {
             trust_domain,
             prefix_ranges,
         }
+    }
+
+    /// Where it is kept.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Notices of other servers' changes; none if the store is ours alone.
+    pub(crate) fn notices(&self) -> Option<Notices> {
+        self.store.url().map(Notices::new)
+    }
+
+    /// The number of the last change.
+    pub(crate) async fn last(&self) -> Result<u64, Error> {
+        let last: i64 = sqlx::query_scalar("SELECT last FROM sequence")
+            .fetch_one(self.store.reader())
+            .await?;
+        Ok(uint(last))
     }
 
     /// Something that an operator should look into. Kept, since a log line is

@@ -59,6 +59,11 @@ impl Operators {
         self.0.get(who).map(|grant| grant.role)
     }
 
+    /// Does this identity have a role?
+    pub(crate) fn knows(&self, id: &SpiffeId) -> bool {
+        self.0.contains_key(&Who::Svid(id.clone()))
+    }
+
     /// Everybody with a role.
     pub(crate) fn grants(&self) -> impl Iterator<Item = &OperatorGrant> {
         self.0.values()

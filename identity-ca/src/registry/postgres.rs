@@ -5,12 +5,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
+use sqlx::postgres::PgListener;
 use sqlx::{AnyConnection, AnyPool, Connection};
 
 use crate::Error;
 
 /// Wakes servers that listen, when the change is committed.
 pub(super) const NOTIFY: &str = "NOTIFY handfast_registry";
+const CHANNEL: &str = "handfast_registry";
 
 /// A caller waits no longer for a database that is away.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,6 +56,40 @@ impl FromStr for StoreUrl {
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Notices that something was committed, by whomever.
+pub(crate) struct Notices {
+    url: String,
+    listener: Option<PgListener>,
+}
+
+impl Notices {
+    pub(super) fn new(url: &StoreUrl) -> Self {
+        Self {
+            url: url.0.clone(),
+            listener: None,
+        }
+    }
+
+    /// The next notice. May be dropped while it waits.
+    pub(crate) async fn next(&mut self) -> Result<(), Error> {
+        let listener = match &mut self.listener {
+            Some(listener) => listener,
+            none => {
+                let mut listener = PgListener::connect(&self.url).await?;
+                listener.listen(CHANNEL).await?;
+                none.insert(listener)
+            }
+        };
+        match listener.recv().await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.listener = None;
+                Err(error.into())
+            }
+        }
     }
 }
 

@@ -61,6 +61,7 @@ pub(crate) struct Store {
     kind: Kind,
     /// What people are told that it is: a path, or an address without secrets.
     name: String,
+    url: Option<postgres::StoreUrl>,
 }
 
 impl Store {
@@ -89,6 +90,7 @@ impl Store {
             pool: sqlite::connect(path).await?,
             kind: Kind::Sqlite,
             name: path.display().to_string(),
+            url: None,
         })
     }
 
@@ -98,6 +100,7 @@ impl Store {
             pool: postgres::connect(url).await?,
             kind: Kind::Postgres,
             name: url.to_string(),
+            url: Some(url.clone()),
         };
         store.migrate().await?;
         store.first_number().await?;
@@ -155,6 +158,11 @@ impl Store {
             kind: self.kind,
             numbered: false,
         })
+    }
+
+    /// Where it is, if other servers may share it.
+    pub(super) fn url(&self) -> Option<&postgres::StoreUrl> {
+        self.url.as_ref()
     }
 
     /// For reading what is committed.

@@ -24,6 +24,13 @@ pub(crate) struct Difference {
     pub(crate) removed: Vec<String>,
 }
 
+impl Difference {
+    /// Is there none?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct EntryTable(RwLock<Inner>);
@@ -160,6 +167,14 @@ impl EntryTable {
             .sort_by(|one, other| order(one).cmp(&order(other)));
         difference.removed.sort();
         Some(difference)
+    }
+
+    /// An entry by its ID.
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Entry>> {
+        self.read()
+            .entries
+            .get(id)
+            .map(|entry| Arc::clone(&entry.0))
     }
 
     /// When the next entry ends (unix milliseconds).

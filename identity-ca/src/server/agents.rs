@@ -137,10 +137,12 @@ impl Agents for Service {
         let node = authenticated(&peer(&request)?)?;
         unexpired(&node)?;
         admit(&self.state.now(), &node)?;
-        check_clocks(request.into_inner().now_ms, now_ms())?;
+        let request = request.into_inner();
+        check_clocks(request.now_ms, now_ms())?;
         Ok(Response::new(push::start(
             &self.state,
             node,
+            request.entry_changes,
             self.stopping.clone(),
         )))
     }

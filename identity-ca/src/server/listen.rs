@@ -28,7 +28,7 @@ use super::state::State;
 use crate::Error;
 use crate::registry::Snapshot;
 use crate::tls::{ALPN, Signatures, provider, refusal};
-use crate::verify::{NodeSvid, Rejection, Verifier};
+use crate::verify::{NodeSvid, Rejection, Verifier, WorkloadSvid};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(1);
@@ -170,17 +170,18 @@ impl Gate {
                 return Err(error.to_string());
             }
         };
-        let node = match tls.get_ref().1.peer_certificates() {
-            Some(chain) => {
-                let snapshot = Arc::clone(&self.snapshot.borrow());
-                let node = recognise(&snapshot, chain, crate::now());
-                Some(Arc::new(node.map_err(|rejection| rejection.to_string())?))
+        let (mut node, mut operator) = (None, None);
+        if let Some(chain) = tls.get_ref().1.peer_certificates() {
+            let snapshot = Arc::clone(&self.snapshot.borrow());
+            let shown = recognise(&snapshot, chain, crate::now());
+            match shown.map_err(|rejection| rejection.to_string())? {
+                Shown::Node(shown) => node = Some(Arc::new(shown)),
+                Shown::Operator(shown) => operator = Some(Arc::new(shown)),
             }
-            None => None,
-        };
-        let anonymous = match &node {
-            Some(_) => None,
-            None => {
+        }
+        let anonymous = match (&node, &operator) {
+            (Some(_), _) | (_, Some(_)) => None,
+            (None, None) => {
                 let permit = Arc::clone(&self.anonymous).try_acquire_owned();
                 let permit = permit.map_err(|_| "too many who have not joined".to_owned())?;
                 Some((Box::pin(sleep(ANONYMOUS)), permit))
@@ -188,7 +189,11 @@ impl Gate {
         };
         Ok(AgentStream {
             tls,
-            peer: Peer { from, node },
+            peer: Peer {
+                from,
+                node,
+                operator,
+            },
             anonymous,
             _permit: permit,
         })
@@ -216,8 +221,17 @@ async fn linger(mut tcp: TcpStream) {
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     pub(super) from: SocketAddr,
-    /// None for who has shown no certificate.
+    /// None for who has shown no node's certificate.
     pub(super) node: Option<Arc<PeerNode>>,
+    /// The SVID of an operator who calls from afar.
+    pub(super) operator: Option<Arc<WorkloadSvid>>,
+}
+
+/// What the certificate says that was shown.
+#[derive(Debug)]
+enum Shown {
+    Node(PeerNode),
+    Operator(WorkloadSvid),
 }
 
 /// A node that has shown its certificate.
@@ -230,9 +244,25 @@ pub(super) struct PeerNode {
     pub(super) former: bool,
 }
 
+/// Judges a certificate: a node's, or that of a workload that is an operator.
+fn recognise(
+    snapshot: &Snapshot,
+    chain: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<Shown, Rejection> {
+    let rejection = match recognise_node(snapshot, chain, now) {
+        Ok(node) => return Ok(Shown::Node(node)),
+        Err(rejection) => rejection,
+    };
+    match snapshot.verifier.workload(chain, now) {
+        Ok(svid) if snapshot.operators.knows(&svid.spiffe_id) => Ok(Shown::Operator(svid)),
+        _ => Err(rejection),
+    }
+}
+
 /// Judges a node's certificate. One that has expired lately is accepted here,
 /// for the one call that asks for the next.
-fn recognise(
+fn recognise_node(
     snapshot: &Snapshot,
     chain: &[CertificateDer<'_>],
     now: UnixTime,

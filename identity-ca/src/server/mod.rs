@@ -11,9 +11,12 @@ mod heads;
 mod jwt;
 mod listen;
 mod operator;
+mod operators;
 mod push;
 mod recovery;
+mod registry;
 mod rotation;
+mod share;
 mod state;
 
 use std::future::Future;
@@ -24,7 +27,9 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
+use tonic::Request;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server as Transport;
 
 use self::state::State;
@@ -41,6 +46,13 @@ use crate::proto::admin_server::AdminServer;
 use crate::proto::agents_server::AgentsServer;
 use crate::proto::audit_server::AuditServer;
 use crate::proto::federation_server::FederationServer;
+use crate::authority::{Authority, Lock, STORE, check_folder};
+use crate::model::Role;
+use crate::proto::admin_server::AdminServer;
+use crate::proto::agents_server::AgentsServer;
+use crate::proto::audit_server::AuditServer;
+use crate::proto::operators_server::OperatorsServer;
+use crate::proto::registry_server::RegistryServer;
 use crate::proto::rotation_server::RotationServer;
 use crate::registry::Registry;
 use crate::{Error, metrics};
@@ -66,6 +78,9 @@ pub struct Options {
     pub admin_socket: PathBuf,
     /// The socket of a syslog collector that gets a copy of the audit log.
     pub syslog: Option<PathBuf>,
+    /// `HOST:PORT` where agents of all servers are told to find this one; the
+    /// address that it listens on if that is one.
+    pub advertise: Option<String>,
     /// What seals the root's key.
     pub passphrase_file: Option<PathBuf>,
     /// What nodes may prove themselves with, beside join tokens.
@@ -82,9 +97,20 @@ impl Options {
             listen,
             admin_socket,
             syslog: None,
+            advertise: None,
             passphrase_file: None,
             attestation: AttestationConfig::default(),
             federation: FederationConfig::default(),
+        }
+    }
+}
+
+impl Options {
+    fn advertised(&self) -> String {
+        match &self.advertise {
+            Some(address) => address.clone(),
+            None if self.listen.ip().is_unspecified() || self.listen.port() == 0 => String::new(),
+            None => self.listen.to_string(),
         }
     }
 }
@@ -106,6 +132,7 @@ impl Server {
         check_folder(&options.dir)?;
         let lock = Lock::take(&options.dir)?;
         let store = open_store(&options.dir).await?;
+        let store = Store::open(&options.dir.join(STORE)).await?;
         let passphrase = options.passphrase_file.clone();
         let authority = Authority::load(&options.dir, passphrase, &store).await?;
         let domain = authority.trust_domain().clone();
@@ -131,8 +158,14 @@ impl Server {
             attestors,
             options.federation.clone(),
             address,
+            options.admin_socket.clone(),
         )
         .await?;
+        state
+            .registry
+            .enter_server(state.authority.server(), &options.advertised())
+            .await?;
+        state.open_socket_to_operators();
         metrics::registry(&state.now());
         Ok(Self {
             state,
@@ -170,6 +203,7 @@ impl Server {
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .max_concurrent_streams(64)
+            .add_routes(administration(&self.state, &self.dir))
             .add_service(AgentsServer::new(agents).max_decoding_message_size(MAX_AGENT_MESSAGE))
             .serve_with_incoming_shutdown(
                 listen::agents(self.tcp, Arc::clone(&self.state))?,
@@ -179,6 +213,7 @@ impl Server {
             .add_routes(administration(&self.state, &self.dir))
             .serve_with_incoming_shutdown(listen::operators(self.unix), stopped(stopping));
         let upkeep = tokio::spawn(state::upkeep(Arc::clone(&self.state)));
+        let share = tokio::spawn(share::keep(Arc::clone(&self.state)));
         let log = self.dir.join(log::FOLDER);
         let crls = tokio::spawn(crls::keep(Arc::clone(&self.state), log));
         let rotations = tokio::spawn(rotation::keep(Arc::clone(&self.state)));
@@ -199,6 +234,7 @@ impl Server {
             }
         };
         upkeep.abort();
+        share.abort();
         rotations.abort();
         crls.abort();
         fetching.abort();
@@ -232,17 +268,32 @@ impl Health {
     }
 }
 
-/// All that operators may ask.
+/// All that operators may ask, on the socket and from afar. Who has no role at
+/// all is turned away before anything of the call is read.
 fn administration(state: &Arc<State>, dir: &Path) -> Routes {
-    let admin = AdminServer::new(admin::service(Arc::clone(state)));
-    let audit = audit::service(Arc::clone(state), dir.join(log::FOLDER));
-    Routes::new(admin.max_decoding_message_size(MAX_ADMIN_MESSAGE))
-        .add_service(AuditServer::new(audit))
-        .add_service(BackupServer::new(backup::service(Arc::clone(state))))
-        .add_service(FederationServer::new(federation::service(Arc::clone(
-            state,
-        ))))
-        .add_service(RotationServer::new(rotation::service(Arc::clone(state))))
+    let gate = {
+        let state = Arc::clone(state);
+        move |request: Request<()>| {
+            state.operator(&request, Role::Auditor)?;
+            Ok(request)
+        }
+    };
+    let admin = AdminServer::new(admin::service(Arc::clone(state)))
+        .max_decoding_message_size(MAX_ADMIN_MESSAGE);
+    let registry = RegistryServer::new(registry::service(Arc::clone(state)))
+        .max_decoding_message_size(MAX_ADMIN_MESSAGE);
+    let operators = OperatorsServer::new(operators::service(Arc::clone(state)));
+    let audit = AuditServer::new(audit::service(Arc::clone(state), dir.join(log::FOLDER)));
+    let rotation = RotationServer::new(rotation::service(Arc::clone(state)));
+    let backup = BackupServer::new(backup::service(Arc::clone(state)));
+    let federation = FederationServer::new(federation::service(Arc::clone(state)));
+    Routes::new(InterceptedService::new(admin, gate.clone()))
+        .add_service(InterceptedService::new(registry, gate.clone()))
+        .add_service(InterceptedService::new(operators, gate.clone()))
+        .add_service(InterceptedService::new(audit, gate.clone()))
+        .add_service(InterceptedService::new(rotation, gate.clone()))
+        .add_service(InterceptedService::new(backup, gate.clone()))
+        .add_service(InterceptedService::new(federation, gate))
 }
 
 /// Returns when the server is told to stop, or is gone.

@@ -5,11 +5,15 @@ use std::fmt;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 
+use super::listen::Peer;
 use super::state::State;
 use crate::Error;
 use crate::audit::Act;
 use crate::model::Role;
+use crate::now_ms;
 use crate::registry::Who;
+
+const MAX_REASON: usize = 512;
 
 /// An operator whom the kernel or a certificate vouches for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +28,26 @@ impl fmt::Display for Operator {
     }
 }
 
+impl Operator {
+    pub(super) fn role(&self) -> Role {
+        self.role
+    }
+}
+
+/// What destroys needs a reason.
+pub(super) fn check_reason(reason: &str) -> Result<(), Error> {
+    let printable = !reason.chars().any(char::is_control);
+    if reason.trim().is_empty() || reason.len() > MAX_REASON || !printable {
+        return Err(Error::invalid(
+            "reason",
+            format!(
+                "say why (--reason), in at most {MAX_REASON} printable characters; nothing was changed"
+            ),
+        ));
+    }
+    Ok(())
+}
+
 impl State {
     /// The operator behind a call, if `needed` or more was given to them.
     pub(super) fn operator<T>(
@@ -31,12 +55,38 @@ impl State {
         request: &Request<T>,
         needed: Role,
     ) -> Result<Operator, Status> {
-        let who = caller(request).ok_or_else(|| Status::unauthenticated("an unknown caller"))?;
+        let who = self.caller(request)?;
         let role = self.role_of(&who);
         match role.filter(|role| *role >= needed) {
             Some(role) => Ok(Operator { who, role }),
             None => Err(self.refuse(&who, role, needed)),
         }
+    }
+
+    /// Whom the kernel, or a certificate that still counts, vouches for.
+    fn caller<T>(&self, request: &Request<T>) -> Result<Who, Status> {
+        if let Some(info) = request.extensions().get::<UdsConnectInfo>() {
+            let credentials = info.peer_cred;
+            let credentials =
+                credentials.ok_or_else(|| Status::unauthenticated("an unknown process"))?;
+            return Ok(Who::Uid(credentials.uid()));
+        }
+        let peer = request.extensions().get::<Peer>();
+        let svid = peer.and_then(|peer| peer.operator.as_ref()).ok_or_else(|| {
+            Status::unauthenticated(
+                "this call is an operator's: show the SVID of one (`handfast operator list` on the CA)",
+            )
+        })?;
+        if svid.not_after < now_ms() / 1000 {
+            return Err(Status::unauthenticated(
+                "this operator's certificate has expired; connect with the next one",
+            ));
+        }
+        let deny = &self.now().deny;
+        if deny.denies_id(&svid.spiffe_id) || deny.denies_serial(&svid.serial) {
+            return Err(Status::permission_denied("this operator is revoked"));
+        }
+        Ok(Who::Svid(svid.spiffe_id.clone()))
     }
 
     fn role_of(&self, who: &Who) -> Option<Role> {
@@ -66,12 +116,6 @@ impl State {
         });
         Status::permission_denied(message)
     }
-}
-
-fn caller<T>(request: &Request<T>) -> Option<Who> {
-    let info = request.extensions().get::<UdsConnectInfo>()?;
-    let credentials = info.peer_cred?;
-    Some(Who::Uid(credentials.uid()))
 }
 
 impl State {

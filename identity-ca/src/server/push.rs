@@ -16,7 +16,7 @@ use super::listen::PeerNode;
 use super::state::{Connected, State};
 use super::stopped;
 use crate::model::Node;
-use crate::registry::{Revisions, Snapshot};
+use crate::registry::{Difference, Revisions, Snapshot};
 use crate::{now_ms, proto};
 
 pub(super) type UpdateStream = ReceiverStream<Result<proto::Update, Status>>;
@@ -25,6 +25,7 @@ pub(super) type UpdateStream = ReceiverStream<Result<proto::Update, Status>>;
 pub(super) fn start(
     state: &Arc<State>,
     peer: Arc<PeerNode>,
+    entry_changes: bool,
     stopping: watch::Receiver<bool>,
 ) -> UpdateStream {
     let (sender, updates) = mpsc::channel(1);
@@ -32,6 +33,8 @@ pub(super) fn start(
         state: Arc::clone(state),
         snapshots: state.snapshot.subscribe(),
         crls: state.crls.subscribe(),
+        servers: state.servers.subscribe(),
+        entry_changes,
         stopping,
         _connected: state.connected(&peer.svid.name),
         peer,
@@ -47,6 +50,9 @@ struct Push {
     peer: Arc<PeerNode>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     crls: watch::Receiver<Crls>,
+    servers: watch::Receiver<Arc<Vec<String>>>,
+    /// The agent takes differences of entries.
+    entry_changes: bool,
     stopping: watch::Receiver<bool>,
     sender: mpsc::Sender<Result<proto::Update, Status>>,
     sent: Option<Revisions>,
@@ -69,12 +75,16 @@ impl Push {
             match admit(&snapshot, &self.peer) {
                 Ok(node) => {
                     let sent = self.sent.replace(snapshot.revisions);
-                    let mut update = update(&snapshot, node, sent);
+                    let mut update = update(&snapshot, node, sent, self.entry_changes);
                     let heads = self.state.audit_head().into_iter().collect();
                     update.audit_heads = Some(proto::AuditHeads { heads });
                     if sent.is_none() || self.crls.has_changed().unwrap_or(false) {
                         let crls = self.crls.borrow_and_update().to_vec();
                         update.crls = Some(proto::Crls { crls });
+                    }
+                    if sent.is_none() || self.servers.has_changed().unwrap_or(false) {
+                        let addresses = self.servers.borrow_and_update().to_vec();
+                        update.servers = Some(proto::Servers { addresses });
                     }
                     permit.send(Ok(update));
                 }
@@ -90,6 +100,10 @@ impl Push {
                     Ok(()) => self.crls.mark_changed(),
                     Err(_) => return,
                 },
+                changed = self.servers.changed() => match changed {
+                    Ok(()) => self.servers.mark_changed(),
+                    Err(_) => return,
+                },
                 () = self.sender.closed() => return,
                 () = stopped(self.stopping.clone()) => return,
                 () = &mut expiry => {
@@ -102,7 +116,12 @@ impl Push {
     }
 }
 
-fn update(snapshot: &Snapshot, node: &Node, sent: Option<Revisions>) -> proto::Update {
+fn update(
+    snapshot: &Snapshot,
+    node: &Node,
+    sent: Option<Revisions>,
+    entry_changes: bool,
+) -> proto::Update {
     let now = snapshot.revisions;
     let changed = |of: fn(&Revisions) -> u64| sent.is_none_or(|sent| of(&sent) != of(&now));
     let nodes = || proto::Nodes {
@@ -115,6 +134,9 @@ fn update(snapshot: &Snapshot, node: &Node, sent: Option<Revisions>) -> proto::U
             .map(|entry| proto::Entry::from(&**entry))
             .collect(),
     };
+    let difference = sent
+        .filter(|sent| entry_changes && sent.entries != now.entries)
+        .and_then(|sent| snapshot.entries.since(node, sent.entries, now_ms()));
     let policies = || proto::Policies {
         policies: snapshot.policies.iter().map(proto::Policy::from).collect(),
     };
@@ -124,7 +146,8 @@ fn update(snapshot: &Snapshot, node: &Node, sent: Option<Revisions>) -> proto::U
         now_ms: now_ms(),
         bundle: changed(|r| r.bundle).then(|| proto::Bundle::from(&*snapshot.bundle)),
         nodes: (changed(|r| r.nodes) || changed(|r| r.deny)).then(nodes),
-        entries: changed(|r| r.entries).then(entries),
+        entries: (difference.is_none() && changed(|r| r.entries)).then(entries),
+        entry_changes: difference.filter(|one| !one.is_empty()).map(wire_changes),
         policies: changed(|r| r.policies).then(policies),
         deny_list: if changed(|r| r.deny) { deny() } else { None },
         federated: (changed(|r| r.federation) || changed(|r| r.entries))
@@ -149,6 +172,14 @@ fn federated(snapshot: &Snapshot, node: &Node) -> proto::Bundles {
         .map(proto::Bundle::from)
         .collect();
     proto::Bundles { bundles }
+}
+
+fn wire_changes(difference: Difference) -> proto::EntryChanges {
+    let changed = difference.changed.iter();
+    proto::EntryChanges {
+        changed: changed.map(|entry| proto::Entry::from(&**entry)).collect(),
+        removed: difference.removed,
+    }
 }
 
 /// What other nodes need to know of a node; nothing before it has joined.

@@ -1,8 +1,11 @@
 //! What both services share: the keys, the registry, and its current snapshot.
 
 use std::collections::HashMap;
+use std::fs;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -43,6 +46,9 @@ pub(super) struct State {
     writer: tokio::sync::Mutex<()>,
     connected: Mutex<HashMap<NodeName, usize>>,
     address: SocketAddr,
+    admin_socket: PathBuf,
+    /// Where agents reach the servers that are there.
+    pub(super) servers: watch::Sender<Arc<Vec<String>>>,
 }
 
 impl State {
@@ -53,6 +59,7 @@ impl State {
         attestors: Attestors,
         federation: FederationConfig,
         address: SocketAddr,
+        admin_socket: PathBuf,
     ) -> Result<Arc<Self>, Error> {
         registry.redate_denials().await?;
         let snapshot = Snapshot::load(&registry, &authority, None).await?;
@@ -72,7 +79,28 @@ impl State {
             writer: tokio::sync::Mutex::new(()),
             connected: Mutex::default(),
             address,
+            admin_socket,
+            servers: watch::Sender::default(),
         }))
+    }
+
+    /// While it is held nobody else changes the snapshot.
+    pub(super) async fn lock(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.writer.lock().await
+    }
+
+    /// Operators who are neither root nor the owner reach the socket only if
+    /// it is open to all; each call asks who they are in any case.
+    pub(super) fn open_socket_to_operators(&self) {
+        let mode = if self.now().operators.any_uid() {
+            0o666
+        } else {
+            0o600
+        };
+        let opened = fs::set_permissions(&self.admin_socket, fs::Permissions::from_mode(mode));
+        if let Err(error) = opened {
+            tracing::warn!(%error, "cannot set who reaches the administrative socket");
+        }
     }
 
     pub(super) fn address(&self) -> SocketAddr {

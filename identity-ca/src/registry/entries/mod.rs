@@ -11,7 +11,7 @@ use super::store::{Change, Section, int};
 use crate::model::Entry;
 use crate::{Error, now_ms};
 
-pub(crate) use self::order::EntryOrder;
+pub(crate) use self::order::{EntryOrder, parent_of};
 use self::parents::Parents;
 use self::row::{Texts, delete, insert, replace};
 
@@ -23,11 +23,11 @@ const MANY: usize = 256;
 const REMEMBER_MS: u64 = 24 * 3600 * 1000;
 
 /// What became of an entry that was imported.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Imported {
-    Created(Entry),
-    Updated(Entry),
-    Unchanged(Entry),
+    Created,
+    Updated,
+    Unchanged,
 }
 
 impl Registry {
@@ -107,11 +107,12 @@ impl Registry {
 
     /// Takes entries in: all or none. One that is there already (same SPIFFE
     /// ID, parent and selectors) is left if it says the same, and otherwise
-    /// changed if `update` says so.
+    /// changed if `update` says so. A dry run says what would become of them.
     pub(crate) async fn import_entries(
         &self,
         orders: &[EntryOrder],
         update: bool,
+        dry_run: bool,
     ) -> Result<Vec<Imported>, Error> {
         let mut change = self.store.begin().await?;
         let known = match orders.len() {
@@ -146,19 +147,19 @@ impl Registry {
                 None => self.same_entry(&mut change, &entry).await?,
             };
             let Some(same) = same else {
-                created.push(entry.clone());
-                outcome.push(Imported::Created(entry));
+                created.push(entry);
+                outcome.push(Imported::Created);
                 continue;
             };
             entry.id.clone_from(&same.id);
             entry.created_at_ms = same.created_at_ms;
             entry.revision = same.revision;
             if entry == same {
-                outcome.push(Imported::Unchanged(same));
+                outcome.push(Imported::Unchanged);
             } else if update {
                 entry.revision += 1;
-                updated.push(entry.clone());
-                outcome.push(Imported::Updated(entry));
+                updated.push(entry);
+                outcome.push(Imported::Updated);
             } else {
                 return Err(in_import(position, order, exists(&entry, &same)));
             }
@@ -174,7 +175,10 @@ impl Registry {
         self.check_parents(&mut change, &created).await?;
         self.check_parents(&mut change, &updated).await?;
         check_count(&mut change).await?;
-        change.commit().await?;
+        // Dropped, it never happened.
+        if !dry_run {
+            change.commit().await?;
+        }
         Ok(outcome)
     }
 

@@ -60,7 +60,7 @@ impl EntryOrder {
     /// The entry that is meant, with a new ID.
     pub(super) fn read(&self, domain: &TrustDomain) -> Result<Entry, Error> {
         let spiffe_id = entry_id(&self.spiffe_id, domain)?;
-        let parent_id = read_parent(&self.parent, domain)?;
+        let parent_id = parent_of(&self.parent, domain)?;
         let selectors: BTreeSet<Selector> = self.selectors.iter().cloned().collect();
         if selectors.is_empty() || selectors.len() > MAX_SELECTORS {
             return Err(Error::invalid(
@@ -137,7 +137,8 @@ fn read_ttl(what: &str, seconds: u32) -> Result<Option<u32>, Error> {
     Ok(Some(seconds).filter(|seconds| *seconds > 0))
 }
 
-fn read_parent(text: &str, domain: &TrustDomain) -> Result<Option<SpiffeId>, Error> {
+/// Reads a parent: none for every node.
+pub(crate) fn parent_of(text: &str, domain: &TrustDomain) -> Result<Option<SpiffeId>, Error> {
     let id = match text {
         "" | "any" => return Ok(None),
         id if id.contains("://") => operator_id(id)?,

@@ -1,0 +1,340 @@
+//! Entries, nodes and servers, for operators who look for some, or change many.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::operator::check_reason;
+use super::state::State;
+use crate::convert::trust_domains;
+use crate::model::{Entry, NodeAct, Role, Selector};
+use crate::proto::registry_server::Registry;
+use crate::registry::{EntryOrder, Imported, parent_of};
+use crate::{Error, NodeName, proto};
+
+/// Entries of one message of a listing.
+const PIECE: usize = 1000;
+/// What one import may hold.
+const MAX_IMPORT: usize = 200_000;
+const MAX_IMPORT_BYTES: usize = 256 << 20;
+const MAX_NAMES: usize = 10_000;
+
+pub(super) struct Service {
+    state: Arc<State>,
+}
+
+pub(super) fn service(state: Arc<State>) -> Service {
+    Service { state }
+}
+
+#[tonic::async_trait]
+impl Registry for Service {
+    type QueryEntriesStream = ReceiverStream<Result<proto::Entries, Status>>;
+
+    async fn query_entries(
+        &self,
+        request: Request<proto::QueryEntriesRequest>,
+    ) -> Result<Response<Self::QueryEntriesStream>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
+        let found = self.find(request.into_inner())?;
+        let (sender, pieces) = mpsc::channel(2);
+        tokio::spawn(async move {
+            for piece in found.chunks(PIECE) {
+                let entries = piece.iter().map(|entry| proto::Entry::from(&**entry));
+                let entries = proto::Entries {
+                    entries: entries.collect(),
+                };
+                if sender.send(Ok(entries)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(pieces)))
+    }
+
+    async fn get_entry(
+        &self,
+        request: Request<proto::GetEntryRequest>,
+    ) -> Result<Response<proto::Entry>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
+        let id = request.into_inner().id;
+        let entry = self.state.now().entries.get(&id);
+        let entry = entry.ok_or(Error::Missing {
+            what: "entry",
+            name: id.chars().take(64).collect(),
+        })?;
+        Ok(Response::new(proto::Entry::from(&*entry)))
+    }
+
+    async fn update_entry(
+        &self,
+        request: Request<proto::UpdateEntryRequest>,
+    ) -> Result<Response<proto::Entry>, Status> {
+        let by = self.state.operator(&request, Role::Registrar)?;
+        let entry = request.into_inner().entry;
+        let entry = entry.ok_or_else(|| Status::invalid_argument("no entry"))?;
+        let (id, revision) = (entry.id.clone(), entry.revision);
+        let order = EntryOrder::try_from(entry)?;
+        let updated = {
+            let id = id.clone();
+            self.state
+                .change(move |state| async move {
+                    state.registry.update_entry(&id, revision, &order).await
+                })
+                .await
+        };
+        let updated = self
+            .state
+            .conclude("entry.update", &by, id, updated, |act, entry| {
+                act.with("spiffe_id", entry.spiffe_id.to_string())
+                    .with("revision", entry.revision)
+            })
+            .await?;
+        Ok(Response::new(proto::Entry::from(&updated)))
+    }
+
+    async fn delete_entries(
+        &self,
+        request: Request<proto::DeleteEntriesRequest>,
+    ) -> Result<Response<proto::Entries>, Status> {
+        let by = self.state.operator(&request, Role::Registrar)?;
+        let proto::DeleteEntriesRequest { ids, reason } = request.into_inner();
+        if ids.len() > MAX_IMPORT {
+            return Err(Status::invalid_argument(format!(
+                "at most {MAX_IMPORT} entries at once"
+            )));
+        }
+        let subject = format!("{} entries", ids.len());
+        let deleted = self
+            .state
+            .change(|state| async move { state.registry.delete_entries(&ids).await })
+            .await;
+        let deleted = self
+            .state
+            .conclude("entry.delete", &by, subject, deleted, |act, deleted| {
+                act.with("reason", reason).with("entries", names(deleted))
+            })
+            .await?;
+        let entries = deleted.iter().map(proto::Entry::from).collect();
+        Ok(Response::new(proto::Entries { entries }))
+    }
+
+    async fn import_entries(
+        &self,
+        request: Request<Streaming<proto::ImportEntriesRequest>>,
+    ) -> Result<Response<proto::ImportEntriesReply>, Status> {
+        let by = self.state.operator(&request, Role::Registrar)?;
+        let import = Import::read(request.into_inner()).await?;
+        let (count, dry_run) = (import.orders.len(), import.dry_run);
+        let imported = self
+            .state
+            .change(move |state| async move {
+                state
+                    .registry
+                    .import_entries(&import.orders, import.update, import.dry_run)
+                    .await
+            })
+            .await;
+        let reply = imported.map(|outcome| tally(&outcome));
+        if dry_run {
+            return Ok(Response::new(reply?));
+        }
+        let subject = format!("{count} entries");
+        let reply = self
+            .state
+            .conclude("entry.import", &by, subject, reply, |act, reply| {
+                act.with("created", reply.created)
+                    .with("updated", reply.updated)
+                    .with("unchanged", reply.unchanged)
+            })
+            .await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn change_nodes(
+        &self,
+        request: Request<proto::ChangeNodesRequest>,
+    ) -> Result<Response<proto::ChangeNodesReply>, Status> {
+        let by = self.state.operator(&request, Role::Admin)?;
+        let request = request.into_inner();
+        let (act, name) = match request.act() {
+            proto::NodeAct::Evict => (NodeAct::Evict, "node.evict"),
+            proto::NodeAct::Ban => (NodeAct::Ban, "node.ban"),
+            proto::NodeAct::Unban => (NodeAct::Unban, "node.unban"),
+            proto::NodeAct::Unspecified => {
+                return Err(Status::invalid_argument("evict, ban or unban"));
+            }
+        };
+        check_reason(&request.reason)?;
+        if request.names.is_empty() || request.names.len() > MAX_NAMES {
+            return Err(Status::invalid_argument(format!(
+                "name 1 to {MAX_NAMES} nodes"
+            )));
+        }
+        let nodes: Vec<NodeName> = request
+            .names
+            .iter()
+            .map(|name| name.parse())
+            .collect::<Result<_, Error>>()?;
+        let (subject, reason) = (request.names.join(" "), request.reason);
+        let why = reason.clone();
+        let number = self
+            .state
+            .change(
+                move |state| async move { state.registry.change_nodes(&nodes, act, &reason).await },
+            )
+            .await;
+        let number = self
+            .state
+            .conclude(name, &by, subject, number, |act, number| {
+                act.with("reason", why).with("number", number.unwrap_or(0))
+            })
+            .await?;
+        Ok(Response::new(proto::ChangeNodesReply {
+            sequence: number.unwrap_or(0),
+        }))
+    }
+
+    async fn list_servers(
+        &self,
+        request: Request<proto::ListServersRequest>,
+    ) -> Result<Response<proto::ListServersReply>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
+        let servers = self.state.registry.servers().await?;
+        let own = self.state.authority.server();
+        let servers = servers.iter().map(|server| proto::CaServer {
+            name: server.name.clone(),
+            address: server.address.clone(),
+            version: server.version.clone(),
+            started_at_ms: server.started_at_ms,
+            seen_at_ms: server.seen_at_ms,
+            this: server.name == own,
+            alive: server.alive,
+        });
+        Ok(Response::new(proto::ListServersReply {
+            servers: servers.collect(),
+        }))
+    }
+
+    async fn remove_server(
+        &self,
+        request: Request<proto::RemoveServerRequest>,
+    ) -> Result<Response<proto::RemoveServerReply>, Status> {
+        let by = self.state.operator(&request, Role::Admin)?;
+        let proto::RemoveServerRequest { name, reason } = request.into_inner();
+        check_reason(&reason)?;
+        let removed = {
+            let name = name.clone();
+            self.state
+                .change(|state| async move { state.registry.remove_server(&name).await })
+                .await
+        };
+        self.state
+            .conclude("server.remove", &by, name, removed, |act, ()| {
+                act.with("reason", reason)
+            })
+            .await?;
+        Ok(Response::new(proto::RemoveServerReply {}))
+    }
+}
+
+impl Service {
+    fn find(&self, asked: proto::QueryEntriesRequest) -> Result<Vec<Arc<Entry>>, Error> {
+        let now = self.state.now();
+        let domain = self.state.authority.trust_domain();
+        let parent = match asked.parent_id.as_str() {
+            "" => None,
+            text => Some(parent_of(text, domain)?),
+        };
+        let selectors: Vec<Selector> = asked
+            .selectors
+            .into_iter()
+            .map(Selector::try_from)
+            .collect::<Result<_, _>>()?;
+        let federates = match asked.federates_with.as_str() {
+            "" => None,
+            name => trust_domains(&[name.to_owned()])?.pop(),
+        };
+        let fits = |entry: &Entry| {
+            (asked.spiffe_id.is_empty() || entry.spiffe_id.to_string() == asked.spiffe_id)
+                && parent.as_ref().is_none_or(|id| entry.parent_id == *id)
+                && selectors.iter().all(|one| entry.selectors.contains(one))
+                && federates
+                    .as_ref()
+                    .is_none_or(|domain| entry.federates_with.contains(domain))
+                && (asked.hint.is_empty() || entry.hint == asked.hint)
+                && (asked.expires_before_ms == 0 || entry.is_expired(asked.expires_before_ms))
+        };
+        if asked.node.is_empty() {
+            return Ok(now.entries.list(fits));
+        }
+        let name: NodeName = asked.node.parse()?;
+        let node = now.node(&name).ok_or(Error::Missing {
+            what: "node",
+            name: asked.node,
+        })?;
+        let mut entries = now.entries_of(node);
+        entries.retain(|entry| fits(entry));
+        Ok(entries)
+    }
+}
+
+/// An import that was received whole.
+struct Import {
+    orders: Vec<EntryOrder>,
+    update: bool,
+    dry_run: bool,
+}
+
+impl Import {
+    async fn read(mut messages: Streaming<proto::ImportEntriesRequest>) -> Result<Self, Status> {
+        let mut import = Self {
+            orders: Vec::new(),
+            update: false,
+            dry_run: false,
+        };
+        let (mut first, mut bytes) = (true, 0);
+        while let Some(message) = messages.message().await? {
+            if first {
+                (import.update, import.dry_run) = (message.update, message.dry_run);
+                first = false;
+            }
+            bytes += prost::Message::encoded_len(&message);
+            if import.orders.len() + message.entries.len() > MAX_IMPORT || bytes > MAX_IMPORT_BYTES
+            {
+                return Err(Status::invalid_argument(format!(
+                    "an import holds at most {MAX_IMPORT} entries and 256 MiB; nothing was imported"
+                )));
+            }
+            for entry in message.entries {
+                let position = import.orders.len() + 1;
+                let order = EntryOrder::try_from(entry).map_err(|error| {
+                    Status::invalid_argument(format!(
+                        "entry number {position}: {error}; nothing was imported"
+                    ))
+                })?;
+                import.orders.push(order);
+            }
+        }
+        Ok(import)
+    }
+}
+
+fn tally(outcome: &[Imported]) -> proto::ImportEntriesReply {
+    let count = |of: fn(&Imported) -> bool| outcome.iter().filter(|one| of(one)).count() as u64;
+    proto::ImportEntriesReply {
+        created: count(|one| matches!(one, Imported::Created)),
+        updated: count(|one| matches!(one, Imported::Updated)),
+        unchanged: count(|one| matches!(one, Imported::Unchanged)),
+    }
+}
+
+/// As many as one line of the log takes.
+fn names(entries: &[Entry]) -> String {
+    let names = entries
+        .iter()
+        .map(|entry| format!("{} {}", entry.id, entry.spiffe_id));
+    names.take(32).collect::<Vec<_>>().join(", ")
+}

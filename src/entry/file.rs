@@ -1,0 +1,161 @@
+//! Entries in files: YAML or JSON, the same form out and in.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use handfast_ca::client::admin::NewEntry;
+use handfast_ca::model::{Entry, Labels};
+use serde::{Deserialize, Serialize};
+
+/// A file that holds more is not one of entries.
+const MAX_FILE: u64 = 512 << 20;
+
+/// The form of an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Form {
+    Yaml,
+    Json,
+}
+
+/// An entry as it stands in a file.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+struct Line {
+    spiffe_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent_id: Option<String>,
+    selectors: Vec<String>,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ttl_seconds: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jwt_ttl_seconds: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    dns_names: Vec<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    hint: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    federates_with: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at_ms: Option<u64>,
+}
+
+/// Reads files, all of them or none.
+pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<NewEntry>> {
+    let mut entries = Vec::new();
+    for path in paths {
+        let text = content(path)?;
+        let lines = parse(&text)
+            .with_context(|| format!("{}: no list of entries; nothing was imported", path.display()))?;
+        entries.extend(lines.into_iter().map(NewEntry::from));
+    }
+    Ok(entries)
+}
+
+fn content(path: &Path) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().take(MAX_FILE + 1).read_to_string(&mut text)
+    } else {
+        let file = std::fs::File::open(path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        file.take(MAX_FILE + 1).read_to_string(&mut text)
+    };
+    let read = read.with_context(|| format!("cannot read {}", path.display()))?;
+    if read as u64 > MAX_FILE {
+        bail!("{} is larger than 512 MiB; nothing was imported", path.display());
+    }
+    Ok(text)
+}
+
+/// JSON is read by its own reader: it is faster, and many exports are large.
+fn parse(text: &str) -> anyhow::Result<Vec<Line>> {
+    if text.trim_start().starts_with('[') && let Ok(lines) = serde_json::from_str(text) {
+        return Ok(lines);
+    }
+    Ok(serde_norway::from_str(text)?)
+}
+
+/// Prints entries so that they can be read again.
+pub(super) fn write(entries: &[Entry], form: Form) -> anyhow::Result<()> {
+    let lines: Vec<Line> = entries.iter().map(Line::from).collect();
+    match form {
+        Form::Yaml => print!("{}", serde_norway::to_string(&lines)?),
+        Form::Json => println!("{}", serde_json::to_string_pretty(&lines)?),
+    }
+    Ok(())
+}
+
+impl From<Line> for NewEntry {
+    fn from(line: Line) -> Self {
+        let seconds = |ttl: Option<u32>| ttl.map(|ttl| Duration::from_secs(ttl.into()));
+        Self {
+            spiffe_id: line.spiffe_id,
+            parent: line.parent_id,
+            selectors: line.selectors,
+            labels: line.labels,
+            ttl: seconds(line.ttl_seconds),
+            jwt_ttl: seconds(line.jwt_ttl_seconds),
+            dns_names: line.dns_names,
+            hint: line.hint,
+            federates_with: line.federates_with,
+            expires_at_ms: line.expires_at_ms,
+        }
+    }
+}
+
+impl From<&Entry> for Line {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            spiffe_id: entry.spiffe_id.to_string(),
+            parent_id: entry.parent_id.as_ref().map(ToString::to_string),
+            selectors: entry.selectors.iter().map(ToString::to_string).collect(),
+            labels: entry.labels.clone(),
+            ttl_seconds: entry.workload_ttl_seconds,
+            jwt_ttl_seconds: entry.jwt_ttl_seconds,
+            dns_names: entry.dns_names.clone(),
+            hint: entry.hint.clone(),
+            federates_with: entry
+                .federates_with
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            expires_at_ms: entry.expires_at_ms,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back_in_both_forms() {
+        let line = Line {
+            spiffe_id: "spiffe://example.org/web".to_owned(),
+            parent_id: Some("spiffe://example.org/handfast/node/web1".to_owned()),
+            selectors: vec!["unix:uid:1000".to_owned()],
+            labels: Labels::from([("app".to_owned(), "yes".to_owned())]),
+            ttl_seconds: Some(900),
+            jwt_ttl_seconds: None,
+            dns_names: vec!["web.example.org".to_owned()],
+            hint: "internal".to_owned(),
+            federates_with: vec!["partner.example".to_owned()],
+            expires_at_ms: Some(4_000_000_000_000),
+        };
+        let lines = vec![line];
+        let json = serde_json::to_string(&lines).unwrap();
+        assert_eq!(parse(&json).unwrap(), lines);
+        let yaml = serde_norway::to_string(&lines).unwrap();
+        assert_eq!(parse(&yaml).unwrap(), lines);
+    }
+
+    #[test]
+    fn a_field_that_is_not_known_is_an_error() {
+        let error = parse("- spiffe_id: spiffe://example.org/web\n  selectors: [netns:web]\n  ttl: 5\n");
+        assert!(error.unwrap_err().to_string().contains("ttl"));
+    }
+}
