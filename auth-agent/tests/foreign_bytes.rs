@@ -100,3 +100,8 @@ fn packets_say_what_their_bytes_say_or_are_refused() {
 fn policies_are_read_whole_or_refused_with_a_place() {
     feed("policies", 50_000);
 }
+
+#[test]
+fn the_tools_files_are_read_or_refused() {
+    feed("policy_files", 20_000);
+}

@@ -17,6 +17,7 @@ mod certificates;
 mod frames;
 mod packets;
 mod policies;
+mod policy_files;
 mod proofs;
 
 /// A parser under test.
@@ -60,6 +61,11 @@ pub const TARGETS: &[Target] = &[
         name: "policies",
         run: policies::run,
         seeds: policies::seeds,
+    },
+    Target {
+        name: "policy_files",
+        run: policy_files::run,
+        seeds: policy_files::seeds,
     },
 ];
 
