@@ -26,7 +26,7 @@ impl State {
     async fn refresh(self: &Arc<Self>) -> Result<(), Error> {
         let writing = self.lock().await;
         let before = self.now();
-        if self.registry.last().await? != before.revisions.last {
+        if self.registry.last_number().await? != before.revisions.last {
             let after = Snapshot::load(&self.registry, &self.authority, Some(&before)).await?;
             self.snapshot.send_replace(Arc::new(after));
         }
