@@ -1,11 +1,11 @@
 //! The few things asked of the kernel about links, over one netlink socket of this network namespace.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use futures::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoXfrm, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage,
@@ -17,6 +17,9 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkWireguard, LinkXfrm}
 
 use crate::Error;
 use crate::error::netlink_errno;
+
+/// The address of a device that receives loosely; link-local, and on no link.
+const LOOSE: Ipv4Addr = Ipv4Addr::new(169, 254, 72, 50);
 
 /// A netlink socket. It belongs to the network namespace of the thread that opened it.
 pub(crate) struct Netlink {
@@ -129,6 +132,23 @@ impl Netlink {
             tracing::debug!(%error, "no address generation mode to set");
         }
         Ok(())
+    }
+
+    /// Lets a device receive IPv4 packets whose way back is another device. The kernel's reverse path filter does
+    /// so in its loose mode, and for a device with an address only: one of host scope, which is never a source of
+    /// anything. It stays: with its last address a device would lose its routes.
+    pub(crate) async fn receive_loosely(&self, name: &str, index: u32) -> Result<(), Error> {
+        let path = format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+        std::fs::write(&path, "2").map_err(Error::io(format!("writing {path}")))?;
+        let mut request = self.handle.address().add(index, LOOSE.into(), 32);
+        request.message_mut().header.scope = AddressScope::Host;
+        match request.execute().await.map_err(netlink_errno) {
+            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(Error::Netlink {
+                doing: format!("giving {name} an address"),
+                source: error,
+            }),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) async fn set_up(&self, index: u32) -> Result<(), io::Error> {

@@ -83,14 +83,19 @@ impl Routes {
     /// Makes the table exactly this: each remote prefix of the mesh into the device. Call it with all of them,
     /// also before any session exists: what has no session is held or dropped at the gate, never sent past it.
     pub async fn set(&self, device: u32, prefixes: &[IpNet]) -> Result<(), Error> {
-        let fallbacks: BTreeSet<Route> = prefixes
-            .iter()
-            .map(|prefix| route_of(prefix, None))
-            .collect();
-        let tunnelled: BTreeSet<Route> = prefixes
-            .iter()
-            .map(|prefix| route_of(prefix, Some(device)))
-            .collect();
+        self.set_each(&[(device, prefixes)]).await
+    }
+
+    /// The same where peers are on two devices, while static keys change: each prefix into the device of its
+    /// peer. A prefix that moves from one to the other is replaced in one step.
+    pub async fn set_each(&self, devices: &[(u32, &[IpNet])]) -> Result<(), Error> {
+        let all = devices.iter().flat_map(|(device, prefixes)| {
+            let device = *device;
+            prefixes.iter().map(move |prefix| (device, prefix))
+        });
+        let (fallbacks, tunnelled): (BTreeSet<Route>, BTreeSet<Route>) = all
+            .map(|(device, prefix)| (route_of(prefix, None), route_of(prefix, Some(device))))
+            .unzip();
         let mut present = BTreeSet::new();
         for family in FAMILIES {
             for message in self.dump(family).await? {

@@ -77,6 +77,56 @@ fn a_preshared_key_changed_in_place_under_traffic_loses_nothing() {
 }
 
 #[test]
+fn static_keys_change_by_a_second_device_and_nothing_is_lost() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    // As strict as it gets: what comes in by one device and leaves by another.
+    for node in [&pair.a, &pair.b] {
+        node.run("sysctl -q -w net.ipv4.conf.all.rp_filter=1");
+    }
+    let (mut a, mut b) = connect(&pair, "first", "first");
+    assert!(pair.a.reaches(&pair.b));
+    let ping = |family: usize| {
+        let (from, to) = (pair.a.inside[family], pair.b.inside[family]);
+        let line = format!("ping -q -i 0.01 -c 600 -W 2 -I {from} {to}");
+        let mut command = pair.a.command(&line);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let pings = [ping(0), ping(1)];
+    let first = a.tell("key");
+    for round in 0..2 {
+        let (public_a, public_b) = (a.tell("open-other"), b.tell("open-other"));
+        assert_ne!(public_a, first, "a new device has a new key");
+        let port = [51873, 51872][round];
+        for (agent, other, key) in [(&mut a, &pair.b, &public_b), (&mut b, &pair.a, &public_a)] {
+            agent.tell("up");
+            let (underlay, prefixes) = (other.underlay, other.prefixes);
+            agent.tell(&format!(
+                "install {key} round{round} {underlay}:{port} {prefixes}"
+            ));
+        }
+        // Not at once: for a while one sends by the new device and the other by the old.
+        a.tell(&format!("routes {}", pair.b.prefixes));
+        std::thread::sleep(Duration::from_millis(700));
+        b.tell(&format!("routes {}", pair.a.prefixes));
+        std::thread::sleep(Duration::from_millis(700));
+        a.tell("detach-former");
+        b.tell("detach-former");
+    }
+    for ping in pings {
+        let output = String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
+        assert!(output.contains("600 received, 0% packet loss"), "{output}");
+    }
+    assert!(!pair.a.try_run("ip link show dev hf-wg1").status.success());
+    assert_eq!(
+        pair.a.processes("wireguard-go").len(),
+        pair.b.processes("wireguard-go").len()
+    );
+}
+
+#[test]
 fn keys_of_different_sessions_let_nothing_through_until_they_agree() {
     if skipped() {
         return;

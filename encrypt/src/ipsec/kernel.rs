@@ -307,7 +307,11 @@ impl Xfrm {
                 }),
                 _ => None,
             });
-            let Some(way) = Way::of(info.direction, reading.is_none()) else {
+            let held = message
+                .nlas
+                .iter()
+                .any(|attribute| matches!(attribute, XfrmAttrs::Mark(_)));
+            let Some(way) = Way::of(info.direction, held) else {
                 continue;
             };
             let chosen = &info.selector;
@@ -317,11 +321,12 @@ impl Xfrm {
             };
             let prefix = address(far, chosen.family).and_then(|far| IpNet::new(far, bits).ok());
             if let Some(prefix) = prefix {
-                let held = PolicyReading {
-                    number: info.priority,
+                // One without a template that is not for what was held is nobody's: it would let anything pass.
+                let plain = PolicyReading {
+                    number: if held { info.priority } else { 0 },
                     spi: 0,
                 };
-                found.insert(PolicyId { prefix, way }, reading.unwrap_or(held));
+                found.insert(PolicyId { prefix, way }, reading.unwrap_or(plain));
             }
         }
         Ok(found)

@@ -120,6 +120,14 @@ impl WireGuard {
         self.inner.private_key.agree(other)
     }
 
+    /// Lets this device receive what the node answers by another one, whatever the reverse path filter says. To be
+    /// called for both devices before routes move from one to the other.
+    pub async fn receive_beside_another(&self) -> Result<(), Error> {
+        let device = self.inner.device();
+        let netlink = &self.inner.netlink;
+        netlink.receive_loosely(&device.name, device.index).await
+    }
+
     /// Takes away the device that an earlier agent left, without making one if there is none. Says whether
     /// there was one.
     pub async fn remove_left_over(options: &Options) -> Result<bool, Error> {

@@ -58,4 +58,19 @@ impl Options {
             keepalive: None,
         }
     }
+
+    /// The same on the second device, `hf-wg1`, at the next port: where a new static key lives beside the old one.
+    ///
+    /// So that nothing is lost while static keys change, both nodes of a pair open their second device, install
+    /// each other there (with a preshared key for the new pair of keys), have both devices receive
+    /// ([`crate::WireGuard::receive_beside_another`]), and say that they are ready. Then each moves the other's
+    /// routes over ([`crate::Routes::set_each`]). When all peers have moved, the first device is detached. The
+    /// next change goes the other way.
+    pub fn second(&self) -> Self {
+        Self {
+            name: DeviceName::second(),
+            port: self.port.saturating_add(1),
+            ..self.clone()
+        }
+    }
 }

@@ -40,6 +40,7 @@ pub fn run() {
             options,
             ipsec,
             tunnel: None,
+            former: None,
             routes: None,
         };
         while let Some(line) = lines.recv().await {
@@ -56,6 +57,8 @@ struct TestAgent {
     options: Options,
     ipsec: IpsecOptions,
     tunnel: Option<Kind>,
+    /// The one before, while static keys change.
+    former: Option<Kind>,
     routes: Option<Routes>,
 }
 
@@ -81,6 +84,30 @@ impl TestAgent {
             ["open-ipsec"] => {
                 self.tunnel = Some(Kind::Ipsec(Ipsec::open(self.ipsec.clone()).await?));
                 return Ok(self.opened());
+            }
+            // From here on the second device is the tunnel; the first goes on beside it.
+            ["open-other"] => {
+                self.options = match self.options.port {
+                    51872 => self.options.second(),
+                    _ => Options {
+                        name: "hf-wg0".parse()?,
+                        port: 51872,
+                        ..self.options.clone()
+                    },
+                };
+                self.former = self.tunnel.take();
+                let tunnel = WireGuard::open(self.options.clone()).await?;
+                tunnel.receive_beside_another().await?;
+                if let Some(Kind::WireGuard(former)) = &self.former {
+                    former.receive_beside_another().await?;
+                }
+                self.tunnel = Some(Kind::WireGuard(tunnel));
+                return Ok(self.opened());
+            }
+            ["detach-former"] => {
+                if let Some(Kind::WireGuard(former)) = self.former.take() {
+                    former.detach().await?;
+                }
             }
             ["limit", packets] => self.ipsec.life.packets = packets.parse().unwrap(),
             ["activate", key] => self.tunnel().activate(public_key(key)).await?,
