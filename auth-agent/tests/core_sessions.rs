@@ -146,7 +146,10 @@ fn frames_before_hello_are_violations() {
             address,
             leaf_hash: leaf(1),
         },
-        Frame::DenyList { bytes: vec![1] },
+        Frame::DenyList {
+            bytes: vec![1],
+            more: false,
+        },
     ];
     for frame in early {
         let mut bench = Bench::new();

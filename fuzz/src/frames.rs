@@ -79,6 +79,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         Frame::Ready,
         Frame::DenyList {
             bytes: vec![5; 100],
+            more: true,
         },
         Frame::Ping,
         Frame::Pong,

@@ -6,9 +6,12 @@ use super::effect::{PairKey, SessionEntry};
 use super::event::{DenyList, PeerNode};
 use super::peer::Footing;
 use super::planted::{Bug, planted};
-use super::types::{IdentityNumber, PeerNumber};
+use super::types::{ConnId, IdentityNumber, PeerNumber};
 use super::{Alarm, CloseReason, Core, Effect};
-use crate::wire::{Frame, MAX_DENY_LIST};
+use crate::wire::{Frame, MAX_DENY_LIST, MAX_WHOLE_DENY_LIST};
+
+/// Deny lists a second that a peer may relay.
+const DENY_LISTS_PER_SECOND: u32 = 4;
 
 impl Core {
     pub(super) fn deny_list(&mut self, list: Arc<DenyList>) {
@@ -114,7 +117,9 @@ impl Core {
                 // Pairs end with the proof they rest on; another proof of the identity makes them anew.
                 self.persist();
                 self.cut_pairs(number, identity, ours);
-                if !ours {
+                if ours {
+                    self.record_all(number, identity);
+                } else {
                     self.unproven(number, identity);
                     self.answer(number, identity);
                 }
@@ -190,19 +195,48 @@ impl Core {
     /// Sends the list to a peer that has an older one.
     pub(super) fn relay_deny_list(&mut self, number: PeerNumber) {
         let deny = self.deny.clone();
-        let fits = !deny.signed.is_empty() && deny.signed.len() <= MAX_DENY_LIST;
+        let fits = (1..=MAX_WHOLE_DENY_LIST).contains(&deny.signed.len());
         let Some(live) = self.session_mut(number) else {
             return;
         };
-        if fits && live.deny_number < deny.number {
-            live.deny_number = deny.number;
-            let conn = live.conn;
-            self.emit(Effect::Send {
-                conn,
-                frame: Frame::DenyList {
-                    bytes: deny.signed.clone(),
-                },
-            });
+        if !fits || live.deny_number >= deny.number {
+            return;
+        }
+        live.deny_number = deny.number;
+        let conn = live.conn;
+        let mut pieces = deny.signed.chunks(MAX_DENY_LIST).peekable();
+        while let Some(piece) = pieces.next() {
+            let frame = Frame::DenyList {
+                bytes: piece.to_vec(),
+                more: pieces.peek().is_some(),
+            };
+            self.emit(Effect::Send { conn, frame });
+        }
+    }
+
+    /// A piece of a list from a peer; with the last one it is the shell's to judge.
+    pub(super) fn deny_list_offered(
+        &mut self,
+        number: PeerNumber,
+        conn: ConnId,
+        bytes: Vec<u8>,
+        more: bool,
+    ) {
+        let now = self.now.boot;
+        let Some(live) = self.session_mut(number) else {
+            return;
+        };
+        let begins = live.deny_list_in.is_empty();
+        if begins && !live.deny_lists_in.take(now, DENY_LISTS_PER_SECOND) {
+            return self.violation(conn, CloseReason::TooFast("deny-list"));
+        }
+        if live.deny_list_in.len() + bytes.len() > MAX_WHOLE_DENY_LIST {
+            return self.violation(conn, CloseReason::TooMuchWaiting);
+        }
+        live.deny_list_in.extend(bytes);
+        if !more {
+            let signed = std::mem::take(&mut live.deny_list_in);
+            self.emit(Effect::VerifyDenyList { conn, signed });
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::event::Event;
 use super::reason::{Alarm, CloseReason, Discarded};
 use super::types::{ConnId, EndpointId, HoldKey, Identity, IdentityNumber, PeerNumber};
 use crate::wire::{Frame, LeafHash};
@@ -257,6 +258,43 @@ pub enum Effect {
     },
     /// Something a person should see.
     Alarm(Alarm),
+}
+
+impl Effect {
+    /// The connection on which this tells the peer that something stands, or does not stand any more, in the kernel.
+    /// If a write of the same step has been refused, it must not be sent. The shell then says
+    /// [`Event::NotWritten`](super::Event::NotWritten), and the peer says again what was not confirmed.
+    pub fn confirms(&self) -> Option<ConnId> {
+        match self {
+            Self::Send {
+                conn,
+                frame:
+                    Frame::Announced { .. }
+                    | Frame::Withdrawn { .. }
+                    | Frame::ProofAccepted { .. }
+                    | Frame::TunnelReady
+                    | Frame::Ready,
+            } => Some(*conn),
+            _ => None,
+        }
+    }
+}
+
+impl Effect {
+    /// What the core must hear if the kernel refuses this write. Others are made again by whoever is concerned.
+    pub fn refused(&self) -> Option<Event> {
+        let peer = match self {
+            Self::SetSession { peer, .. }
+            | Self::SetAnnounced { peer, .. }
+            | Self::RemoveAnnounced { peer, .. }
+            | Self::SweepEpoch { peer, .. } => Some(*peer),
+            Self::SetRemote { remote, .. } => Some(remote.peer),
+            Self::SetPair { pair, .. } | Self::RemovePair { pair } => Some(pair.peer),
+            Self::RemoveRemote { .. } => None,
+            _ => return None,
+        };
+        Some(Event::NotWritten { peer })
+    }
 }
 
 /// A session as gates see it.

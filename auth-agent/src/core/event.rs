@@ -125,6 +125,12 @@ pub enum Event {
     },
     /// A deny list whose signature is right and which is stored: from the CA or from a peer.
     DenyList(Arc<DenyList>),
+    /// The kernel has refused a write: of this peer's entries, or of who knows whose. What stands there is not what the
+    /// core believes, and is made anew in a successor session.
+    NotWritten {
+        /// Whose, if that can be told.
+        peer: Option<PeerNumber>,
+    },
     /// Forget pairs between local and remote, so that they must be proven again (`pair flush`).
     FlushPairs,
     /// The agent stops: the kernel goes on. Say goodbye to everyone.

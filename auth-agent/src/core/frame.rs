@@ -12,9 +12,6 @@ use super::types::{ConnId, PeerNumber};
 use super::{CloseReason, Core, Effect};
 use crate::wire::Frame;
 
-/// Deny lists a second that a peer may relay.
-const DENY_LISTS_PER_SECOND: u32 = 4;
-
 impl Core {
     pub(super) fn frame(&mut self, conn: ConnId, frame: Frame) {
         let Some(number) = self.conns.get(&conn).copied() else {
@@ -70,7 +67,9 @@ impl Core {
             } => self.proof(number, conn, authenticator, request),
             Frame::TunnelKey { tag } => self.tunnel_key_shown(number, conn, tag),
             Frame::TunnelReady => self.peer_tunnel_ready(number, conn),
-            Frame::DenyList { bytes } => self.deny_list_offered(number, conn, bytes),
+            Frame::DenyList { bytes, more } => {
+                self.deny_list_offered(number, conn, bytes, more);
+            }
             frame => {
                 let limit = self.config.limits.waiting_per_session;
                 let Some(live) = self.session_mut(number) else {
@@ -139,18 +138,6 @@ impl Core {
             if let Some((_, frame)) = live.waiting.pop_front() {
                 self.ordered_frame(number, conn, frame);
             }
-        }
-    }
-
-    fn deny_list_offered(&mut self, number: PeerNumber, conn: ConnId, signed: Vec<u8>) {
-        let now = self.now.boot;
-        let Some(live) = self.session_mut(number) else {
-            return;
-        };
-        if live.deny_lists_in.take(now, DENY_LISTS_PER_SECOND) {
-            self.emit(Effect::VerifyDenyList { conn, signed });
-        } else {
-            self.violation(conn, CloseReason::TooFast("deny-list"));
         }
     }
 

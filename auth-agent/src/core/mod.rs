@@ -233,6 +233,7 @@ impl Core {
                 endpoint,
             } => self.unknown_source(peer, address, endpoint),
             Event::DenyList(list) => self.deny_list(list),
+            Event::NotWritten { peer } => self.not_written(peer),
             Event::FlushPairs => self.flush_pairs(),
             Event::Stop => self.stop(),
             Event::Tick => {}

@@ -138,6 +138,8 @@ pub(super) struct Session {
     /// Frames that came after a proof whose verdict is still out.
     pub waiting: VecDeque<(u64, Frame)>,
     pub deny_number: u64,
+    /// The pieces of a list that have come so far.
+    pub deny_list_in: Vec<u8>,
     /// Proofs, announcements and withdrawals of the peer's that were refused.
     pub refusals: u32,
     pub resolves_in: Bucket,

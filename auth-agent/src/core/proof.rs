@@ -181,8 +181,6 @@ impl Core {
             given.accepted = given.sent.take();
             given.retry_at = None;
         }
-        let remotes: BTreeSet<IdentityNumber> =
-            live.proven.values().map(|proven| proven.identity).collect();
         let mine = self
             .mine
             .get(&identity)
@@ -190,11 +188,21 @@ impl Core {
         if let Some(serial) = mine.map(|mine| mine.serial.clone()) {
             self.rest_on(number, identity, serial, true);
         }
+        self.record_all(number, identity);
+        self.pursue(number, identity);
+        self.consider_peer(number);
+    }
+
+    /// Records the pairs that one local identity makes with all of a peer's.
+    pub(super) fn record_all(&mut self, number: PeerNumber, identity: IdentityNumber) {
+        let proven = self
+            .session(number)
+            .into_iter()
+            .flat_map(|live| live.proven.values());
+        let remotes: BTreeSet<IdentityNumber> = proven.map(|proven| proven.identity).collect();
         for remote in remotes {
             self.record(number, identity, remote);
         }
-        self.pursue(number, identity);
-        self.consider_peer(number);
     }
 
     pub(super) fn proof_refused(

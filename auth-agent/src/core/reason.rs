@@ -74,6 +74,9 @@ pub enum CloseReason {
     /// A bound of ours is reached.
     #[error("too many peers or connections")]
     TooMany,
+    /// The kernel has not taken what was to be confirmed to the peer.
+    #[error("the kernel refused what the peer asked for")]
+    NotWritten,
     /// The peer said goodbye.
     #[error("peer said goodbye")]
     Goodbye,
@@ -127,6 +130,7 @@ impl CloseReason {
             Self::Revoked => "revoked",
             Self::PrefixConflict => "prefix-conflict",
             Self::TooMany => "too-many",
+            Self::NotWritten => "not-written",
             Self::Goodbye => "goodbye",
             Self::Stopping => "stopping",
         }

@@ -186,8 +186,13 @@ impl Core {
         let signed = contains(&peer.signed, address);
         if signed {
             peer.saw(address, generation, limit);
+            let known = peer.remotes.contains_key(&address);
             self.persist();
             self.remove_remote(number, address);
+            if !known && !self.holders.contains_key(&address) {
+                // Said again: perhaps the kernel refused to forget it the first time.
+                self.emit(Effect::RemoveRemote { address });
+            }
         } else {
             // Nothing is known of it here. A node whose prefixes have just changed may mean it well.
             self.count("withdrawals-of-others");

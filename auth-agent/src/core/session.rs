@@ -311,6 +311,7 @@ impl Core {
             proofs_ended: 0,
             waiting: Default::default(),
             deny_number: hello.deny_number,
+            deny_list_in: Vec::new(),
             refusals: 0,
             resolves_in: Bucket::default(),
             deny_lists_in: Bucket::default(),
@@ -501,6 +502,17 @@ impl Core {
         self.conns.remove(&conn);
         self.refuse(conn, reason);
         self.lost(number, conn);
+    }
+
+    /// What a session carries is written again by the next one.
+    pub(super) fn not_written(&mut self, peer: Option<PeerNumber>) {
+        let peers: Vec<PeerNumber> = match peer {
+            Some(number) => vec![number],
+            None => self.peers.keys().copied().collect(),
+        };
+        for number in peers {
+            self.close_live(number, CloseReason::NotWritten);
+        }
     }
 
     pub(super) fn stop(&mut self) {

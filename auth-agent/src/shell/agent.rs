@@ -86,8 +86,15 @@ impl Agent {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             let now = self.clock.now();
+            let mut unwritten = false;
             for effect in self.core.handle(now, event) {
+                if unwritten && effect.confirms().is_some() {
+                    continue;
+                }
+                let refused = effect.refused();
                 if let Err(error) = self.carry_out(effect, &mut events).await {
+                    unwritten |= refused.is_some();
+                    events.extend(refused);
                     // The kernel or the disk refuses: nothing opens by it, since what permits comes last and the
                     // gates drop what they do not know; people must hear of it.
                     tracing::error!(%error, "an effect failed");

@@ -120,9 +120,9 @@ impl Frame {
             kind::TUNNEL_READY => empty(&body, Self::TunnelReady)?,
             kind::READY => empty(&body, Self::Ready)?,
             kind::DENY_LIST => {
-                let bytes = read::<msg::DenyList>(&body)?.bytes;
+                let msg::DenyList { bytes, more } = read(&body)?;
                 sized(&bytes, 1, MAX_DENY_LIST, "deny-list", "bytes")?;
-                Self::DenyList { bytes }
+                Self::DenyList { bytes, more }
             }
             kind::PING => empty(&body, Self::Ping)?,
             kind::PONG => empty(&body, Self::Pong)?,
@@ -254,12 +254,13 @@ impl Frame {
             }
             Self::TunnelReady => Ok((kind::TUNNEL_READY, Vec::new())),
             Self::Ready => Ok((kind::READY, Vec::new())),
-            Self::DenyList { bytes } => {
+            Self::DenyList { bytes, more } => {
                 sized(bytes, 1, MAX_DENY_LIST, name, "bytes")?;
                 Ok((
                     kind::DENY_LIST,
                     msg::DenyList {
                         bytes: bytes.clone(),
+                        more: *more,
                     }
                     .encode_to_vec(),
                 ))

@@ -95,10 +95,12 @@ pub enum Frame {
     TunnelReady,
     /// Everything that the older session carried stands in this one too.
     Ready,
-    /// A signed deny list, relayed; its signature is checked by whoever knows the CA.
+    /// A signed deny list, relayed, in as many frames as it needs; its signature is checked by whoever knows the CA.
     DenyList {
-        /// As the CA signed it.
+        /// The next piece of it, as the CA signed it.
         bytes: Vec<u8>,
+        /// Another piece follows.
+        more: bool,
     },
     /// Are you there?
     Ping,

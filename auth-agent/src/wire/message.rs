@@ -85,6 +85,8 @@ pub(super) struct TunnelKey {
 pub(super) struct DenyList {
     #[prost(bytes = "vec", tag = "1")]
     pub bytes: Vec<u8>,
+    #[prost(bool, tag = "2")]
+    pub more: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -16,5 +16,5 @@ mod types;
 pub use frame::{Frame, FrameError, Hello};
 pub use types::{
     BootId, LeafHash, MAX_AUTHENTICATOR, MAX_DENY_LIST, MAX_FRAME, MAX_NODE_ID, MAX_REASON,
-    MAX_REQUESTS, Reason,
+    MAX_REQUESTS, MAX_WHOLE_DENY_LIST, Reason,
 };

@@ -95,7 +95,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         (address(), leaf_hash())
             .prop_map(|(address, leaf_hash)| Frame::Resolve { address, leaf_hash }),
         address().prop_map(|address| Frame::ResolveRefused { address }),
-        bytes(4000).prop_map(|bytes| Frame::DenyList { bytes }),
+        (bytes(4000), any::<bool>()).prop_map(|(bytes, more)| Frame::DenyList { bytes, more }),
         reason().prop_map(|reason| Frame::Goodbye { reason }),
         Just(Frame::TunnelReady),
         Just(Frame::Ready),
@@ -226,14 +226,16 @@ fn sizes_are_bounded() {
     );
     assert!(
         Frame::DenyList {
-            bytes: vec![0; MAX_DENY_LIST]
+            bytes: vec![0; MAX_DENY_LIST],
+            more: true
         }
         .encode()
         .is_ok()
     );
     assert!(
         Frame::DenyList {
-            bytes: vec![0; MAX_DENY_LIST + 1]
+            bytes: vec![0; MAX_DENY_LIST + 1],
+            more: false
         }
         .encode()
         .is_err()

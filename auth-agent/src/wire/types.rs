@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 pub const MAX_FRAME: usize = 64 * 1024;
 /// Largest exported authenticator, in bytes: a chain of three certificates with 4 KiB of labels fits twice.
 pub const MAX_AUTHENTICATOR: usize = 32 * 1024;
-/// Largest signed deny list that one frame carries, in bytes.
+/// Largest piece of a signed deny list that one frame carries, in bytes.
 pub const MAX_DENY_LIST: usize = 60 * 1024;
+/// Largest signed deny list that is relayed, in bytes: some fifty thousand revocations.
+pub const MAX_WHOLE_DENY_LIST: usize = 4 * 1024 * 1024;
 /// Longest SPIFFE ID, in bytes (SPIFFE-ID section 2.3).
 pub const MAX_NODE_ID: usize = 2048;
 /// Most requests that one `Grant` carries.

@@ -60,7 +60,13 @@ fn an_older_deny_list_is_not_taken_and_a_newer_one_is_passed_on() {
     let mut bench = Bench::new();
     bench.live(1, LOWER, false);
     let effects = bench.feed(deny(5, &["web"], &[], &[]));
-    assert_eq!(sent(&effects, 1), [Frame::DenyList { bytes: vec![5] }]);
+    assert_eq!(
+        sent(&effects, 1),
+        [Frame::DenyList {
+            bytes: vec![5],
+            more: false
+        }]
+    );
     let effects = bench.feed(deny(4, &[], &[], &[]));
     assert!(matches!(
         effects[..],
@@ -69,10 +75,19 @@ fn an_older_deny_list_is_not_taken_and_a_newer_one_is_passed_on() {
     let effects = bench.live(2, HIGHER, false);
     let passed_on = sent(&effects, 2);
     assert!(
-        passed_on.contains(&Frame::DenyList { bytes: vec![5] }),
+        passed_on.contains(&Frame::DenyList {
+            bytes: vec![5],
+            more: false
+        }),
         "to who has an older one"
     );
-    let effects = bench.frame(2, Frame::DenyList { bytes: vec![9] });
+    let effects = bench.frame(
+        2,
+        Frame::DenyList {
+            bytes: vec![9],
+            more: false,
+        },
+    );
     assert!(matches!(effects[..], [Effect::VerifyDenyList { .. }]));
 }
 
@@ -82,7 +97,13 @@ fn a_flood_of_deny_lists_is_a_violation() {
     bench.live(1, LOWER, false);
     let mut effects = Vec::new();
     for _ in 0..10 {
-        effects.extend(bench.frame(1, Frame::DenyList { bytes: vec![9] }));
+        effects.extend(bench.frame(
+            1,
+            Frame::DenyList {
+                bytes: vec![9],
+                more: false,
+            },
+        ));
     }
     assert_eq!(closed(&effects), [(1, CloseReason::TooFast("deny-list"))]);
 }

@@ -123,7 +123,6 @@ impl World {
         let known = node.deny.as_ref().map_or(0, |list| list.number);
         if list.number > known {
             node.deny = Some(list.clone());
-            self.drop_revoked(index);
             self.feed(index, Event::DenyList(list));
         }
     }

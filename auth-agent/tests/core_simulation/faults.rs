@@ -200,8 +200,10 @@ impl World {
         self.faults.straggle_percent = 0;
         self.faults.loss_percent = 0;
         self.faults.tunnel_percent = 0;
+        self.faults.refuse_percent = 0;
         self.faults.slow_percent = 0;
         self.cuts.clear();
+        self.speed_up();
         for node in &mut self.nodes {
             node.skew = 0;
         }

@@ -59,6 +59,7 @@ pub fn run(seed: u64, trace: bool) {
         straggle_percent: 25,
         loss_percent: if kind == 1 { 5 } else { 0 },
         tunnel_percent: if kind == 2 { 20 } else { 0 },
+        refuse_percent: if kind == 3 { 3 } else { 0 },
         slow_percent: 15,
         lie_percent: 0,
     };

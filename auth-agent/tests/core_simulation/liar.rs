@@ -154,6 +154,7 @@ impl World {
             },
             Frame::DenyList { .. } => Frame::DenyList {
                 bytes: self.any_number().to_le_bytes().to_vec(),
+                more: self.rng.chance(30),
             },
             _ => return None,
         })
@@ -208,6 +209,7 @@ impl World {
             },
             11 => Frame::DenyList {
                 bytes: self.rng.below(9).to_be_bytes().to_vec(),
+                more: self.rng.chance(30),
             },
             12 => Frame::Goodbye {
                 reason: "lie".into(),

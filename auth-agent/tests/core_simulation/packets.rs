@@ -120,6 +120,7 @@ impl World {
     }
 
     pub fn lose(&mut self, why: &'static str) {
+        self.say(|| format!("a packet is lost: {why}"));
         *self.dropped.entry(why).or_insert(0) += 1;
     }
 

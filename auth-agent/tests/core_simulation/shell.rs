@@ -24,10 +24,21 @@ impl World {
             let Some(core) = self.nodes[index].core.as_mut() else {
                 return;
             };
+            let heard_list = matches!(event, Event::DenyList(_));
             let effects = core.handle(now, event);
+            let mut refused = false;
             for effect in effects {
                 if self.dies_now(index) {
                     return;
+                }
+                if self.refuses(&effect) {
+                    self.say(|| format!("node {index}: the kernel refuses {effect:?}"));
+                    refused = true;
+                    events.extend(effect.refused());
+                    continue;
+                }
+                if refused && effect.confirms().is_some() {
+                    continue;
                 }
                 self.check_before(index, &effect);
                 self.say(|| format!("node {index} -> {effect:?}"));
@@ -35,7 +46,19 @@ impl World {
                 self.check_after(index, &effect);
                 self.carry_out(index, effect, &mut events);
             }
+            if heard_list {
+                self.drop_revoked(index);
+            }
         }
+    }
+
+    /// Writes about remote addresses, which a kernel may refuse like any other.
+    fn refuses(&mut self, effect: &Effect) -> bool {
+        let may = matches!(
+            effect,
+            Effect::SetRemote { .. } | Effect::RemoveRemote { .. } | Effect::SetAnnounced { .. }
+        );
+        may && self.rng.chance(self.faults.refuse_percent)
     }
 
     /// An agent may die between any two effects.
@@ -102,7 +125,6 @@ impl World {
                 let known = self.nodes[index].deny.as_ref().map_or(0, |d| d.number);
                 if let Some(list) = list.filter(|list| list.number > known).cloned() {
                     self.nodes[index].deny = Some(list.clone());
-                    self.drop_revoked(index);
                     events.push_back(Event::DenyList(list));
                 }
             }

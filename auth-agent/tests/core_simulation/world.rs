@@ -71,6 +71,8 @@ pub struct Faults {
     pub loss_percent: u64,
     /// Of tunnels to install.
     pub tunnel_percent: u64,
+    /// Of writes about addresses that the kernel refuses.
+    pub refuse_percent: u64,
     /// Of new connections that are slow ones.
     pub slow_percent: u64,
     /// Of a liar's frames that it changes, or adds a lie to.
@@ -105,7 +107,7 @@ pub struct World {
 }
 
 /// Lines of a history that are kept.
-const LINES: usize = 600;
+const LINES: usize = 3_000;
 /// Characters of a line that are kept.
 const WIDTH: usize = 240;
 

@@ -128,6 +128,7 @@ async fn frames_arrive_in_order_and_goodbye_is_the_last() {
     let (mut dialled, mut accepted) = session().await;
     let large = Frame::DenyList {
         bytes: vec![5; MAX_DENY_LIST],
+        more: false,
     };
     for frame in [&Frame::Ping, &large, &Frame::TunnelReady] {
         dialled.writer.send(frame).unwrap();
@@ -153,6 +154,7 @@ async fn a_cancelled_read_loses_nothing() {
     let (dialled, mut accepted) = session().await;
     let frame = Frame::DenyList {
         bytes: vec![5; MAX_DENY_LIST],
+        more: false,
     };
     for _ in 0..8 {
         dialled.writer.send(&frame).unwrap();
@@ -518,6 +520,7 @@ async fn a_peer_that_does_not_read_is_closed_and_holds_nobody_up() {
     let (dialled, mut accepted) = session().await;
     let frame = Frame::DenyList {
         bytes: vec![5; MAX_DENY_LIST],
+        more: false,
     };
     let begun = Instant::now();
     let error = loop {
