@@ -124,6 +124,7 @@ impl Server {
         check_folder(&options.dir)?;
         let lock = Lock::take(&options.dir)?;
         let store = open_store(&options.dir).await?;
+        let passphrase = options.passphrase_file.clone();
         let authority = Authority::load(&options.dir, passphrase, &store).await?;
         let domain = authority.trust_domain().clone();
         let registry = Registry::new(store, domain, authority.prefix_ranges().to_vec());
