@@ -171,3 +171,51 @@ fn remove(path: &Path) {
         tracing::warn!(%error, path = %path.display(), "a kept SVID is not removed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_on_a_disk_and_the_reason_is_said() {
+        // The root of a machine is no memory file system, or this one cannot be tested on.
+        let disk = tempfile::tempdir_in("/var/tmp").unwrap();
+        let kind = statfs(disk.path()).unwrap().filesystem_type();
+        if kind == TMPFS_MAGIC || kind == RAMFS_MAGIC {
+            eprintln!("SKIPPED: /var/tmp is in memory here");
+            return;
+        }
+        let folder = disk.path().join("svids");
+        let (keep, problem) = Keep::open(&folder);
+        assert!(keep.folder.is_none());
+        assert!(problem.unwrap().contains("memory file system"));
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn a_folder_that_others_may_enter_is_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(memory.path(), open).unwrap();
+        let (keep, problem) = Keep::open(memory.path());
+        assert!(keep.folder.is_none() && problem.is_some());
+    }
+
+    #[test]
+    fn files_that_make_no_sense_are_removed_and_hold_nothing_up() {
+        use handfast_ca::bundle::TrustBundle;
+        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let folder = memory.path().join("svids");
+        let (keep, problem) = Keep::open(&folder);
+        assert_eq!(problem, None);
+        std::fs::write(folder.join("a.pem"), "").unwrap();
+        std::fs::write(folder.join("b.pem"), "{}\nrubbish").unwrap();
+        std::fs::write(folder.join("c.new-1"), [0xff; 100]).unwrap();
+        let domain = spiffe::TrustDomain::new("example.org").unwrap();
+        let bundle = TrustBundle::new(domain, 1, []).unwrap();
+        let verifier = Verifier::new(bundle, handfast_ca::deny::DenyList::empty());
+        assert!(keep.load(&verifier, 0).is_empty());
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    }
+}

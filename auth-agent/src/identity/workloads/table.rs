@@ -379,3 +379,7 @@ impl Table {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;
