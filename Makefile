@@ -28,7 +28,7 @@ test-kernels:
 lint:
 	@scripts/lint.sh
 
-# MINUTES, 60 unless told
+# MINUTES, 60 unless told; HISTORIES a round, 20,000 unless told
 soak:
 	@scripts/soak.sh $(MINUTES)
 

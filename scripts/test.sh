@@ -35,6 +35,9 @@ summary() {
 cargo build --locked --workspace --bins
 cargo test --locked --workspace --no-fail-fast -- --show-output 2>&1 | summary
 
+step "bugs that are planted are found"
+cargo test --locked --quiet -p handfast-agent --features planted-bugs --test core_simulation planted
+
 step "the demo"
 scripts/demo.sh --json >"$target/demo.json" || {
     cat "$target/demo.json"

@@ -3,6 +3,7 @@
 //! Recorded only when the peer's proof has been verified in the live session and the peer has accepted ours
 //! there (safety property 1). A pair ends with the earlier of both proof SVIDs, or at policy's maximum age.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::event::Policy;
@@ -156,14 +157,19 @@ impl Core {
 
     pub(super) fn expire_pairs(&mut self) {
         let now = self.now.boot;
-        let expired: Vec<PairKey> = self
+        let expired: BTreeSet<PairKey> = self
             .pairs
             .iter()
             .filter(|(_, pair)| pair.expires <= now)
             .map(|(key, _)| *key)
             .collect();
-        for key in expired {
-            self.remove_pairs(|other| *other == key);
+        self.remove_all(&expired);
+    }
+
+    /// In one pass, however many they are.
+    fn remove_all(&mut self, keys: &BTreeSet<PairKey>) {
+        if !keys.is_empty() {
+            self.remove_pairs(|key| keys.contains(key));
         }
     }
 
@@ -196,7 +202,7 @@ impl Core {
     /// Policy has changed: pairs that it no longer wants go, those that it wants now come.
     pub(super) fn policy_changed(&mut self, policy: Policy) {
         self.policy = Some(policy);
-        let unwanted: Vec<PairKey> = self
+        let unwanted: BTreeSet<PairKey> = self
             .pairs
             .keys()
             .filter(|key| {
@@ -206,9 +212,7 @@ impl Core {
             })
             .copied()
             .collect();
-        for key in unwanted {
-            self.remove_pairs(|other| *other == key);
-        }
+        self.remove_all(&unwanted);
         self.pair_everything();
     }
 
@@ -223,7 +227,7 @@ impl Core {
             let Some(live) = self.session(number) else {
                 continue;
             };
-            let remotes: std::collections::BTreeSet<IdentityNumber> =
+            let remotes: BTreeSet<IdentityNumber> =
                 live.proven.values().map(|proven| proven.identity).collect();
             for remote in remotes {
                 self.answer(number, remote);

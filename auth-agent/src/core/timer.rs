@@ -1,5 +1,6 @@
 //! Time: every due thing is done before the event that comes with the time, in the order in which it was due.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::types::{IdentityNumber, Now, PeerNumber};
@@ -138,11 +139,12 @@ impl Core {
 
     /// Identities that nothing mentions lose their number for good.
     fn forget_identities(&mut self) {
+        let mentioned = self.mentioned();
         let unused: Vec<IdentityNumber> = self
             .numbers
             .iter()
             .map(|(number, _)| number)
-            .filter(|number| !self.mentioned(*number))
+            .filter(|number| !mentioned.contains(number))
             .collect();
         for number in unused {
             self.numbers.forget(number);
@@ -151,19 +153,17 @@ impl Core {
         }
     }
 
-    fn mentioned(&self, number: IdentityNumber) -> bool {
-        self.mine.contains_key(&number)
-            || self.bearers.contains_key(&number)
-            || self
-                .rests
-                .values()
-                .any(|rest| rest.identity == Some(number))
-            || self.peers.values().any(|peer| {
-                peer.announced.values().any(|a| a.identity == number)
-                    || peer.remotes.values().any(|r| r.identity == number)
-                    || peer.live.as_ref().is_some_and(|live| {
-                        live.proven.values().any(|proven| proven.identity == number)
-                    })
-            })
+    fn mentioned(&self) -> BTreeSet<IdentityNumber> {
+        let here = self.mine.keys().chain(self.bearers.keys()).copied();
+        let rests = self.rests.values().filter_map(|rest| rest.identity);
+        let there = self.peers.values().flat_map(|peer| {
+            let proven = peer.live.iter().flat_map(|live| live.proven.values());
+            let announced = peer.announced.values().map(|a| a.identity);
+            let remotes = peer.remotes.values().map(|remote| remote.identity);
+            announced
+                .chain(remotes)
+                .chain(proven.map(|proven| proven.identity))
+        });
+        here.chain(rests).chain(there).collect()
     }
 }

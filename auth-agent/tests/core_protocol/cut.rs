@@ -1,5 +1,7 @@
 //! Revocation: one write first, everything else after it.
 
+use handfast_agent::core::DenyList;
+
 use super::*;
 
 #[test]
@@ -106,4 +108,61 @@ fn a_flood_of_deny_lists_is_a_violation() {
         ));
     }
     assert_eq!(closed(&effects), [(1, CloseReason::TooFast("deny-list"))]);
+}
+
+#[test]
+fn a_deny_list_larger_than_a_frame_is_passed_on_in_pieces_and_judged_whole() {
+    let mut bench = Bench::new();
+    bench.live(1, HIGHER, false);
+    let signed: Vec<u8> = (0..150_000_u32).map(|n| n.to_be_bytes()[3]).collect();
+    let list = DenyList {
+        number: 3,
+        signed: signed.clone(),
+        ..DenyList::default()
+    };
+    let effects = bench.feed(Event::DenyList(list.into()));
+    let pieces = sent(&effects, 1);
+    assert_eq!(pieces.len(), 3);
+    // What comes in pieces from a peer is one list again.
+    bench.live(2, LOWER, false);
+    let mut judged = Vec::new();
+    for piece in pieces {
+        let effects = bench.frame(2, piece.clone());
+        judged.extend(effects.into_iter().filter_map(|effect| match effect {
+            Effect::VerifyDenyList { signed, .. } => Some(signed),
+            _ => None,
+        }));
+    }
+    assert_eq!(judged, [signed]);
+}
+
+#[test]
+fn a_deny_list_without_end_is_a_violation() {
+    let mut bench = Bench::new();
+    bench.live(1, LOWER, false);
+    let piece = Frame::DenyList {
+        bytes: vec![1; 60 * 1024],
+        more: true,
+    };
+    let ended = (0..80).find(|_| !closed(&bench.frame(1, piece.clone())).is_empty());
+    assert_eq!(ended, Some(68), "four mebibytes and no more");
+}
+
+#[test]
+fn what_the_kernel_refused_is_not_confirmed_and_ends_the_connection() {
+    let mut bench = Bench::paired();
+    let peer = bench.peer(HIGHER);
+    let effects = bench.frame(
+        1,
+        Frame::Withdraw {
+            address: ip("10.122.0.1"),
+            generation: u64::MAX,
+        },
+    );
+    let removal = place(&effects, |e| matches!(e, Effect::RemoveRemote { .. }));
+    let confirmation = place(&effects, |e| e.confirms() == Some(ConnId(1)));
+    assert!(removal < confirmation);
+    assert!(effects[removal].refused().is_some());
+    let effects = bench.feed(Event::NotWritten { peer: Some(peer) });
+    assert_eq!(closed(&effects), [(1, CloseReason::NotWritten)]);
 }
