@@ -2,10 +2,11 @@
 
 use std::error::Error;
 
-const FILES: [&str; 6] = [
+const FILES: &[&str] = &[
     "proto/ca.proto",
     "proto/attest.proto",
     "proto/audit.proto",
+    "proto/backup.proto",
     "proto/federation.proto",
     "proto/operators.proto",
     "proto/rotation.proto",

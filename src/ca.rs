@@ -1,6 +1,11 @@
 //! `handfast ca`: make, run and look at the authority.
 
 mod audit;
+mod backup;
+mod init;
+mod restore;
+mod root;
+mod rotate;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -8,10 +13,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use handfast_ca::authority::{self, Setup};
 use handfast_ca::client::admin::{Admin, DEFAULT_SOCKET};
 use handfast_ca::server::{Options, Server};
-use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::metrics::{self, Metrics};
@@ -26,20 +29,7 @@ pub struct CaArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a CA: its root, its issuing CA and an empty registry; all of it, or nothing
-    #[command(
-        after_help = "Example:\n  handfast ca init --trust-domain example.org --prefix-range 10.0.0.0/8 --prefix-range fd00::/16"
-    )]
-    Init {
-        #[command(flatten)]
-        dir: Dir,
-        /// The name of the trust domain: SPIFFE IDs begin with spiffe://<NAME>/
-        #[arg(long, value_name = "NAME")]
-        trust_domain: String,
-        /// Nodes get the prefixes of their workloads out of these; give it again for more
-        #[arg(long, value_name = "CIDR", required = true)]
-        prefix_range: Vec<IpNet>,
-    },
+    Init(init::InitArgs),
     /// Serve agents (TLS) and operators (Unix socket) until SIGTERM or Ctrl-C
     Serve {
         #[command(flatten)]
@@ -54,6 +44,8 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:9751", value_name = "IP:PORT|off")]
         metrics: metrics::Place,
         #[command(flatten)]
+        passphrase: root::Passphrase,
+        #[command(flatten)]
         socket: CaSocket,
     },
     /// How the running CA is: keys, nodes, entries, alarms
@@ -64,6 +56,10 @@ enum Command {
         output: OutputArgs,
     },
     Audit(audit::AuditArgs),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
+    Rotate(rotate::RotateArgs),
+    Root(root::RootArgs),
 }
 
 /// The option that names the CA's folder.
@@ -92,40 +88,29 @@ impl CaSocket {
 /// Runs the command.
 pub async fn run(args: CaArgs) -> anyhow::Result<()> {
     match args.command {
-        Command::Init {
-            dir,
-            trust_domain,
-            prefix_range,
-        } => init(dir.dir, &trust_domain, prefix_range).await,
+        Command::Init(args) => init::run(args).await,
         Command::Serve {
             dir,
             listen,
             syslog,
             metrics,
+            passphrase,
             socket,
         } => {
             let options = Options {
                 syslog,
+                passphrase_file: passphrase.passphrase_file,
                 ..Options::new(dir.dir, listen, socket.admin_socket)
             };
             serve(&options, metrics).await
         }
         Command::Status { socket, output } => status(&socket, output).await,
         Command::Audit(args) => audit::run(args).await,
+        Command::Backup(args) => backup::run(args).await,
+        Command::Restore(args) => restore::run(args).await,
+        Command::Rotate(args) => rotate::run(args).await,
+        Command::Root(args) => root::run(args).await,
     }
-}
-
-async fn init(dir: PathBuf, trust_domain: &str, prefix_ranges: Vec<IpNet>) -> anyhow::Result<()> {
-    let setup = Setup::new(dir, authority::trust_domain(trust_domain)?, prefix_ranges);
-    let fingerprint = authority::init(&setup).await.context("no CA was made")?;
-    println!(
-        "made the CA of {} in {}",
-        setup.trust_domain,
-        setup.dir.display()
-    );
-    println!("root certificate: {fingerprint}");
-    println!("next: handfast ca serve --dir {}", setup.dir.display());
-    Ok(())
 }
 
 async fn serve(options: &Options, metrics: metrics::Place) -> anyhow::Result<()> {
@@ -181,6 +166,13 @@ async fn status(socket: &CaSocket, output: OutputArgs) -> anyhow::Result<()> {
         ("revocations", status.denials.to_string()),
         ("open tokens", status.tokens_open.to_string()),
         ("alarms", status.alarms.to_string()),
+        (
+            "recovery",
+            match status.recovery.as_str() {
+                "" => "none".to_owned(),
+                reason => reason.to_owned(),
+            },
+        ),
         ("sequence", status.sequence.to_string()),
     ];
     output.print(

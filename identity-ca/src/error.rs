@@ -121,6 +121,17 @@ pub enum Error {
     /// The store's database does not answer.
     #[error("the CA's store is away: {0}; nothing was changed, try again")]
     StoreAway(#[source] sqlx::Error),
+    /// A backup that cannot be used, or not written.
+    #[error("backup {}: {problem}", path.display())]
+    Backup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// Nothing is signed until a restored CA has heard from its agents.
+    #[error("{0}")]
+    Recovering(String),
     /// The store failed in another way.
     #[error("the CA's store: {0}")]
     Store(#[source] sqlx::Error),
@@ -196,7 +207,7 @@ impl Error {
             Self::Rejected(_) => Code::Unauthenticated,
             Self::Clock { .. } => Code::FailedPrecondition,
             Self::StoreFull => Code::ResourceExhausted,
-            Self::Audit(_) => Code::Unavailable,
+            Self::Audit(_) | Self::Recovering(_) => Code::Unavailable,
             Self::Refused { code, .. } => *code,
             Self::Unreachable { .. } | Self::StoreAway(_) => Code::Unavailable,
             _ => Code::Internal,

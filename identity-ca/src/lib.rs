@@ -16,8 +16,13 @@
 )]
 
 pub mod attest;
+// What tests share with those that see the crate from outside.
+#[cfg(test)]
+extern crate self as handfast_ca;
+
 pub mod audit;
 pub mod authority;
+pub mod backup;
 pub mod bundle;
 pub mod certificate;
 pub mod client;
@@ -79,6 +84,11 @@ mod test_clock {
 
     pub(crate) fn offset() -> i64 {
         OFFSET.get()
+    }
+
+    /// This thread's clock jumps, forward or back.
+    pub(crate) fn jump(seconds: i64) {
+        OFFSET.set(OFFSET.get() + seconds * 1000);
     }
 
     /// Runs `work` on a thread and runtime of its own, by a clock that is

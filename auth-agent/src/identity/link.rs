@@ -298,6 +298,18 @@ impl Task {
         }
     }
 
+    /// A CA that was restored asks who was revoked since its backup.
+    fn offer_deny_list(&self, client: &AgentClient) {
+        let (client, verifier) = (client.clone(), self.credentials.borrow().verifier.clone());
+        tokio::spawn(async move {
+            match client.offer_deny_list(verifier.deny_list()).await {
+                Ok(None) => tracing::info!("the restored CA has heard enough deny lists"),
+                Ok(Some(reason)) => tracing::info!(reason, "the CA has our deny list"),
+                Err(error) => tracing::warn!(%error, "our deny list was not taken"),
+            }
+        });
+    }
+
     /// One connection, from its first to its last byte.
     async fn connection(&mut self, tried: &mut usize) -> Left {
         let mut connection = match self.open().await {
@@ -318,6 +330,9 @@ impl Task {
             tokio::select! {
                 update = connection.updates.next() => match update {
                     Ok(Some(update)) => {
+                        if update.recovering {
+                            self.offer_deny_list(&connection.client);
+                        }
                         if self.events.send(FromCa::Update(Box::new(update))).await.is_err() {
                             return Left::Stopping;
                         }

@@ -139,6 +139,8 @@ pub struct Status {
     pub denials: u64,
     /// Join tokens that can still be used.
     pub tokens_open: u64,
+    /// Why nothing is signed now; empty if all is well.
+    pub recovery: String,
     /// Things that an operator should look into (a token used twice).
     pub alarms: u64,
 }
@@ -206,6 +208,7 @@ impl Admin {
             denials: status.denials,
             tokens_open: status.tokens_open,
             alarms: status.alarms,
+            recovery: status.recovery,
         })
     }
 

@@ -135,6 +135,16 @@ impl AgentClient {
         }))
     }
 
+    /// Shows a CA that was restored the newest deny list that this node has.
+    /// Gives what it still waits for; nothing, if it signs again.
+    pub async fn offer_deny_list(&self, list: &DenyList) -> Result<Option<String>, Error> {
+        let list: proto::SignedDenyList = prost::Message::decode(list.bytes())
+            .map_err(|error| Error::Protocol(format!("deny list: {error}")))?;
+        let reply = self.client.clone().offer_deny_list(bounded(list)).await;
+        let waits_for = reply.map_err(refused)?.into_inner().waits_for;
+        Ok(Some(waits_for).filter(|reason| !reason.is_empty()))
+    }
+
     /// [`AgentClient::acknowledge`] of a node whose SVIDs hang on nothing that
     /// is worth telling.
     pub async fn ack(&self, sequence: u64, problem: Option<&str>) -> Result<(), Error> {
@@ -232,6 +242,9 @@ pub struct Update {
     pub crls: Option<Vec<Vec<u8>>>,
     /// How far the servers' audit logs have come, signatures verified.
     pub audit_heads: Option<Vec<AuditHead>>,
+    /// The CA was restored from a backup and waits for deny lists:
+    /// [`AgentClient::offer_deny_list`].
+    pub recovering: bool,
     /// What of it could not be understood, and was left out.
     pub problems: Vec<String>,
 }
@@ -282,6 +295,7 @@ impl Updates {
         let entries = self.entries(update.entries, update.entry_changes)?;
         Ok(Some(Update {
             sequence: update.sequence,
+            recovering: update.recovering,
             ca_time_ms: update.now_ms,
             bundle,
             nodes: update.nodes.map(all).transpose()?,

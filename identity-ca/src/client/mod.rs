@@ -4,6 +4,7 @@ pub mod admin;
 mod agent;
 mod attest;
 mod audit;
+mod backup;
 #[cfg(test)]
 mod clock_tests;
 mod connect;

@@ -98,6 +98,28 @@ impl Registry {
         Ok(number)
     }
 
+    /// Puts other lines in the place of all: those of a list that the CA itself has signed.
+    pub(crate) async fn replace_denials(
+        &self,
+        change: &mut Change,
+        denials: &[Denial],
+    ) -> Result<(), Error> {
+        sqlx::query("DELETE FROM denials")
+            .execute(&mut **change)
+            .await?;
+        for denial in denials {
+            let (kind, text) = columns(&denial.subject);
+            sqlx::query("INSERT INTO denials VALUES ($1, $2, $3, $4)")
+                .bind(kind)
+                .bind(text)
+                .bind(&denial.reason)
+                .bind(int(denial.since_ms))
+                .execute(&mut **change)
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Gives the list a new number, so that it is signed and dated anew.
     pub(crate) async fn redate_denials(&self) -> Result<(), Error> {
         let mut change = self.store.begin().await?;

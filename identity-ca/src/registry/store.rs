@@ -160,6 +160,19 @@ impl Store {
         })
     }
 
+    /// Lists the names of all tables.
+    pub(crate) fn tables_statement(&self) -> &'static str {
+        match self.kind {
+            Kind::Sqlite => {
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
+            }
+            Kind::Postgres => {
+                "SELECT CAST(table_name AS TEXT) FROM information_schema.tables
+                 WHERE table_schema = current_schema()"
+            }
+        }
+    }
+
     /// Where it is, if other servers may share it.
     pub(super) fn url(&self) -> Option<&postgres::StoreUrl> {
         self.url.as_ref()

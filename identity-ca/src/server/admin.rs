@@ -50,6 +50,11 @@ impl Admin for Service {
             tokens_open,
             alarms,
             listen: self.state.address().to_string(),
+            recovery: self
+                .state
+                .recovery()
+                .map(|recovery| recovery.reason())
+                .unwrap_or_default(),
         }))
     }
 

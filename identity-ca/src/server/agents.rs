@@ -41,6 +41,7 @@ impl Agents for Service {
         request: Request<tonic::Streaming<proto::AttestRequest>>,
     ) -> Result<Response<Self::AttestStream>, Status> {
         let from = peer(&request)?.from;
+        self.state.recovered()?;
         super::attest::attest(&self.state, request.into_inner(), from).await
     }
 
@@ -50,6 +51,7 @@ impl Agents for Service {
     ) -> Result<Response<proto::IssueJwtReply>, Status> {
         let node = authenticated(&peer(&request)?)?;
         unexpired(&node)?;
+        self.state.recovered()?;
         super::jwt::issue(&self.state, &node, request.into_inner()).await
     }
 
@@ -105,6 +107,7 @@ impl Agents for Service {
             self.check_expired(&node, own_only).await?;
         }
         let since = Instant::now();
+        self.state.recovered()?;
         self.state.audit.ready().await?;
         let mut replies = Vec::with_capacity(request.requests.len());
         let mut acts = Vec::with_capacity(request.requests.len());
@@ -147,6 +150,16 @@ impl Agents for Service {
         )))
     }
 
+    async fn offer_deny_list(
+        &self,
+        request: Request<proto::SignedDenyList>,
+    ) -> Result<Response<proto::OfferDenyListReply>, Status> {
+        let node = authenticated(&peer(&request)?)?;
+        unexpired(&node)?;
+        admit(&self.state.now(), &node)?;
+        super::recovery::offer(&self.state, &node, request.into_inner()).await
+    }
+
     async fn acknowledge(
         &self,
         request: Request<proto::AcknowledgeRequest>,
@@ -183,6 +196,7 @@ impl Service {
         &self,
         request: proto::JoinRequest,
     ) -> Result<(proto::Bundle, Issued), Error> {
+        self.state.recovered()?;
         check_clocks(request.now_ms, now_ms())?;
         let key = CsrKey::read(&request.csr)?;
         let secret = Secret::from_wire(request.token);

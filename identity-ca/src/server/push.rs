@@ -77,6 +77,11 @@ impl Push {
                     let sent = self.sent.replace(snapshot.revisions);
                     let mut update = update(&snapshot, node, sent, self.entry_changes);
                     let heads = self.state.audit_head().into_iter().collect();
+                    if self.state.recovery().is_some() {
+                        // Ours may be older than what the agent has.
+                        update.deny_list = None;
+                        update.recovering = true;
+                    }
                     update.audit_heads = Some(proto::AuditHeads { heads });
                     if sent.is_none() || self.crls.has_changed().unwrap_or(false) {
                         let crls = self.crls.borrow_and_update().to_vec();

@@ -19,6 +19,7 @@ use super::heads::Heads;
 use crate::attest::Attestors;
 use crate::audit::Audit;
 use crate::authority::Authority;
+use crate::backup::recovery::Recovery;
 use crate::federation::FederationConfig;
 use crate::registry::{Registry, Snapshot};
 use crate::tls::certified;
@@ -38,6 +39,7 @@ pub(super) struct State {
     pub(super) fetcher: Fetcher,
     pub(super) heads: Heads,
     pub(super) crls: watch::Sender<Crls>,
+    pub(super) recovery: Mutex<Option<Recovery>>,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) certificate: Arc<OwnCertificate>,
     /// Wakes the runner of rotations.
@@ -62,6 +64,7 @@ impl State {
         admin_socket: PathBuf,
     ) -> Result<Arc<Self>, Error> {
         registry.redate_denials().await?;
+        let recovery = registry.recovery().await?;
         let snapshot = Snapshot::load(&registry, &authority, None).await?;
         let certificate = Arc::new(OwnCertificate::make(&authority)?);
         Ok(Arc::new(Self {
@@ -73,6 +76,7 @@ impl State {
             fetcher: Fetcher::default(),
             heads: Heads::default(),
             crls: watch::Sender::default(),
+            recovery: Mutex::new(recovery),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
             certificate,
             rotation: Notify::new(),

@@ -206,9 +206,21 @@ pub(super) async fn world(
         authorities: &state.authority.authorities(),
         applied: &applied,
         partners: state.federation_lead().unwrap_or_default(),
-        tokens: Duration::from_secs(state.authority.lifetimes().jwt),
+        tokens: tokens(state, rotation),
     };
     Ok(rotation.world(&facts, waited))
+}
+
+/// The longest life that a token of the old key may have.
+fn tokens(state: &State, rotation: &Rotation) -> Duration {
+    let usual = state.authority.lifetimes().jwt;
+    if rotation.plan.what != What::Jwt {
+        return Duration::from_secs(usual);
+    }
+    let longer = |ttl: Option<u32>| ttl.map(u64::from).filter(|ttl| *ttl > usual);
+    let entries = state.now().entries.list(|entry| longer(entry.jwt_ttl_seconds).is_some());
+    let longest = entries.iter().filter_map(|entry| longer(entry.jwt_ttl_seconds)).max();
+    Duration::from_secs(longest.unwrap_or(usual))
 }
 
 /// Takes a step, unless another server was faster.

@@ -1,0 +1,226 @@
+//! The file: written beside its place and renamed there, read as a whole before anything is done with it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{Context, SHA256};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::Header;
+use super::rows::Row;
+use crate::Error;
+use crate::audit::Hash;
+use crate::authority::SealedKey;
+
+/// A line is a row: a policy document is the longest (see the registry).
+const MAX_LINE: u64 = 8 << 20;
+/// 100,000 entries have 50 MB.
+const MAX_FILE: u64 = 4 << 30;
+
+/// The last line.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct End {
+    end: u64,
+    sha256: Hash,
+}
+
+/// A private key under the backup's passphrase.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyLine {
+    key: String,
+    pem: String,
+}
+
+/// Writes a backup; without [`Writer::finish`] nothing appears at its place.
+pub struct Writer {
+    place: PathBuf,
+    draft: PathBuf,
+    file: BufWriter<File>,
+    digest: Context,
+    lines: u64,
+    finished: bool,
+}
+
+impl Writer {
+    /// Begins a file that must not be there yet.
+    pub fn create(place: &Path) -> Result<Self, Error> {
+        if place.exists() {
+            return Err(problem(
+                place,
+                "is there already and was left as it is; give another name",
+            ));
+        }
+        let mut draft = place.as_os_str().to_owned();
+        draft.push(format!(".draft-{:016x}", rand::random::<u64>()));
+        let draft = PathBuf::from(draft);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&draft)
+            .map_err(Error::io("cannot create", &draft))?;
+        Ok(Self {
+            place: place.to_owned(),
+            draft,
+            file: BufWriter::new(file),
+            digest: Context::new(&SHA256),
+            lines: 0,
+            finished: false,
+        })
+    }
+
+    /// Takes whole lines, as the CA sends them.
+    pub fn write(&mut self, lines: &[u8]) -> Result<(), Error> {
+        self.digest.update(lines);
+        self.lines += lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.file
+            .write_all(lines)
+            .map_err(Error::io("cannot write", &self.draft))
+    }
+
+    /// Ends the file and puts it into its place. Gives its size in bytes.
+    pub fn finish(mut self) -> Result<u64, Error> {
+        let digest = self.digest.clone().finish();
+        let hash = <[u8; 32]>::try_from(digest.as_ref())
+            .map_err(|_| Error::Crypto("SHA-256 has 32 bytes".to_owned()))?;
+        let end = End {
+            end: self.lines,
+            sha256: Hash(hash),
+        };
+        let line = to_line(&end)?;
+        let failed = |error| Error::io("cannot write", &self.draft)(error);
+        self.file.write_all(line.as_bytes()).map_err(failed)?;
+        self.file.flush().map_err(failed)?;
+        self.file.get_ref().sync_all().map_err(failed)?;
+        fs::rename(&self.draft, &self.place).map_err(Error::io("cannot create", &self.place))?;
+        self.finished = true;
+        let folder = match self.place.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(Error::io("cannot write", folder))?;
+        let size = fs::metadata(&self.place).map_err(Error::io("cannot read", &self.place))?;
+        Ok(size.len())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.finished {
+            // What was not finished is of no use to anybody.
+            let _ = fs::remove_file(&self.draft);
+        }
+    }
+}
+
+/// Adds the keys in a CA's folder, each sealed by the passphrase in a file
+/// (which opens those that are sealed already). Gives how many there are.
+pub fn write_keys(to: &mut Writer, dir: &Path, passphrase_file: &Path) -> Result<usize, Error> {
+    let keys = SealedKey::all(dir, passphrase_file)?;
+    for key in &keys {
+        let line = KeyLine {
+            key: key.name.clone(),
+            pem: key.pem.clone(),
+        };
+        to.write(to_line(&line)?.as_bytes())?;
+    }
+    Ok(keys.len())
+}
+
+/// What a whole backup holds, row by row.
+pub(super) struct Content {
+    pub(super) header: Header,
+    pub(super) keys: Vec<SealedKey>,
+}
+
+/// Reads a backup from its first to its last byte, and hands out its rows. The caller must do nothing that lasts
+/// before this has returned: only the end says that the file is whole.
+pub(super) async fn read<F>(path: &Path, mut row: impl FnMut(Row) -> F) -> Result<Content, Error>
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    let bad = |problem: &str| self::problem(path, problem);
+    let file = File::open(path).map_err(Error::io("cannot open", path))?;
+    let length = file
+        .metadata()
+        .map_err(Error::io("cannot read", path))?
+        .len();
+    if length > MAX_FILE {
+        return Err(bad("is too long for a backup"));
+    }
+    let mut reader = BufReader::new(file);
+    let mut digest = Context::new(&SHA256);
+    let mut header: Option<Header> = None;
+    let mut keys = Vec::new();
+    // Keys are among the lines.
+    let mut line = Zeroizing::new(Vec::new());
+    for number in 0u64.. {
+        line.clear();
+        (&mut reader)
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut line)
+            .map_err(Error::io("cannot read", path))?;
+        let whole = line.strip_suffix(b"\n").ok_or_else(|| {
+            bad("is cut off: its last line is missing; take another backup. Nothing was restored")
+        })?;
+        let wrong = |error: serde_json::Error| bad(&format!("line {}: {error}", number + 1));
+        let Some(of) = &header else {
+            let first: Header = serde_json::from_slice(whole)
+                .map_err(|_| bad("is not a backup of a handfast CA"))?;
+            if first.handfast_backup != super::VERSION {
+                return Err(bad(&format!(
+                    "is of version {}, this program reads {}",
+                    first.handfast_backup,
+                    super::VERSION
+                )));
+            }
+            header = Some(first);
+            digest.update(&line);
+            continue;
+        };
+        if whole.starts_with(b"{\"end\"") {
+            let end: End = serde_json::from_slice(whole).map_err(wrong)?;
+            if digest.finish().as_ref() != end.sha256.0 || end.end != number {
+                return Err(bad(
+                    "was changed after it was written: its hash does not fit. Nothing was restored",
+                ));
+            }
+            return Ok(Content {
+                header: of.clone(),
+                keys,
+            });
+        }
+        digest.update(&line);
+        if whole.starts_with(b"{\"key\"") {
+            let key: KeyLine = serde_json::from_slice(whole).map_err(wrong)?;
+            keys.push(SealedKey {
+                name: key.key,
+                pem: key.pem,
+            });
+        } else {
+            row(serde_json::from_slice(whole).map_err(wrong)?).await?;
+        }
+    }
+    Err(bad("has no end"))
+}
+
+/// One JSON object and its end.
+pub(super) fn to_line(value: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(value)
+        .map(|line| line + "\n")
+        .map_err(|error| Error::Protocol(format!("backup: {error}")))
+}
+
+pub(super) fn problem(path: &Path, problem: &str) -> Error {
+    Error::Backup {
+        path: path.to_owned(),
+        problem: problem.to_owned(),
+    }
+}
