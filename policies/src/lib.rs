@@ -32,9 +32,11 @@
     )
 )]
 
+mod changed;
 mod compile;
 mod document;
 mod entry;
+mod file;
 mod local;
 mod matrix;
 mod model;
@@ -45,6 +47,7 @@ mod selector;
 mod set;
 pub mod tools;
 
+pub use changed::{Changed, ChangedFor};
 pub use entry::{Entry, NAMED_PORT, Pairing, Remote, Workload, lookup};
 pub use local::{LocalPolicy, Ruling};
 pub use matrix::{Closed, Matrix, Update};
@@ -53,4 +56,4 @@ pub use model::{
 };
 pub use ports::{PortPrefix, Ports, ports_to_prefixes};
 pub use read::{custom_resource_definition, json_schema, split};
-pub use set::{Changed, ChangedFor, Note, PolicySet, ReadError, Source};
+pub use set::{Note, PolicySet, ReadError, Source};

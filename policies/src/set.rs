@@ -9,11 +9,13 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Serialize;
 
+use crate::changed::Changed;
 use crate::document::{Document, Spec};
 use crate::entry::{Entry, Pairing, Remote, Workload};
+use crate::file::{File, Numbers};
 use crate::local::LocalPolicy;
-use crate::model::{Direction, Kind, PolicyInfo, RuleInfo, RuleRef};
-use crate::{pairing, read};
+use crate::model::{Direction, PolicyInfo, RuleInfo, RuleRef};
+use crate::pairing;
 
 /// A text with the name that errors call it by: a path, or `policy/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -76,15 +78,6 @@ pub struct PolicySet {
     rules: HashMap<RuleRef, (usize, usize)>,
     last_number: u32,
     cidrs: BTreeSet<IpNet>,
-}
-
-/// One source, read.
-#[derive(Debug)]
-struct File {
-    source: Source,
-    documents: Vec<Document>,
-    rules: Vec<(RuleRef, RuleInfo)>,
-    notes: Vec<Note>,
 }
 
 impl PolicySet {
@@ -289,135 +282,6 @@ impl PolicySet {
     /// What is read as it stands and may yet surprise.
     pub fn notes(&self) -> impl Iterator<Item = &Note> {
         self.files.iter().flat_map(|file| &file.notes)
-    }
-}
-
-/// What two versions of a set do not have in common.
-#[derive(Debug)]
-pub struct Changed<'a> {
-    specs: Vec<&'a Spec>,
-}
-
-impl Changed<'_> {
-    /// Whether nothing is different.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.specs.is_empty()
-    }
-
-    /// Whether any rule that is different speaks of the remote, for some workload of `home`'s trust domain.
-    pub(crate) fn speak_of(&self, home: &Workload, remote: &Remote) -> bool {
-        let mut rules = self.specs.iter().flat_map(|spec| &spec.rules);
-        rules.any(|rule| rule.matches(home, remote))
-    }
-
-    /// Whether what they say of this workload may be different, and for which remotes.
-    #[must_use]
-    pub fn of_workload<'a>(&'a self, local: &'a Workload) -> Option<ChangedFor<'a>> {
-        let specs = self.specs.iter().copied();
-        let specs: Vec<_> = specs.filter(|spec| spec.subject.matches(local)).collect();
-        (!specs.is_empty()).then_some(ChangedFor { local, specs })
-    }
-}
-
-/// What two versions of a set do not have in common about one workload.
-#[derive(Debug)]
-pub struct ChangedFor<'a> {
-    local: &'a Workload,
-    specs: Vec<&'a Spec>,
-}
-
-impl ChangedFor<'_> {
-    /// Whether the entries toward and from this remote may be different.
-    #[must_use]
-    pub fn concerns(&self, remote: &Remote) -> bool {
-        let mut rules = self.specs.iter().flat_map(|spec| &spec.rules);
-        rules.any(|rule| rule.matches(self.local, remote))
-    }
-}
-
-/// Hands out the numbers of rules.
-struct Numbers {
-    /// Those of rules that stood in sources which are read anew.
-    free: HashMap<Place, RuleRef>,
-    last: u32,
-}
-
-impl Numbers {
-    fn of(&mut self, rule: &RuleInfo) -> RuleRef {
-        self.free.remove(&rule.place()).unwrap_or_else(|| {
-            // Texts of 1 MiB, one a millisecond, would take weeks to get there; then rules share the last number.
-            self.last = self.last.saturating_add(1);
-            RuleRef(self.last)
-        })
-    }
-}
-
-/// What makes a rule the same one in the next version of its document.
-type Place = (Kind, Option<String>, String, String);
-
-impl RuleInfo {
-    fn place(&self) -> Place {
-        let namespace = self.namespace.clone();
-        (
-            self.kind,
-            namespace,
-            self.policy.clone(),
-            self.field.clone(),
-        )
-    }
-}
-
-impl File {
-    fn read(source: Source, numbers: &mut Numbers) -> Result<Self, Vec<ReadError>> {
-        let (mut documents, notes) = read::documents(&source.name, &source.text)?;
-        let mut rules = Vec::new();
-        for document in &mut documents {
-            for spec in &mut document.specs {
-                for rule in &mut spec.rules {
-                    let info = RuleInfo {
-                        kind: document.kind,
-                        namespace: document.namespace.clone(),
-                        policy: document.name.clone(),
-                        field: rule.field.clone(),
-                        file: source.name.clone(),
-                        line: rule.line,
-                        direction: rule.direction,
-                        verdict: rule.verdict,
-                        authentication: rule.auth,
-                        is_implied: rule.is_implied,
-                    };
-                    rule.number = numbers.of(&info);
-                    rules.push((rule.number, info));
-                }
-            }
-        }
-        Ok(Self {
-            source,
-            documents,
-            rules,
-            notes,
-        })
-    }
-}
-
-impl Document {
-    fn info(&self, file: &str) -> PolicyInfo {
-        let count = |direction| {
-            let rules = self.specs.iter().flat_map(|spec| &spec.rules);
-            rules
-                .filter(|rule| rule.direction == direction && !rule.is_implied)
-                .count()
-        };
-        PolicyInfo {
-            kind: self.kind,
-            namespace: self.namespace.clone(),
-            name: self.name.clone(),
-            ingress: count(Direction::Ingress),
-            egress: count(Direction::Egress),
-            file: file.to_owned(),
-            line: self.line,
-        }
     }
 }
 

@@ -181,6 +181,9 @@ impl Columns {
     }
 }
 
+/// An edge at one side of a node: the height that it comes from, its number, and whether the node calls.
+type Touch = (f64, usize, bool);
+
 /// Where each edge touches its two nodes: apart from the others there, sorted by where they come from.
 struct Sides {
     /// By edge: heights at its caller and at its callee.
@@ -197,7 +200,7 @@ impl Sides {
         let column = |node: usize| columns.column.get(node).copied().unwrap_or_default();
         let height = |place: usize| corners.get(place).map_or(0.0, |corner| corner.1);
         // By node and side: the edges there, with the height that each comes from.
-        let mut at: HashMap<(usize, bool), Vec<(f64, usize, bool)>> = HashMap::new();
+        let mut at: HashMap<(usize, bool), Vec<Touch>> = HashMap::new();
         for (number, edge) in graph.edges.iter().enumerate() {
             let ends = (edge.from.min(edge.to), edge.from.max(edge.to));
             let way = passing.get(&ends).map(Vec::as_slice).unwrap_or_default();
