@@ -6,6 +6,7 @@ mod init;
 mod restore;
 mod root;
 mod rotate;
+mod partners;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -45,6 +46,7 @@ enum Command {
         metrics: metrics::Place,
         #[command(flatten)]
         passphrase: root::Passphrase,
+        partners: partners::Partners,
         #[command(flatten)]
         socket: CaSocket,
     },
@@ -95,13 +97,15 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
             syslog,
             metrics,
             passphrase,
+            partners,
             socket,
         } => {
-            let options = Options {
+            let mut options = Options {
                 syslog,
                 passphrase_file: passphrase.passphrase_file,
                 ..Options::new(dir.dir, listen, socket.admin_socket)
             };
+            partners.apply(&mut options)?;
             serve(&options, metrics).await
         }
         Command::Status { socket, output } => status(&socket, output).await,

@@ -17,6 +17,7 @@ mod check;
 mod demo;
 mod endpoint;
 mod entry;
+mod federation;
 mod metrics;
 mod node;
 mod observe;
@@ -51,6 +52,7 @@ enum Command {
     Node(node::NodeArgs),
     Entry(entry::EntryArgs),
     Bundle(bundle::BundleArgs),
+    Federation(federation::FederationArgs),
     Revoke(revoke::RevokeArgs),
     Agent(agent::AgentArgs),
     Endpoint(endpoint::EndpointArgs),
@@ -105,6 +107,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Node(args) => node::run(args).await,
         Command::Entry(args) => entry::run(args).await,
         Command::Bundle(args) => bundle::run(args).await,
+        Command::Federation(args) => federation::run(args).await,
         Command::Revoke(args) => revoke::run(args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Endpoint(args) => endpoint::run(args).await,
