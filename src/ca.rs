@@ -3,10 +3,10 @@
 mod audit;
 mod backup;
 mod init;
+mod partners;
 mod restore;
 mod root;
 mod rotate;
-mod partners;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -46,6 +46,7 @@ enum Command {
         metrics: metrics::Place,
         #[command(flatten)]
         passphrase: root::Passphrase,
+        #[command(flatten)]
         partners: partners::Partners,
         #[command(flatten)]
         socket: CaSocket,

@@ -42,6 +42,11 @@ impl Ca {
 
     pub async fn serve_with(folder: TempDir, options: Options) -> Self {
         let server = Server::bind(&options).await.unwrap();
+        Self::run(folder, &options, server).await
+    }
+
+    /// Runs a server that is bound.
+    pub async fn run(folder: TempDir, options: &Options, server: Server) -> Self {
         let address = server.local_addr();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async {
