@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use handfast_ca::client::admin::NewEntry;
+
 use super::world::{Ca, LONG, Workload, ids};
 
 const NODES: usize = 20;
@@ -18,17 +20,11 @@ async fn an_entry_reaches_open_streams_soon_with_a_thousand_entries_and_twenty_a
         nodes.push(ca.join(&format!("node{number}"), number).await);
     }
     let making = Instant::now();
-    for number in 0..ENTRIES {
-        let mut order = super::world::entry(
-            &format!("filler/{number}"),
-            &format!("node{}", number % NODES),
-        );
-        // Workloads that do not run here.
-        order
-            .selectors
-            .push(format!("unix:path:/opt/filler/{number}"));
-        ca.admin.create_entry(&order).await.unwrap();
-    }
+    let orders: Vec<_> = (0..ENTRIES).map(filler).collect();
+    ca.admin
+        .import_entries(&orders, false, false)
+        .await
+        .unwrap();
     println!("{ENTRIES} entries made in {:.1?}", making.elapsed());
     let agents: Vec<_> = nodes.iter().map(super::world::Node::start).collect();
     let held = async {
@@ -75,6 +71,18 @@ async fn an_entry_reaches_open_streams_soon_with_a_thousand_entries_and_twenty_a
     // Not the goal (250 ms in release mode), but far from the 5 s of an agent that polls.
     let slowest = created.iter().chain(&deleted).max().unwrap();
     assert!(*slowest < Duration::from_secs(3), "{slowest:?}");
+}
+
+/// For workloads that do not run here.
+fn filler(number: usize) -> NewEntry {
+    let mut order = super::world::entry(
+        &format!("filler/{number}"),
+        &format!("node{}", number % NODES),
+    );
+    order
+        .selectors
+        .push(format!("unix:path:/opt/filler/{number}"));
+    order
 }
 
 fn print_spread(what: &str, times: &mut [Duration]) {

@@ -83,6 +83,79 @@ async fn an_identity_that_is_revoked_is_withdrawn_from_open_streams_and_comes_ba
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_changed_entry_changes_open_streams_hint_names_and_identity() {
+    let mut ca = Ca::start().await;
+    let node = ca.join("web1", 1).await;
+    let agent = node.start();
+    let mut workload = Workload::of(&agent).await;
+    let mut entry = ca.entry("web", "web1").await;
+    let before = workload.until_ids(&["web"]).await;
+
+    entry.hint = "blue".into();
+    let mut entry = ca.admin.update_entry(&entry).await.unwrap();
+    let state = workload
+        .until(|state| matches!(state, WorkloadState::Ready(now) if now.svids[0].hint == "blue"))
+        .await;
+    let hinted = super::world::material(&state);
+    assert_eq!(
+        before.svids[0].chain, hinted.svids[0].chain,
+        "nothing was signed for it"
+    );
+
+    entry.dns_names = vec!["web.example.org".into()];
+    let mut entry = ca.admin.update_entry(&entry).await.unwrap();
+    workload
+        .until(|state| {
+            matches!(state, WorkloadState::Ready(now) if now.svids[0].chain != before.svids[0].chain)
+        })
+        .await;
+
+    entry.spiffe_id = "spiffe://example.org/renamed".parse().unwrap();
+    ca.admin.update_entry(&entry).await.unwrap();
+    workload.until_ids(&["renamed"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_entries_with_one_hint_the_older_keeps_it() {
+    let mut ca = Ca::start().await;
+    let node = ca.join("web1", 1).await;
+    let agent = node.start();
+    let mut workload = Workload::of(&agent).await;
+    for path in ["first", "second"] {
+        let mut order = entry(path, "web1");
+        order.hint = "same".into();
+        ca.admin.create_entry(&order).await.unwrap();
+    }
+    let material = workload.until_ids(&["first", "second"]).await;
+    let hints: Vec<&str> = material
+        .svids
+        .iter()
+        .map(|svid| svid.hint.as_str())
+        .collect();
+    assert_eq!(hints, ["same", ""]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_revoked_by_serial_is_replaced_on_open_streams() {
+    use handfast_ca::model::Subject;
+    let mut ca = Ca::start().await;
+    let node = ca.join("web1", 1).await;
+    let agent = node.start();
+    let mut workload = Workload::of(&agent).await;
+    ca.entry("web", "web1").await;
+    let before = workload.until_ids(&["web"]).await;
+    let serial = agent.workloads().svids()[0].serial.clone();
+    let subject = Subject::Serial(serial.parse().unwrap());
+    ca.admin.revoke(&subject, "leaked").await.unwrap();
+    workload
+        .until(|state| {
+            matches!(state, WorkloadState::Ready(now) if now.svids[0].chain != before.svids[0].chain)
+        })
+        .await;
+    assert_ne!(agent.workloads().svids()[0].serial, serial);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_svid_of_an_entry_for_any_node_is_asked_for_by_the_first_workload_that_it_matches() {
     let mut ca = Ca::start().await;
     let node = ca.join("web1", 1).await;

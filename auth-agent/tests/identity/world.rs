@@ -30,6 +30,12 @@ pub struct Ca {
 
 impl Ca {
     pub async fn start() -> Self {
+        let folder = Self::init().await;
+        Self::serve(folder, 0).await
+    }
+
+    /// The folder of a new CA.
+    pub async fn init() -> Arc<TempDir> {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let setup = Setup::new(
             folder.path().join("ca"),
@@ -37,15 +43,15 @@ impl Ca {
             vec!["10.0.0.0/8".parse().unwrap()],
         );
         authority::init(&setup).await.unwrap();
-        Self::serve(folder, 0).await
+        folder
     }
 
     pub async fn serve(folder: Arc<TempDir>, port: u16) -> Self {
-        let options = Options::new(
-            folder.path().join("ca"),
-            SocketAddr::from(([127, 0, 0, 1], port)),
-            folder.path().join("ca.sock"),
-        );
+        let options = options(&folder, port);
+        Self::serve_with(folder, options).await
+    }
+
+    pub async fn serve_with(folder: Arc<TempDir>, options: Options) -> Self {
         let server = Server::bind(&options).await.unwrap();
         let address = server.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -96,6 +102,14 @@ impl Ca {
     pub async fn entry(&mut self, path: &str, node: &str) -> Entry {
         self.admin.create_entry(&entry(path, node)).await.unwrap()
     }
+}
+
+pub fn options(folder: &TempDir, port: u16) -> Options {
+    Options::new(
+        folder.path().join("ca"),
+        SocketAddr::from(([127, 0, 0, 1], port)),
+        folder.path().join("ca.sock"),
+    )
 }
 
 pub fn entry(path: &str, node: &str) -> NewEntry {
