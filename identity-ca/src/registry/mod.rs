@@ -64,6 +64,14 @@ impl Registry {
         self.store.url().map(Notices::new)
     }
 
+    /// The number of the last change, whoever made it.
+    pub(crate) async fn last_number(&self) -> Result<u64, Error> {
+        let last: i64 = sqlx::query_scalar("SELECT last FROM sequence")
+            .fetch_one(self.store.reader())
+            .await?;
+        Ok(uint(last))
+    }
+
     /// Something that an operator should look into. Kept, since a log line is
     /// easily missed.
     pub(crate) async fn alarm(&self, detail: &str) -> Result<(), Error> {

@@ -1,6 +1,8 @@
 //! Replacing roots, issuing CAs and JWT keys without stranding anybody: each step waits until all have confirmed the
 //! one before.
 
+#[cfg(test)]
+mod clock_tests;
 pub(crate) mod journal;
 pub(crate) mod plan;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::{AgentClient, Joined, NodeIdentity, SvidKind, SvidRequest, Update};
 use handfast_ca::deny::DenyList;
 use handfast_ca::verify::Verifier;
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::CertificateDer;
 use tokio::task::JoinHandle;
 
 pub type Chain = Vec<CertificateDer<'static>>;
@@ -221,9 +221,7 @@ pub fn issuer(chain: &Chain) -> String {
     data_encoding::HEXLOWER.encode(&sha256(&chain[1]))
 }
 
-pub fn now() -> UnixTime {
-    UnixTime::now()
-}
+pub(crate) use super::now;
 
 /// Waits for something that others do.
 pub async fn eventually(what: &str, mut is: impl FnMut() -> bool) {

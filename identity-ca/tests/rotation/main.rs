@@ -14,4 +14,10 @@ mod common;
 mod agent;
 mod crash;
 mod modes;
+mod servers;
 mod whole;
+
+/// Whoever moves clocks has another one.
+pub(crate) fn now() -> rustls_pki_types::UnixTime {
+    rustls_pki_types::UnixTime::now()
+}
