@@ -193,6 +193,7 @@ impl Process {
 
     /// Waits for its end; kills it and fails after `limit`.
     pub fn wait(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        let limit = super::wait::patience(limit);
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {

@@ -1,5 +1,6 @@
 //! Waiting that ends when the user wants out.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,12 +34,25 @@ pub fn pause(length: Duration) -> anyhow::Result<()> {
     }
 }
 
+/// How long to wait where a real machine gets `limit`. Inside an emulator the variable HANDFAST_SLOWNESS says how
+/// many times slower everything is.
+pub fn patience(limit: Duration) -> Duration {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    let times = TIMES.get_or_init(|| {
+        let told = std::env::var("HANDFAST_SLOWNESS").ok();
+        let told = told.and_then(|times| times.parse().ok());
+        told.unwrap_or(1).clamp(1, 100)
+    });
+    limit.saturating_mul(*times)
+}
+
 /// Asks until there is an answer; `what` names what is awaited in the error.
 pub fn until<T>(
     what: &str,
     limit: Duration,
     mut ask: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
+    let limit = patience(limit);
     let start = Instant::now();
     loop {
         if let Some(answer) = ask()? {
