@@ -73,9 +73,14 @@ fn asked(set: &PolicySet, source: Source) {
                 "an entry decides its own ports"
             );
         }
-        policy.ruling(&remote, Direction::Egress, Protocol::Icmp, 8);
+        let echo = policy.ruling(&remote, Direction::Egress, Protocol::Icmp, 8);
+        assert!(
+            echo.entry()
+                .is_none_or(|entry| entry.direction == Direction::Egress)
+        );
     }
-    check(set, &Inventory::default());
+    let findings = check(set, &Inventory::default());
+    assert!(findings.iter().all(|finding| !finding.message.is_empty()));
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {

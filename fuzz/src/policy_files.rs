@@ -23,7 +23,8 @@ pub fn run(data: &[u8]) {
     let set = PolicySet::default();
     if let Ok(cases) = Cases::read(&source).map_err(refused) {
         let outcomes = cases.run(&set, &cases.inventory);
-        junit(&[(source.name.clone(), outcomes)]);
+        let report = junit(&[(source.name.clone(), outcomes)]);
+        assert!(report.ends_with("</testsuites>\n"));
     }
     if let Ok(flows) = observed::read(&source, &inventory).map_err(refused) {
         let suggestion = suggest(&flows, &inventory, Proofs::Required).expect("YAML is written");
@@ -34,7 +35,7 @@ pub fn run(data: &[u8]) {
         PolicySet::read(vec![suggested]).expect("what is suggested is read");
         let graph = graph(&set, &inventory, Some(&flows), true);
         assert!(!html(&graph, text).contains("<script>alert"));
-        svg(&graph);
+        assert!(svg(&graph).ends_with("</svg>"));
     }
     for enforcer in [Enforcer::Cilium, Enforcer::Handfast] {
         if let Ok(migration) = migrate(std::slice::from_ref(&source), &inventory, Some(enforcer)) {

@@ -79,7 +79,10 @@ fn nesting_ends_at_a_level_and_not_at_the_end_of_the_stack() {
         let error = refused(text);
         // The parser has a bound of its own, and looks ahead in mappings.
         let bounded = ["nested deeper than 32 levels", "recursion limit exceeded"];
-        assert!(bounded.iter().any(|words| error.ends_with(words)), "{error}");
+        assert!(
+            bounded.iter().any(|words| error.ends_with(words)),
+            "{error}"
+        );
     }
 }
 
