@@ -86,7 +86,7 @@ fn a_mistake_is_named_with_file_line_and_column() {
     let error = fails(&["check", &path], 1);
     assert!(
         error.starts_with(&format!(
-            "{path}:13:22: spec.ingress[0].fromEntities[0]: unknown entity \"wrold\""
+            "{path}:15:22: spec.ingress[0].fromEntities[0]: unknown entity \"wrold\""
         )),
         "{error}"
     );
