@@ -7,6 +7,7 @@ mod partners;
 mod restore;
 mod root;
 mod rotate;
+mod server;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,10 +15,10 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use handfast_ca::client::admin::{Admin, DEFAULT_SOCKET};
 use handfast_ca::server::{Options, Server};
 use tokio::signal::unix::{SignalKind, signal};
 
+pub use crate::ca_socket::{CaSocket, SocketPath};
 use crate::metrics::{self, Metrics};
 use crate::output::{OutputArgs, timestamp};
 
@@ -38,6 +39,9 @@ enum Command {
         /// Where agents reach it; must lie outside of all nodes' prefixes
         #[arg(long, default_value = "0.0.0.0:7251", value_name = "IP:PORT")]
         listen: SocketAddr,
+        /// Where agents of all servers are told to find this one; what it listens on, if that is one address
+        #[arg(long, value_name = "HOST:PORT")]
+        advertise: Option<String>,
         /// Also send the audit log to the syslog collector at this socket (usually /dev/log)
         #[arg(long, value_name = "PATH")]
         syslog: Option<PathBuf>,
@@ -49,7 +53,7 @@ enum Command {
         #[command(flatten)]
         partners: partners::Partners,
         #[command(flatten)]
-        socket: CaSocket,
+        socket: SocketPath,
     },
     /// How the running CA is: keys, nodes, entries, alarms
     Status {
@@ -63,6 +67,7 @@ enum Command {
     Restore(restore::RestoreArgs),
     Rotate(rotate::RotateArgs),
     Root(root::RootArgs),
+    Server(server::ServerArgs),
 }
 
 /// The option that names the CA's folder.
@@ -73,21 +78,6 @@ struct Dir {
     dir: PathBuf,
 }
 
-/// The option of every command that asks the running CA.
-#[derive(Clone, Debug, Args)]
-pub struct CaSocket {
-    /// The CA's administrative socket
-    #[arg(long, env = "HANDFAST_CA_SOCKET", global = true, default_value = DEFAULT_SOCKET, value_name = "PATH")]
-    pub admin_socket: PathBuf,
-}
-
-impl CaSocket {
-    /// Opens a conversation.
-    pub async fn connect(&self) -> Result<Admin, handfast_ca::Error> {
-        Admin::connect(&self.admin_socket).await
-    }
-}
-
 /// Runs the command.
 pub async fn run(args: CaArgs) -> anyhow::Result<()> {
     match args.command {
@@ -95,6 +85,7 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
         Command::Serve {
             dir,
             listen,
+            advertise,
             syslog,
             metrics,
             passphrase,
@@ -103,6 +94,7 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
         } => {
             let mut options = Options {
                 syslog,
+                advertise,
                 passphrase_file: passphrase.passphrase_file,
                 ..Options::new(dir.dir, listen, socket.admin_socket)
             };
@@ -115,6 +107,7 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
         Command::Restore(args) => restore::run(args).await,
         Command::Rotate(args) => rotate::run(args).await,
         Command::Root(args) => root::run(args).await,
+        Command::Server(args) => server::run(args).await,
     }
 }
 

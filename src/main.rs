@@ -13,6 +13,7 @@ mod admin_socket;
 mod agent;
 mod bundle;
 mod ca;
+mod ca_socket;
 mod check;
 mod demo;
 mod endpoint;
@@ -21,6 +22,7 @@ mod federation;
 mod metrics;
 mod node;
 mod observe;
+mod operator;
 mod output;
 mod pair;
 mod policy;
@@ -48,6 +50,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Ca(ca::CaArgs),
+    Operator(operator::OperatorArgs),
     Token(token::TokenArgs),
     Node(node::NodeArgs),
     Entry(entry::EntryArgs),
@@ -103,6 +106,7 @@ fn log_to_stderr(command: &Command) {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Ca(args) => ca::run(args).await,
+        Command::Operator(args) => operator::run(args).await,
         Command::Token(args) => token::run(args).await,
         Command::Node(args) => node::run(args).await,
         Command::Entry(args) => entry::run(args).await,

@@ -1,7 +1,10 @@
 //! `handfast node`: the nodes of the registry.
 
+use anyhow::ensure;
 use clap::{Args, Subcommand};
-use handfast_ca::model::Node;
+use handfast_ca::NodeName;
+use handfast_ca::client::admin::Admin;
+use handfast_ca::model::{Node, NodeAct};
 
 use crate::ca::CaSocket;
 use crate::output::{OutputArgs, timestamp};
@@ -19,20 +22,87 @@ pub struct NodeArgs {
 enum Command {
     /// All nodes: what they may have, whether they have joined, what they have applied
     List {
+        /// Only nodes in this state: expected, joining, managed, evicted, banned or revoked
+        #[arg(long, value_name = "STATE")]
+        state: Option<String>,
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Put nodes out: each must attest again before it gets anything more
+    #[command(
+        after_help = "The node's certificate counts no more here; to its peers it does until it ends. To cut it from\nthem now, revoke it (`handfast revoke --node`), or ban it."
+    )]
+    Evict(Change),
+    /// Put nodes out for good: cut now by their peers, never to attest again until that is lifted
+    Ban(Change),
+    /// Lift bans: the nodes may attest again
+    Unban(Change),
+}
+
+#[derive(Debug, Args)]
+struct Change {
+    /// The nodes, all of them or, on an error, none
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<NodeName>,
+    /// Why; kept with the node and in the CA's audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Runs the command.
 pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
-    let Command::List { output } = args.command;
-    let nodes = args.socket.connect().await?.nodes().await?;
+    let mut admin = args.socket.connect().await?;
+    match args.command {
+        Command::List { state, output } => list(&mut admin, state.as_deref(), output).await,
+        Command::Evict(order) => change(&mut admin, NodeAct::Evict, order).await,
+        Command::Ban(order) => change(&mut admin, NodeAct::Ban, order).await,
+        Command::Unban(order) => change(&mut admin, NodeAct::Unban, order).await,
+    }
+}
+
+async fn change(admin: &mut Admin, act: NodeAct, order: Change) -> anyhow::Result<()> {
+    let (done, refused) = match act {
+        NodeAct::Evict => ("evicted", "evicted already"),
+        NodeAct::Ban => ("banned", "banned already"),
+        NodeAct::Unban => ("allowed to attest again", "not banned"),
+    };
+    if order.dry_run {
+        let nodes = admin.nodes().await?;
+        for name in &order.names {
+            let node = nodes.iter().find(|node| node.name == *name);
+            ensure!(
+                node.is_some(),
+                "there is no node {name}; nothing was changed"
+            );
+            let node = node.map(state).unwrap_or_default();
+            println!("{name} ({node}) would be {done}");
+        }
+        println!("nothing was changed");
+        return Ok(());
+    }
+    let names: Vec<String> = order.names.iter().map(ToString::to_string).collect();
+    if admin.change_nodes(act, &order.names, &order.reason).await? {
+        println!("{}: {done}", names.join(", "));
+    } else {
+        println!("{}: {refused}; nothing was changed", names.join(", "));
+    }
+    Ok(())
+}
+
+async fn list(admin: &mut Admin, wanted: Option<&str>, output: OutputArgs) -> anyhow::Result<()> {
+    let mut nodes = admin.nodes().await?;
+    if let Some(wanted) = wanted {
+        nodes.retain(|node| state(node) == wanted);
+    }
     output.print(
         &nodes,
         &[
             "NAME",
             "STATE",
+            "ATTESTED BY",
             "PREFIXES",
             "UNDERLAY",
             "APPLIED",
@@ -43,6 +113,11 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
             vec![
                 node.name.to_string(),
                 state(node).to_owned(),
+                if node.attestation.is_empty() {
+                    "-".to_owned()
+                } else {
+                    node.attestation.clone()
+                },
                 joined(&node.prefixes),
                 joined(&node.underlay),
                 node.acknowledged.to_string(),
@@ -54,12 +129,17 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
     )
 }
 
+/// In one word, the gravest first.
 fn state(node: &Node) -> &'static str {
-    match (node.revoked, node.joined_at_ms, node.managed) {
-        (true, _, _) => "revoked",
-        (false, None, _) => "expected",
-        (false, Some(_), false) => "joining",
-        (false, Some(_), true) => "managed",
+    match node {
+        node if node.banned => "banned",
+        node if node.revoked => "revoked",
+        node if node.evicted => "evicted",
+        Node {
+            joined_at_ms: None, ..
+        } => "expected",
+        Node { managed: false, .. } => "joining",
+        _ => "managed",
     }
 }
 

@@ -87,7 +87,10 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
                 let (operators, ..) = admin.operators().await?;
                 let found = operators.iter().find(|grant| grant.name == name);
                 let grant = found.ok_or_else(|| anyhow::anyhow!("there is no operator {name}"))?;
-                println!("{name} would lose the role of {}; nothing was changed", grant.role);
+                println!(
+                    "{name} would lose the role of {}; nothing was changed",
+                    grant.role
+                );
                 return Ok(());
             }
             admin.remove_operator(&name, &reason).await?;

@@ -1,8 +1,11 @@
 //! `handfast revoke`: cut now, on every node; listed, and reversible.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use handfast_ca::NodeName;
-use handfast_ca::model::{Serial, Subject};
+use handfast_ca::client::admin::Admin;
+use handfast_ca::model::{Node, Serial, Subject};
 
 use crate::ca::CaSocket;
 use crate::output::{OutputArgs, timestamp};
@@ -28,6 +31,9 @@ pub struct RevokeArgs {
     /// Say what would be done, and do nothing
     #[arg(long, conflicts_with = "list")]
     dry_run: bool,
+    /// Wait at most so long for the nodes to apply it, and say which have not
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    wait: Duration,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -65,7 +71,8 @@ pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
     let subject = args.whom.subject()?;
     let mut admin = args.socket.connect().await?;
     let Some(subject) = subject else {
-        let (_, denials) = admin.revocations().await?;
+        let (number, denials) = admin.revocations().await?;
+        eprintln!("{}", applied(&admin.nodes().await?, number));
         return args.output.print(
             &denials,
             &["SUBJECT", "SINCE", "REASON"],
@@ -97,10 +104,12 @@ pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
     }
     if args.undo {
         let number = admin.unrevoke(&subject, &reason).await?;
-        println!("{subject} is allowed again; deny list {number} is on its way to every node");
+        println!("{subject} is allowed again by deny list {number}");
+        follow(&mut admin, number, args.wait).await?;
     } else {
         let number = admin.revoke(&subject, &reason).await?;
-        println!("{subject} is revoked; deny list {number} is on its way to every node");
+        println!("{subject} is revoked by deny list {number}");
+        follow(&mut admin, number, args.wait).await?;
         if let Subject::SpiffeId(id) = &subject
             && !admin
                 .entries()
@@ -112,4 +121,43 @@ pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Waits until all nodes have applied a deny list, and says how far they are.
+async fn follow(admin: &mut Admin, number: u64, wait: Duration) -> anyhow::Result<()> {
+    let since = Instant::now();
+    loop {
+        let nodes = admin.nodes().await?;
+        let done = nodes
+            .iter()
+            .filter(|node| counts(node))
+            .all(|node| node.acknowledged >= number);
+        if done || since.elapsed() >= wait {
+            println!("{}", applied(&nodes, number));
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Nodes that are to apply a deny list.
+fn counts(node: &Node) -> bool {
+    node.joined_at_ms.is_some() && !node.revoked && !node.banned && !node.evicted
+}
+
+fn applied(nodes: &[Node], number: u64) -> String {
+    let (done, open): (Vec<&Node>, Vec<&Node>) = nodes
+        .iter()
+        .filter(|node| counts(node))
+        .partition(|node| node.acknowledged >= number);
+    let all = done.len() + open.len();
+    let names: Vec<String> = open.iter().map(|node| node.name.to_string()).collect();
+    match names.as_slice() {
+        [] => format!("deny list {number}: applied on all {all} nodes"),
+        names => format!(
+            "deny list {number}: applied on {} of {all} nodes; not yet on {}",
+            done.len(),
+            names.join(", ")
+        ),
+    }
 }

@@ -48,8 +48,12 @@ pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<NewEntry>> {
     let mut entries = Vec::new();
     for path in paths {
         let text = content(path)?;
-        let lines = parse(&text)
-            .with_context(|| format!("{}: no list of entries; nothing was imported", path.display()))?;
+        let lines = parse(&text).with_context(|| {
+            format!(
+                "{}: no list of entries; nothing was imported",
+                path.display()
+            )
+        })?;
         entries.extend(lines.into_iter().map(NewEntry::from));
     }
     Ok(entries)
@@ -58,22 +62,29 @@ pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<NewEntry>> {
 fn content(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     let read = if path == Path::new("-") {
-        std::io::stdin().take(MAX_FILE + 1).read_to_string(&mut text)
+        std::io::stdin()
+            .take(MAX_FILE + 1)
+            .read_to_string(&mut text)
     } else {
-        let file = std::fs::File::open(path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
+        let file =
+            std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         file.take(MAX_FILE + 1).read_to_string(&mut text)
     };
     let read = read.with_context(|| format!("cannot read {}", path.display()))?;
     if read as u64 > MAX_FILE {
-        bail!("{} is larger than 512 MiB; nothing was imported", path.display());
+        bail!(
+            "{} is larger than 512 MiB; nothing was imported",
+            path.display()
+        );
     }
     Ok(text)
 }
 
 /// JSON is read by its own reader: it is faster, and many exports are large.
 fn parse(text: &str) -> anyhow::Result<Vec<Line>> {
-    if text.trim_start().starts_with('[') && let Ok(lines) = serde_json::from_str(text) {
+    if text.trim_start().starts_with('[')
+        && let Ok(lines) = serde_json::from_str(text)
+    {
         return Ok(lines);
     }
     Ok(serde_norway::from_str(text)?)
@@ -155,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_field_that_is_not_known_is_an_error() {
-        let error = parse("- spiffe_id: spiffe://example.org/web\n  selectors: [netns:web]\n  ttl: 5\n");
+        let error =
+            parse("- spiffe_id: spiffe://example.org/web\n  selectors: [netns:web]\n  ttl: 5\n");
         assert!(error.unwrap_err().to_string().contains("ttl"));
     }
 }

@@ -6,6 +6,9 @@ use crate::certificate::NodeBinding;
 use crate::model::{NodeAct, Subject};
 use crate::{Error, NodeName, now_ms};
 
+/// How the reason of a denial begins that a ban has made.
+const BANNED: &str = "banned: ";
+
 impl Registry {
     /// Registers a node that has proved itself without a token, and lets it in.
     pub(crate) async fn attest<T>(
@@ -35,9 +38,6 @@ impl Registry {
         key_hash: &[u8; 32],
         sign: impl FnOnce(&NodeBinding) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        if self.denied(change, &Subject::Node(name.clone())).await? {
-            return Err(Error::Denied(format!("node {name} is revoked")));
-        }
         let banned: Option<(i64, String)> =
             sqlx::query_as("SELECT banned, reason FROM nodes WHERE name = $1")
                 .bind(name.as_str())
@@ -47,6 +47,9 @@ impl Registry {
             return Err(Error::Denied(format!(
                 "node {name} is banned ({reason}); `handfast node unban {name}` on the CA lifts that"
             )));
+        }
+        if self.denied(change, &Subject::Node(name.clone())).await? {
+            return Err(Error::Denied(format!("node {name} is revoked")));
         }
         let binding = self
             .binding(change, name)
@@ -104,19 +107,53 @@ impl Registry {
                 .execute(&mut *change)
                 .await?;
             changed += written.rows_affected();
-            if act == NodeAct::Ban {
-                // What was made for it before must not let it in later.
-                sqlx::query("UPDATE tokens SET void = 'its node was banned' WHERE node = $1 AND used_ms IS NULL")
-                    .bind(name.as_str())
-                    .execute(&mut *change)
-                    .await?;
+            match act {
+                NodeAct::Evict => {}
+                NodeAct::Ban => cut(&mut change, name, reason).await?,
+                NodeAct::Unban => heal(&mut change, name).await?,
             }
         }
         if changed == 0 {
             return Ok(None);
         }
+        if act != NodeAct::Evict {
+            change.number(Section::Deny).await?;
+        }
         let number = change.number(Section::Nodes).await?;
         change.commit().await?;
         Ok(Some(number))
     }
+}
+
+/// A ban stands on the deny list too, so that peers cut the node, and keep it
+/// cut whatever becomes of this store.
+async fn cut(change: &mut Change, name: &NodeName, reason: &str) -> Result<(), Error> {
+    sqlx::query(
+        "INSERT INTO denials VALUES ('node', $1, $2, $3) ON CONFLICT (kind, subject) DO NOTHING",
+    )
+    .bind(name.as_str())
+    .bind(format!("{BANNED}{reason}"))
+    .bind(int(now_ms()))
+    .execute(&mut **change)
+    .await?;
+    // What was made for it before must not let it in later.
+    sqlx::query(
+        "UPDATE tokens SET void = 'its node was banned' WHERE node = $1 AND used_ms IS NULL",
+    )
+    .bind(name.as_str())
+    .execute(&mut **change)
+    .await?;
+    Ok(())
+}
+
+/// Takes off the deny list what the ban has put there, and nothing else.
+async fn heal(change: &mut Change, name: &NodeName) -> Result<(), Error> {
+    sqlx::query(
+        "DELETE FROM denials WHERE kind = 'node' AND subject = $1 AND substr(reason, 1, 8) = $2",
+    )
+    .bind(name.as_str())
+    .bind(BANNED)
+    .execute(&mut **change)
+    .await?;
+    Ok(())
 }

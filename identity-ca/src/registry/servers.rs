@@ -76,8 +76,7 @@ impl Registry {
         change.commit().await
     }
 
-    /// Strikes a server off the list. If it still runs it comes back with its
-    /// next start.
+    /// Strikes a server off the list, with its issuing CA and its JWT key.
     pub(crate) async fn remove_server(&self, name: &str) -> Result<(), Error> {
         let mut change = self.store.begin().await?;
         let gone = sqlx::query("DELETE FROM servers WHERE name = $1")
@@ -90,6 +89,17 @@ impl Registry {
                 name: name.chars().take(64).collect(),
             });
         }
+        // What it signs with goes with it, and nobody waits for it any more.
+        sqlx::query("UPDATE authorities SET state = 'retired' WHERE server = $1")
+            .bind(name)
+            .execute(&mut *change)
+            .await?;
+        sqlx::query("DELETE FROM signers WHERE server = $1")
+            .bind(name)
+            .execute(&mut *change)
+            .await?;
+        change.number(Section::Bundle).await?;
+        change.number(Section::Retired).await?;
         change.number(Section::Servers).await?;
         change.commit().await
     }

@@ -225,6 +225,11 @@ impl Registry for Service {
         let by = self.state.operator(&request, Role::Admin)?;
         let proto::RemoveServerRequest { name, reason } = request.into_inner();
         check_reason(&reason)?;
+        if name == self.state.authority.server() {
+            return Err(Status::failed_precondition(
+                "this server does not remove itself: ask another one; nothing was changed",
+            ));
+        }
         let removed = {
             let name = name.clone();
             self.state
