@@ -105,3 +105,8 @@ fn policies_are_read_whole_or_refused_with_a_place() {
 fn the_tools_files_are_read_or_refused() {
     feed("policy_files", 20_000);
 }
+
+#[test]
+fn headers_mean_what_they_meant_with_another_authority() {
+    feed("authority", 200_000);
+}

@@ -13,6 +13,7 @@
 )]
 
 mod audit;
+mod authority;
 mod certificates;
 mod frames;
 mod packets;
@@ -46,6 +47,11 @@ pub const TARGETS: &[Target] = &[
         name: "audit",
         run: audit::run,
         seeds: audit::seeds,
+    },
+    Target {
+        name: "authority",
+        run: authority::run,
+        seeds: authority::seeds,
     },
     Target {
         name: "certificates",
