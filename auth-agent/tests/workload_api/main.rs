@@ -7,10 +7,12 @@
     clippy::indexing_slicing
 )]
 
+mod agent;
 mod hostile;
 mod jwt;
 mod python;
 mod rust_client;
+mod script;
 mod sds;
 mod support;
 mod x509;

@@ -22,6 +22,7 @@ use handfast_ca::client::admin::{Admin, NewEntry, TokenRequest};
 use handfast_ca::client::{self, AgentClient, SvidKind, SvidRequest};
 use handfast_ca::deny::DenyList;
 use handfast_ca::server::{Options, Server};
+use handfast_ca::token::JoinToken;
 use handfast_ca::verify::Verifier;
 use spiffe::{SpiffeId, TrustDomain};
 use tempfile::TempDir;
@@ -37,6 +38,8 @@ pub struct Ca {
     pub admin: Admin,
     pub agent: AgentClient,
     pub bundle: TrustBundle,
+    /// Where agents reach it.
+    pub address: String,
     _stop: oneshot::Sender<()>,
 }
 
@@ -59,16 +62,9 @@ impl Ca {
             let _ = stopped.await;
         }));
         let mut admin = Admin::connect(&socket).await.unwrap();
-        let order = TokenRequest {
-            node: "web1".parse().unwrap(),
-            prefixes: vec!["10.1.0.0/24".parse().unwrap()],
-            underlay: vec!["192.0.2.10".to_owned()],
-            ca_address: address.clone(),
-            ttl: Duration::from_secs(600),
-            joining: false,
-        };
-        let token = admin.create_token(&order).await.unwrap();
-        let joined = client::join(&token).await.unwrap();
+        let joined = client::join(&token(&mut admin, &address, "web1").await)
+            .await
+            .unwrap();
         let verifier = Verifier::new(joined.bundle.clone(), DenyList::empty());
         let agent = AgentClient::connect(&address, &verifier, &joined.identity)
             .await
@@ -78,8 +74,14 @@ impl Ca {
             admin,
             agent,
             bundle: joined.bundle,
+            address,
             _stop: stop,
         }
+    }
+
+    /// A node's token.
+    pub async fn token(&mut self, node: &str) -> JoinToken {
+        token(&mut self.admin, &self.address, node).await
     }
 
     /// An entry for `id`; gives back its key in the registry.
@@ -117,6 +119,18 @@ impl Ca {
             not_after: svid.not_after,
         })
     }
+}
+
+async fn token(admin: &mut Admin, address: &str, node: &str) -> JoinToken {
+    let order = TokenRequest {
+        node: node.parse().unwrap(),
+        prefixes: Vec::new(),
+        underlay: Vec::new(),
+        ca_address: address.to_owned(),
+        ttl: Duration::from_secs(600),
+        joining: false,
+    };
+    admin.create_token(&order).await.unwrap()
 }
 
 /// What the test gives to callers.
