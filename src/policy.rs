@@ -146,6 +146,12 @@ async fn apply(socket: &CaSocket, paths: &[PathBuf], dry_run: bool) -> anyhow::R
     let (sources, mut errors) = files::read(paths)?;
     errors.extend(PolicySet::read(sources.clone()).err().into_iter().flatten());
     refuse(&errors)?;
+    let read = PolicySet::read(sources.clone()).unwrap_or_default();
+    if let Some(rule) = read.by_icmp_type() {
+        bail!(
+            "{rule}: agents' gates do not tell ICMP messages apart: remove icmps; nothing was changed"
+        );
+    }
     let documents = documents::of(&sources)?;
     ensure!(
         !documents.is_empty(),

@@ -104,7 +104,12 @@ function show() {
   details();
 }
 
-function choose(node) { chosen = chosen === node ? null : node; show(); }
+function choose(node) {
+  chosen = chosen === node ? null : node;
+  show();
+  nodes.get(node).scrollIntoView({block: 'nearest', inline: 'nearest'});
+}
+
 nodes.forEach((e, i) => {
   e.addEventListener('click', () => choose(i));
   e.addEventListener('keydown', k => { if (k.key === 'Enter' || k.key === ' ') { k.preventDefault(); choose(i); } });
