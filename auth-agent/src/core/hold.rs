@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::planted::{Bug, planted};
-use super::types::{EndpointId, HoldKey, IdentityNumber, PeerNumber};
+use super::types::{Direction, EndpointId, HoldKey, IdentityNumber, PeerNumber};
 use super::{Alarm, Core, Discarded, Effect, PairKey};
 
 /// Packets that wait.
@@ -35,6 +35,11 @@ impl Core {
     fn add_hold(&mut self, key: HoldKey) -> bool {
         let until = self.now.boot + self.config.times.hold;
         let peer = self.peer_of(key.remote).filter(|p| *p != PeerNumber::LOCAL);
+        if key.direction == Direction::Ingress && !self.announces(peer, key) {
+            // Sent to whoever had the address before: it must not wait for whoever has it next.
+            self.discarded(key, Discarded::NotAnnounced);
+            return false;
+        }
         let (limit, share) = (self.config.limits.holds, self.config.limits.holds / 8);
         let of_endpoint = self.endpoints.get(&key.endpoint).map_or(0, |e| e.holds);
         let of_peer = peer
@@ -53,6 +58,20 @@ impl Core {
             peer.holds.insert(key);
         }
         true
+    }
+
+    /// Whether the far end can have meant this endpoint when it sent.
+    fn announces(&self, peer: Option<PeerNumber>, key: HoldKey) -> bool {
+        let Some(peer) = peer.and_then(|peer| self.peer(peer)) else {
+            return true;
+        };
+        let endpoint = self.endpoints.get(&key.endpoint);
+        let mut addresses = endpoint.iter().flat_map(|endpoint| &endpoint.addresses);
+        addresses.any(|address| {
+            let announced = peer.announced.get(address);
+            address.is_ipv4() == key.remote.is_ipv4()
+                && announced.is_some_and(|a| a.entry.endpoint == key.endpoint && !a.withdrawing())
+        })
     }
 
     fn forget_hold(&mut self, key: HoldKey) -> bool {
@@ -272,6 +291,9 @@ impl Core {
     }
 
     pub(super) fn discard_peer(&mut self, number: PeerNumber, reason: Discarded) {
+        if planted(Bug::HeldPacketOutlivesItsAddress) {
+            return;
+        }
         self.discard_where(reason, |_, _, hold| hold.peer == Some(number));
     }
 

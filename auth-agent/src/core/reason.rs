@@ -155,6 +155,9 @@ pub enum Discarded {
     /// The peer does not accept the announcement of our address.
     #[error("the peer does not accept our announcement")]
     AnnounceRefused,
+    /// It came in for an address that was not announced to its sender.
+    #[error("the address was not announced to the sender")]
+    NotAnnounced,
     /// The local endpoint is gone or has become another.
     #[error("the endpoint is gone")]
     EndpointGone,

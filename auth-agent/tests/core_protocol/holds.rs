@@ -1,5 +1,7 @@
 //! Holds: released last, dropped in time, never more than a share.
 
+use handfast_agent::core::{Direction, HoldKey};
+
 use super::*;
 
 #[test]
@@ -94,4 +96,20 @@ fn an_endpoint_without_identity_or_an_address_of_nobody_is_not_waited_for() {
         discards(&bench.hold(7, "10.122.0.1")),
         [Discarded::EndpointGone]
     );
+}
+
+#[test]
+fn what_comes_in_for_an_address_that_was_not_announced_waits_for_nobody() {
+    let mut bench = Bench::new();
+    bench.workload(1, "10.109.0.1", "web");
+    let key = HoldKey {
+        endpoint: EndpointId(1),
+        direction: Direction::Ingress,
+        remote: ip("10.122.0.1"),
+    };
+    let effects = bench.feed(Event::Held(key));
+    assert_eq!(discards(&effects), [Discarded::NotAnnounced]);
+    // Once the peer can have meant this endpoint, it waits like any other.
+    let mut bench = Bench::paired();
+    assert!(discards(&bench.feed(Event::Held(key))).is_empty());
 }

@@ -39,6 +39,8 @@ fn setup(seed: u64) -> Setup {
         setup.times = Times {
             session: SECOND * 240,
             renew: SECOND * 40,
+            // Longer than an address rests: what is held must not rely on that.
+            hold: SECOND * 10,
             ..Times::default()
         };
         setup.lifetime = 600;
