@@ -3,7 +3,7 @@
 use futures::TryStreamExt;
 use spiffe::TrustDomain;
 use sqlx::any::AnyRow;
-use sqlx::{Any, QueryBuilder, Row};
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::Error;
 use crate::convert::trust_domains;
@@ -79,6 +79,24 @@ impl Registry {
     }
 }
 
+/// In the order in which [`insert`] binds them.
+const COLUMNS: [&str; 14] = [
+    "id",
+    "spiffe_id",
+    "parent",
+    "selectors",
+    "labels",
+    "ttl",
+    "jwt_ttl",
+    "dns_names",
+    "hint",
+    "federates_with",
+    "created_ms",
+    "expires_ms",
+    "revision",
+    "changed",
+];
+
 /// Writes entries that are new, under the number `changed`.
 pub(super) async fn insert(
     change: &mut Change,
@@ -90,26 +108,37 @@ pub(super) async fn insert(
         for entry in chunk {
             rows.push((entry, Texts::of(entry)?));
         }
-        let mut insert = QueryBuilder::<Any>::new(
-            "INSERT INTO entries (id, spiffe_id, parent, selectors, labels, ttl, jwt_ttl, dns_names, hint, federates_with, created_ms, expires_ms, revision, changed) ",
+        // Numbered by us: the builder of queries for any database writes `?`,
+        // which PostgreSQL does not know.
+        let marks = |row: usize| {
+            let marks =
+                (1..=COLUMNS.len()).map(|column| format!("${}", row * COLUMNS.len() + column));
+            format!("({})", marks.collect::<Vec<_>>().join(", "))
+        };
+        let sql = format!(
+            "INSERT INTO entries ({}) VALUES {}",
+            COLUMNS.join(", "),
+            (0..rows.len()).map(marks).collect::<Vec<_>>().join(", ")
         );
-        insert.push_values(rows, |mut row, (entry, texts)| {
-            row.push_bind(entry.id.clone())
-                .push_bind(entry.spiffe_id.to_string())
-                .push_bind(texts.parent)
-                .push_bind(texts.selectors)
-                .push_bind(texts.labels)
-                .push_bind(entry.workload_ttl_seconds.map(i64::from))
-                .push_bind(entry.jwt_ttl_seconds.map(i64::from))
-                .push_bind(texts.dns_names)
-                .push_bind(entry.hint.clone())
-                .push_bind(texts.federates_with)
-                .push_bind(int(entry.created_at_ms))
-                .push_bind(entry.expires_at_ms.map(int))
-                .push_bind(int(entry.revision))
-                .push_bind(int(changed));
-        });
-        insert.build().execute(&mut **change).await?;
+        let mut insert = sqlx::query(AssertSqlSafe(sql));
+        for (entry, texts) in rows {
+            insert = insert
+                .bind(entry.id.clone())
+                .bind(entry.spiffe_id.to_string())
+                .bind(texts.parent)
+                .bind(texts.selectors)
+                .bind(texts.labels)
+                .bind(entry.workload_ttl_seconds.map(i64::from))
+                .bind(entry.jwt_ttl_seconds.map(i64::from))
+                .bind(texts.dns_names)
+                .bind(entry.hint.clone())
+                .bind(texts.federates_with)
+                .bind(int(entry.created_at_ms))
+                .bind(entry.expires_at_ms.map(int))
+                .bind(int(entry.revision))
+                .bind(int(changed));
+        }
+        insert.execute(&mut **change).await?;
     }
     Ok(())
 }
