@@ -12,6 +12,7 @@ use futures::Stream;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
 use super::Peer;
@@ -20,6 +21,8 @@ use super::limits::{Ledger, Place};
 
 /// After an accept that failed: descriptors may come back.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Who connects and says nothing for so long gives its place to others.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Makes the socket, for everybody (0666), in place of one that an earlier run left. It is never seen half made:
 /// who connects meanwhile reaches the old one or the new one.
@@ -92,6 +95,8 @@ pub(super) fn connections(
 pub(super) struct Connection {
     io: Filtered<UnixStream>,
     peer: Arc<Peer>,
+    /// Runs until the first word.
+    silence: Option<Pin<Box<Sleep>>>,
     _place: Place,
 }
 
@@ -109,6 +114,7 @@ impl Connection {
         Ok(Self {
             io: Filtered::new(socket),
             peer: Arc::new(peer),
+            silence: Some(Box::pin(tokio::time::sleep(SILENCE))),
             _place: place,
         })
     }
@@ -128,7 +134,15 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
+        let read = Pin::new(&mut self.io).poll_read(context, buffer);
+        if read.is_ready() {
+            self.silence = None;
+        } else if let Some(silence) = &mut self.silence
+            && silence.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 

@@ -7,7 +7,7 @@ use handfast_agent::workload_api::client::call;
 use handfast_agent::workload_api::proto::{
     JwtsvidRequest, ValidateJwtsvidRequest, X509svidRequest,
 };
-use handfast_agent::workload_api::{Limits, serve};
+use handfast_agent::workload_api::{Limits, WorkloadState, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tonic::Code;
@@ -91,6 +91,24 @@ async fn one_process_cannot_take_all_connections_or_streams() {
     streams.pop();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(calls.fetch_x509svid(call(X509svidRequest {})).await.is_ok());
+}
+
+/// Real time: the socket's readiness and a paused clock do not go together.
+#[tokio::test]
+async fn who_connects_and_says_nothing_is_hung_up_on() {
+    let (_ca, node, _) = ready().await;
+    let mut silent = UnixStream::connect(node.path()).await.unwrap();
+    let mut stream = node.x509().await;
+    next(&mut stream).await.unwrap();
+    let mut greeting = Vec::new();
+    let closed = silent.read_to_end(&mut greeting);
+    let closed = tokio::time::timeout(Duration::from_secs(15), closed).await;
+    // A reset is as good an end as any.
+    let _ = closed.expect("closed");
+    // Who has spoken may be silent for long.
+    node.desk.set(WorkloadState::NoIdentity);
+    let end = next(&mut stream).await.unwrap_err();
+    assert_eq!(end.code(), Code::PermissionDenied);
 }
 
 #[tokio::test]

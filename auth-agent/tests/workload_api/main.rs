@@ -8,6 +8,7 @@
 )]
 
 mod agent;
+mod fetch;
 mod hostile;
 mod jwt;
 mod python;
