@@ -10,12 +10,14 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::{Ca, options, setup};
 use handfast_ca::attest::{AttestationConfig, Rule, X509PopConfig};
 use handfast_ca::authority;
 use handfast_ca::bundle::{Fingerprint, TrustBundle, pem};
 use handfast_ca::client::{self, Attestation, CaTrust, X509Pop};
+use handfast_ca::model::NodeAct;
 use handfast_ca::server::Options;
 use handfast_ca::{Error, client::Joined};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, KeyUsagePurpose};
@@ -75,6 +77,12 @@ impl World {
 
     fn trust(&self) -> CaTrust {
         CaTrust::Root(TrustDomain::new("example.org").unwrap(), self.root)
+    }
+
+    async fn change(&mut self, act: NodeAct, reason: &str) {
+        let web1 = "web1".parse().unwrap();
+        let changed = self.ca.admin.change_nodes(act, &[web1], reason).await;
+        assert!(changed.unwrap());
     }
 
     async fn attest(&self, attestation: &dyn Attestation) -> Result<Joined, Error> {
@@ -246,5 +254,39 @@ async fn a_token_is_good_in_the_stream_too_and_works_once() {
     );
     words(world.attest(&token).await.unwrap_err(), &["used already"]);
     assert_eq!(world.ca.admin.status().await.unwrap().alarms, 1);
+    world.ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_evicted_attests_again_and_who_is_banned_never() {
+    let mut world = World::start().await;
+    let joined = world.attest(&world.device).await.unwrap();
+    let agent = world.ca.connect(&joined).await.unwrap();
+    let mut updates = agent.updates().await.unwrap();
+    common::next(&mut updates).await;
+    world.change(NodeAct::Evict, "lost").await;
+    let ended = tokio::time::timeout(Duration::from_secs(2), async {
+        while let Ok(Some(_)) = updates.next().await {}
+    });
+    ended.await.expect("its stream ends");
+    let refused = async { world.ca.connect(&joined).await?.updates().await };
+    assert!(
+        refused.await.is_err(),
+        "its old certificate is worth nothing"
+    );
+    let again = world.attest(&world.device).await.unwrap();
+    world
+        .ca
+        .connect(&again)
+        .await
+        .unwrap()
+        .updates()
+        .await
+        .unwrap();
+    world.change(NodeAct::Ban, "stolen").await;
+    words(
+        world.attest(&world.device).await.unwrap_err(),
+        &["banned", "stolen"],
+    );
     world.ca.stop().await;
 }

@@ -84,11 +84,13 @@ impl World {
     }
 }
 
+type Answer = fn(&Device, Vec<u8>) -> Result<Vec<u8>, Error>;
+
 /// A machine with a certificate; it answers rightly unless told otherwise.
 struct Device {
     chain: Vec<Vec<u8>>,
     key: KeyPair,
-    answer: fn(&Self, Vec<u8>) -> Result<Vec<u8>, Error>,
+    answer: Answer,
     asked: usize,
 }
 
@@ -168,7 +170,7 @@ async fn who_holds_the_key_of_a_certificate_is_the_node_that_it_names() {
 #[tokio::test]
 async fn an_answer_with_another_key_or_for_another_thing_is_refused() {
     let world = World::new();
-    let wrong: [fn(&Device, Vec<u8>) -> Result<Vec<u8>, Error>; 7] =
+    let wrong: [Answer; 7] =
         [
             |_, challenge| {
                 Device::of(&device_ca(), &rcgen::PKCS_ECDSA_P256_SHA256, &|_| {})

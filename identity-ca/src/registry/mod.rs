@@ -26,7 +26,7 @@ use spiffe::TrustDomain;
 use crate::Error;
 
 pub(crate) use self::entries::{EntryOrder, Imported, parent_of};
-pub(crate) use self::federations::{Federations, Fetched};
+pub(crate) use self::federations::Fetched;
 pub(crate) use self::nodes::{NodeOrder, session_address};
 pub(crate) use self::operators::{Operators, Who};
 pub(crate) use self::policies::PolicyOrder;

@@ -3,6 +3,8 @@
 //! Everything is asked of the end-entity certificate, which is the first of
 //! the chain and the only one whose key the peer has proven.
 
+#[cfg(test)]
+mod conformance;
 mod domains;
 mod rules;
 #[cfg(test)]

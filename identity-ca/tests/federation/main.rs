@@ -32,6 +32,8 @@ use side::{HINT, Side, WebPki, Workload, issuer};
 const OURS: &str = "example.org";
 const THEIRS: &str = "partner.example";
 
+type Change<'a> = &'a dyn Fn(&mut NewFederation);
+
 async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut look: impl FnMut() -> F,
@@ -184,7 +186,7 @@ async fn f2_what_a_relationship_needs_is_asked_for() {
         bundle: Some(theirs.bundle().await),
     };
     let other = ours.bundle().await;
-    let bad: [(&dyn Fn(&mut NewFederation), &[&str]); 7] = [
+    let bad: [(Change<'_>, &[&str]); 7] = [
         (&|new| new.bundle = None, &["--bundle", "recognise"]),
         (
             &|new| new.bundle = Some(other.clone()),
