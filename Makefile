@@ -21,7 +21,7 @@ test:
 	@scripts/test.sh
 
 # Inside Debian's cloud kernels, in an emulator. KERNELS="6.1 6.12 7.2", SHORT=1
-# without the end-to-end tests, SUITES=pattern
+# for some minutes' worth, SUITES=pattern, DEMO=1 for the demo too
 test-kernels:
 	@scripts/test-kernels.sh
 
