@@ -7,7 +7,7 @@ use super::event::{Connected, PeerNode};
 use super::peer::{Bucket, Ends, Grants, Greeting, Peer, Said, Session, Standing, Tunnel};
 use super::types::{ConnId, PeerNumber};
 use super::{Alarm, CloseReason, Core, Effect};
-use crate::wire::{BootId, Frame, Hello};
+use crate::wire::{Frame, Hello};
 
 /// The protocol's version, and the oldest that still works.
 const VERSION: u32 = 1;

@@ -163,7 +163,7 @@ impl World {
             // Encrypted at once for the entry that the receiver had, or staged until there was one.
             let staged = self.instance(packet.from_node, receiver) == Some(here);
             let sent = there == Some(tunnel.instance);
-            if there.is_some() && !sent || !staged && !sent {
+            if !sent && (there.is_some() || !staged) {
                 return self.lose("another tunnel");
             }
         }
@@ -253,10 +253,5 @@ impl World {
                 self.send(from, endpoint, destination);
             }
         }
-    }
-
-    /// So long that whatever is under way has arrived, and a hold is over.
-    pub fn settle_down(&mut self) {
-        self.run(Duration::from_secs(4));
     }
 }

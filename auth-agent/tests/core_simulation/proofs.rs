@@ -242,28 +242,36 @@ impl Minted {
 }
 
 /// One for each serial, made when first needed and shared by all histories of this process.
-static POOL: Mutex<(Vec<Arc<Minted>>, BTreeMap<Vec<u8>, u64>)> =
-    Mutex::new((Vec::new(), BTreeMap::new()));
+struct Pool {
+    minted: Vec<Arc<Minted>>,
+    serials: BTreeMap<Vec<u8>, u64>,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    minted: Vec::new(),
+    serials: BTreeMap::new(),
+});
 
 pub fn minted(serial: u64) -> Arc<Minted> {
     let mut pool = POOL.lock().unwrap();
-    while pool.0.len() as u64 <= serial {
+    while pool.minted.len() as u64 <= serial {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let params = CertificateParams::new(Vec::new()).unwrap();
         let certificate = params.self_signed(&key).unwrap().der().clone();
-        let serial = pool.0.len() as u64;
-        pool.1.insert(certificate.to_vec(), serial);
+        let serial = pool.minted.len() as u64;
+        pool.serials.insert(certificate.to_vec(), serial);
         let pkcs8 = key.serialize_der();
         let key = ProofKey::from_pkcs8(&pkcs8).unwrap();
-        pool.0.push(Arc::new(Minted {
+        pool.minted.push(Arc::new(Minted {
             certificate,
             key,
             pkcs8,
         }));
     }
-    pool.0[usize::try_from(serial).unwrap()].clone()
+    pool.minted[usize::try_from(serial).unwrap()].clone()
 }
 
 fn minted_as(certificate: &CertificateDer<'_>) -> Option<u64> {
-    POOL.lock().unwrap().1.get(certificate.as_ref()).copied()
+    let pool = POOL.lock().unwrap();
+    pool.serials.get(certificate.as_ref()).copied()
 }
