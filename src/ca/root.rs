@@ -34,14 +34,14 @@ enum Command {
     Prepare {
         /// Bring this root (PEM) instead of making one
         #[arg(long, value_name = "FILE")]
-        certificate: Option<PathBuf>,
+        root_certificate: Option<PathBuf>,
         /// Its private key (PEM), copied into the CA's folder; leave it out if it stays offline
-        #[arg(long, value_name = "FILE", requires = "certificate")]
-        key: Option<PathBuf>,
+        #[arg(long, value_name = "FILE", requires = "root_certificate")]
+        root_key: Option<PathBuf>,
         /// Its key signed by the present root (PEM, from `handfast ca root cross-sign`)
-        #[arg(long, value_name = "FILE", requires = "certificate")]
+        #[arg(long, value_name = "FILE", requires = "root_certificate")]
         cross_signed: Option<PathBuf>,
-        /// The CA's folder, for --key
+        /// The CA's folder, for --root-key
         #[arg(long, default_value = "/var/lib/handfast/ca", value_name = "DIR")]
         dir: PathBuf,
         #[command(flatten)]
@@ -140,7 +140,7 @@ enum Command {
     /// Take in the certificate (PEM) that answers a request
     Install {
         /// The certificate
-        certificate: PathBuf,
+        answer: PathBuf,
         /// The folder of a CA that has not served yet; without it the running CA takes it
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
@@ -174,8 +174,8 @@ pub async fn run(args: RootArgs) -> anyhow::Result<()> {
     match args.command {
         Command::List { socket, output } => list(&socket, output).await,
         Command::Prepare {
-            certificate,
-            key,
+            root_certificate,
+            root_key,
             cross_signed,
             dir,
             passphrase,
@@ -185,7 +185,7 @@ pub async fn run(args: RootArgs) -> anyhow::Result<()> {
             socket,
             output,
         } => {
-            let root = bring(certificate, key, cross_signed, &dir, passphrase)?;
+            let root = bring(root_certificate, root_key, cross_signed, &dir, passphrase)?;
             let order = NewRotation {
                 what: What::Root,
                 goal: Stage::Prepared,
@@ -248,10 +248,10 @@ pub async fn run(args: RootArgs) -> anyhow::Result<()> {
             write(&out, &root.cross_sign(&read(&certificate)?)?)
         }
         Command::Install {
-            certificate,
+            answer,
             dir,
             socket,
-        } => install(&read(&certificate)?, dir, &socket).await,
+        } => install(&read(&answer)?, dir, &socket).await,
     }
 }
 

@@ -246,7 +246,7 @@ async fn left_behind(
         if !key_here {
             say(
                 "root",
-                "the root's key is not in this CA's folder: bring a new root with `handfast ca root prepare --certificate`".to_owned(),
+                "the root's key is not in this CA's folder: bring a new root with `handfast ca root prepare --root-certificate`".to_owned(),
                 false,
             );
         }
@@ -284,7 +284,9 @@ fn steps(state: &State, what: What, compromised: bool, nodes: usize) -> Vec<Stri
     };
     let confirmed = match what {
         What::Issuing => "nobody has to know it before it signs".to_owned(),
-        _ => format!("{nodes} nodes and {servers} servers confirm that they know it{partners}"),
+        _ => format!(
+            "all nodes ({nodes}) and servers ({servers}) confirm that they know it{partners}"
+        ),
     };
     let tokens = state.authority.lifetimes().jwt;
     let gone = match what {
@@ -301,7 +303,7 @@ fn steps(state: &State, what: What, compromised: bool, nodes: usize) -> Vec<Stri
             "{}: from now on only the new one signs; agents replace at once what hangs on the old",
             Stage::Activated.name()
         ),
-        format!("{nodes} nodes confirm that nothing of theirs hangs on the old one"),
+        format!("all nodes ({nodes}) confirm that nothing of theirs hangs on the old one"),
         format!(
             "{}: the old one's private key is destroyed",
             Stage::Tainted.name()
