@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use handfast_ca::audit::AuditHead;
+use handfast_ca::audit::{AuditHead, Position};
 
 /// The newest head of each server.
 #[derive(Debug, Default)]
@@ -56,31 +56,89 @@ impl AuditHeads {
     /// The log has gone back or forked; the head before stays.
     pub fn take(&mut self, head: AuditHead) -> Result<bool, Tampered> {
         let server = head.server().to_owned();
-        if let Some(known) = self.0.get(&server) {
-            let (had, has) = (known.position(), head.position());
-            if had == has {
-                return Ok(false);
-            }
-            if has.entries == had.entries {
-                return Err(Tampered::Forked {
-                    server,
-                    line: has.entries,
-                });
-            }
-            // An older one may come late, by way of another server; only a newer one must not have fewer lines.
-            if has.entries < had.entries {
-                return if head.at_ms() > known.at_ms() {
-                    Err(Tampered::Shorter {
-                        server,
-                        had: had.entries,
-                        has: has.entries,
-                    })
-                } else {
-                    Ok(false)
-                };
-            }
+        let newer = match self.0.get(&server) {
+            Some(known) => follows(&server, seen(known), seen(&head))?,
+            None => true,
+        };
+        if newer {
+            self.0.insert(server, head);
         }
-        self.0.insert(server, head);
-        Ok(true)
+        Ok(newer)
+    }
+}
+
+/// Where a log stood, and when (unix milliseconds by its server's clock).
+type Seen = (Position, u64);
+
+fn seen(head: &AuditHead) -> Seen {
+    (head.position(), head.at_ms())
+}
+
+/// Does a head say more than the one that is known? False if it only repeats it, or comes late.
+fn follows(server: &str, known: Seen, head: Seen) -> Result<bool, Tampered> {
+    let ((had, had_at), (has, has_at)) = (known, head);
+    if has.entries > had.entries {
+        return Ok(true);
+    }
+    if has.entries == had.entries && has != had {
+        return Err(Tampered::Forked {
+            server: server.to_owned(),
+            line: has.entries,
+        });
+    }
+    // An older head may come late, by way of another server; only a newer one must not have fewer lines.
+    if has.entries < had.entries && has_at > had_at {
+        return Err(Tampered::Shorter {
+            server: server.to_owned(),
+            had: had.entries,
+            has: has.entries,
+        });
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(entries: u64, hash: &str, at_ms: u64) -> Seen {
+        let hash = hash.repeat(32).parse().unwrap();
+        (Position { entries, hash }, at_ms)
+    }
+
+    fn judge(known: Seen, head: Seen) -> Result<bool, Tampered> {
+        follows("ca", known, head)
+    }
+
+    #[test]
+    fn a_log_that_grows_is_followed_and_one_that_repeats_itself_is_not_kept_again() {
+        assert_eq!(judge(at(5, "aa", 10), at(6, "bb", 11)), Ok(true));
+        assert_eq!(judge(at(5, "aa", 10), at(5, "aa", 99)), Ok(false));
+    }
+
+    #[test]
+    fn a_log_that_has_fewer_lines_than_before_was_cut_off() {
+        let shorter = judge(at(5, "aa", 10), at(4, "bb", 11)).unwrap_err();
+        assert_eq!(
+            shorter,
+            Tampered::Shorter {
+                server: "ca".into(),
+                had: 5,
+                has: 4
+            }
+        );
+    }
+
+    #[test]
+    fn a_head_that_comes_late_by_way_of_another_server_is_no_alarm() {
+        assert_eq!(judge(at(5, "aa", 10), at(4, "bb", 9)), Ok(false));
+    }
+
+    #[test]
+    fn another_line_in_the_place_of_one_that_was_seen_is_a_fork_however_old_it_says_it_is() {
+        for at_ms in [9, 10, 11] {
+            let forked = judge(at(5, "aa", 10), at(5, "bb", at_ms));
+            assert!(matches!(forked, Err(Tampered::Forked { line: 5, .. })));
+        }
     }
 }

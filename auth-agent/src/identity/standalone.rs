@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    AuditHeads, Beginning, Change, Credentials, Foreign, FromCa, IdentityError, Knowledge,
-    KnownEntry, Link, NodeStore, Reattest, Renewed, Svids, Workloads,
+    AuditHeads, Beginning, Change, Credentials, Foreign, FromCa, IdentityError, Knowledge, Link,
+    NodeStore, Reattest, Renewed, Svids, Workloads,
 };
 use crate::clock::Clock;
 
@@ -222,11 +222,11 @@ impl Loop {
             self.link.set_credentials(self.credentials.clone());
             change.verifier = Some(self.credentials.verifier.clone());
         }
-        if let Some(entries) = &update.entries {
-            self.knowledge.entries = entries.iter().map(KnownEntry::from).collect();
-        }
         let verifier = change.verifier.clone();
         self.workloads.apply(change);
+        if update.entries.is_some() {
+            self.knowledge.entries = self.workloads.entries();
+        }
         if let Some(retired) = update.retired {
             self.svids.retire(&retired);
             self.knowledge.retired = retired;

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use data_encoding::BASE64;
 use handfast_ca::audit::AuditHead;
@@ -51,8 +52,8 @@ pub struct Knowledge {
     pub sequence: u64,
     /// The nodes of the mesh.
     pub nodes: Vec<KnownNode>,
-    /// Entries that apply to this node.
-    pub entries: Vec<KnownEntry>,
+    /// Entries that apply to this node; shared with whoever serves by them.
+    pub entries: Vec<Arc<KnownEntry>>,
     /// The CA's policies, the last that could be read.
     pub policies: Vec<KnownPolicy>,
     /// Those of this node's own files, the last that could be read.

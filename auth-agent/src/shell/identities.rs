@@ -20,7 +20,7 @@ impl Agent {
         // Without any left, nobody has the properties of one that is gone.
         self.workloads.set_endpoints(endpoints.clone());
         for endpoint in &endpoints {
-            self.apply_endpoint(endpoint).await?;
+            self.apply_identity(endpoint).await?;
         }
         let wanted = self.wanted_entries();
         for gone in self.svids.retain(&wanted) {
@@ -40,7 +40,11 @@ impl Agent {
     /// Tells policy and core who an endpoint is.
     pub(super) async fn apply_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), RunError> {
         // Its processes may ask who they are from now on.
-        self.workloads.set_endpoints(self.endpoints.all().to_vec());
+        self.workloads.add_endpoint(endpoint.clone());
+        self.apply_identity(endpoint).await
+    }
+
+    async fn apply_identity(&mut self, endpoint: &Endpoint) -> Result<(), RunError> {
         let identity = self.identity_of(endpoint);
         let workload = identity.as_ref().map(workload).transpose()?;
         let changes = self.policy.set_endpoint(endpoint.id, workload);
@@ -62,7 +66,7 @@ impl Agent {
         })
     }
 
-    fn entry_of(&self, endpoint: &Endpoint) -> Option<&KnownEntry> {
+    fn entry_of(&self, endpoint: &Endpoint) -> Option<&Arc<KnownEntry>> {
         let mut entries = self.knowledge.entries.iter();
         entries.find(|entry| identity::matches(entry.selectors(), endpoint))
     }
@@ -71,7 +75,7 @@ impl Agent {
         let mut wanted = BTreeMap::new();
         for endpoint in self.endpoints.all() {
             if let Some(entry) = self.entry_of(endpoint) {
-                wanted.insert(entry.id.clone(), entry.clone());
+                wanted.insert(entry.id.clone(), KnownEntry::clone(entry));
             }
         }
         wanted.into_values().collect()

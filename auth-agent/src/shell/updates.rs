@@ -14,7 +14,7 @@ use super::agent::Agent;
 use crate::core::{self, Event, NodeInfo};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::identity::{
-    Change, Credentials, FromCa, IdentityError, KnownEntry, KnownNode, KnownPolicy, serial_bytes,
+    Change, Credentials, FromCa, IdentityError, KnownNode, KnownPolicy, serial_bytes,
 };
 
 /// What is in force, or known, but not everywhere where it must be. Tried again until it is.
@@ -141,8 +141,8 @@ impl Agent {
             self.knowledge.nodes = nodes.iter().map(known_node).collect();
             self.unsettled.nodes = true;
         }
-        if let Some(entries) = update.entries {
-            self.knowledge.entries = entries.iter().map(KnownEntry::from).collect();
+        if update.entries.is_some() {
+            self.knowledge.entries = self.workloads.entries();
             self.unsettled.entries = true;
         }
         if let Some(federated) = update.federated {

@@ -150,7 +150,6 @@ async fn a_node_with_a_certificate_of_its_own_comes_back_by_itself_after_an_evic
     };
     join(&method, &data, false).await.unwrap();
     let node = Node {
-        name: "web1".into(),
         data,
         memory: tempfile::tempdir_in("/dev/shm").unwrap(),
     };

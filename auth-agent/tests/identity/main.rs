@@ -9,6 +9,7 @@
 )]
 
 mod eviction;
+mod memory;
 mod outage;
 mod push;
 mod registry;

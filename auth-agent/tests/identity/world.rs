@@ -92,7 +92,6 @@ impl Ca {
         let joined = handfast_ca::client::join(&token).await.unwrap();
         store.save_joined(&token.ca_address, None, &joined).unwrap();
         Node {
-            name: name.to_owned(),
             data,
             memory: memory(),
         }
@@ -123,7 +122,6 @@ pub fn entry(path: &str, node: &str) -> NewEntry {
 
 /// A joined node that can be started.
 pub struct Node {
-    pub name: String,
     pub data: PathBuf,
     pub memory: TempDir,
 }

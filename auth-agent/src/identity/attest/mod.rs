@@ -43,6 +43,19 @@ impl Attestor {
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(endpoints);
     }
 
+    /// One more endpoint, or one that has changed.
+    pub fn add_endpoint(&self, endpoint: Endpoint) {
+        let mut endpoints = self
+            .endpoints
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let endpoints = Arc::make_mut(&mut *endpoints);
+        match endpoints.iter_mut().find(|known| known.id == endpoint.id) {
+            Some(known) => *known = endpoint,
+            None => endpoints.push(endpoint),
+        }
+    }
+
     /// What is true of `peer`. Blocks on the file system, and on the name service where names are asked for.
     ///
     /// # Errors

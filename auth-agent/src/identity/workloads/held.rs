@@ -8,6 +8,7 @@ use handfast_ca::model::Serial;
 use handfast_ca::verify::Verifier;
 use rustls_pki_types::UnixTime;
 
+use super::issuers;
 use crate::identity::{KnownEntry, authority_of, renew_at};
 use crate::workload_api::X509Svid;
 
@@ -63,7 +64,7 @@ impl Held {
             idle_since: now,
             svid: Arc::new(X509Svid {
                 spiffe_id: verified.spiffe_id,
-                chain: svid.chain,
+                chain: issuers::shared(svid.chain),
                 key: key.to_pkcs8(),
                 hint: entry.hint.clone(),
                 not_after: svid.not_after,

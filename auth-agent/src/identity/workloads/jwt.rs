@@ -32,7 +32,7 @@ type Place = Arc<tokio::sync::Mutex<Option<Token>>>;
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     pub(super) jwt: IssuedJwt,
-    key_id: Arc<str>,
+    pub(super) key_id: Arc<str>,
 }
 
 /// What is remembered.
@@ -96,13 +96,13 @@ impl Jwts {
         Arc::clone(places.entry(key).or_default())
     }
 
-    /// Drops those that are over, and those that `keep` does not want (entry, key ID).
-    pub(super) fn retain(&self, now: u64, keep: impl Fn(&Arc<str>, &str) -> bool) {
+    /// Drops those that are over, and those that `keep` does not want (by their entry).
+    pub(super) fn retain(&self, now: u64, keep: impl Fn(&Arc<str>, &Token) -> bool) {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         places.retain(|key, place| match place.try_lock() {
             Ok(token) => token
                 .as_ref()
-                .is_some_and(|token| now < token.jwt.not_after && keep(&key.entry, &token.key_id)),
+                .is_some_and(|token| now < token.jwt.not_after && keep(&key.entry, token)),
             // Being fetched.
             Err(_) => true,
         });

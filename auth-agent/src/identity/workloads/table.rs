@@ -63,7 +63,7 @@ impl Table {
     /// Takes all entries anew. Returns the SVIDs that are dropped because their entries are gone.
     pub(super) fn set_entries(
         &mut self,
-        entries: impl IntoIterator<Item = KnownEntry>,
+        entries: impl IntoIterator<Item = Arc<KnownEntry>>,
         node: &str,
         now: u64,
     ) -> Vec<Arc<str>> {
@@ -75,8 +75,8 @@ impl Table {
         for entry in entries {
             // One that has not changed stays the one that it is: memory for one list only.
             let entry = match before.get(entry.id.as_str()) {
-                Some(known) if **known == entry => Arc::clone(known),
-                _ => Arc::new(entry),
+                Some(known) if *known == entry => Arc::clone(known),
+                _ => entry,
             };
             self.insert(entry);
         }
@@ -162,6 +162,11 @@ impl Table {
             .filter_map(|(_, id)| self.by_id.get_key_value(id))
             .map(|(id, _)| Arc::clone(id))
             .collect()
+    }
+
+    /// All entries, the oldest first.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<KnownEntry>> {
+        self.entries.values()
     }
 
     /// An entry.

@@ -49,7 +49,7 @@ fn held(entry: &KnownEntry, authority: &str, not_after: u64) -> Held {
 
 fn table(entries: &[KnownEntry]) -> Table {
     let mut table = Table::default();
-    table.set_entries(entries.to_vec(), NODE, 0);
+    table.set_entries(entries.iter().cloned().map(Arc::new), NODE, 0);
     table
 }
 
@@ -161,7 +161,7 @@ fn a_changed_entry_serves_the_old_identity_only_until_the_new_one_is_signed_or_a
     have(&mut table, &before, "ca", 1000, 0);
     let mut after = before.clone();
     after.spiffe_id = "spiffe://example.org/renamed".into();
-    table.set_entries([after.clone()], NODE, 10);
+    table.set_entries([Arc::new(after.clone())], NODE, 10);
     assert_eq!(due(&mut table, 10), ["e"]);
     assert!(matches!(table.standing("e", 10), Standing::Held(_)));
     assert!(table.changed_out(9 + CHANGING, 10 + CHANGING));
@@ -184,7 +184,7 @@ fn an_entry_that_the_ca_refuses_is_asked_for_again_at_once_when_it_changes() {
     assert!(matches!(table.standing("own", 0), Standing::Refused));
     assert!(due(&mut table, 1).is_empty());
     own.dns_names = vec!["web.example.org".into()];
-    table.set_entries([own], NODE, 1);
+    table.set_entries([Arc::new(own)], NODE, 1);
     assert!(matches!(table.standing("own", 1), Standing::Pending));
     assert_eq!(due(&mut table, 1), ["own"]);
 }
