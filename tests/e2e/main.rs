@@ -25,3 +25,4 @@ mod readme;
 mod same_node;
 mod support;
 mod tripwire;
+mod workload_api;
