@@ -33,8 +33,14 @@ pub(super) struct ExplainArgs {
     /// Ask this node's agent how the flow's session, announcement and pair stand, too
     #[arg(long)]
     proof: bool,
-    #[command(flatten)]
-    agent: AdminSocket,
+    /// The agent's administrative socket
+    #[arg(
+        long,
+        env = "HANDFAST_ADMIN_SOCKET",
+        default_value = "/run/handfast/admin.sock",
+        value_name = "PATH"
+    )]
+    agent_socket: PathBuf,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -69,7 +75,10 @@ pub(super) async fn run(args: &ExplainArgs, ca: &CaSocket) -> anyhow::Result<()>
             port: args.to.1,
             protocol: args.protocol.to_string(),
         };
-        Some(args.agent.ask::<VerifyReport>(&request).await?)
+        let agent = AdminSocket {
+            admin_socket: args.agent_socket.clone(),
+        };
+        Some(agent.ask::<VerifyReport>(&request).await?)
     } else {
         None
     };

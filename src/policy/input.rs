@@ -28,13 +28,13 @@ pub(super) struct WorkloadArgs {
 pub(super) struct LifelineArgs {
     /// Where agents reach the CA: refuse policies that would cut them from it
     #[arg(long, value_name = "ADDRESS:PORT")]
-    ca: Vec<SocketAddr>,
+    ca_address: Vec<SocketAddr>,
     /// Where the CA reaches its store: refuse policies that would cut it
-    #[arg(long, value_name = "ADDRESS:PORT", requires = "ca")]
-    store: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "ca_address")]
+    store_address: Vec<SocketAddr>,
     /// Name servers that agents ask: refuse policies that would cut them
     #[arg(long, value_name = "ADDRESS")]
-    dns: Vec<IpAddr>,
+    dns_address: Vec<IpAddr>,
 }
 
 impl WorkloadArgs {
@@ -75,7 +75,7 @@ impl LifelineArgs {
             port,
         };
         let mut needs = Vec::new();
-        for ca in &self.ca {
+        for ca in &self.ca_address {
             needs.push(need(
                 "agents reach the CA",
                 "host",
@@ -83,7 +83,7 @@ impl LifelineArgs {
                 ca.port(),
                 Protocol::Tcp,
             ));
-            for store in &self.store {
+            for store in &self.store_address {
                 let from = ca.ip().to_string();
                 let (ip, port) = (store.ip(), store.port());
                 needs.push(need(
@@ -95,7 +95,7 @@ impl LifelineArgs {
                 ));
             }
         }
-        for dns in &self.dns {
+        for dns in &self.dns_address {
             for protocol in [Protocol::Udp, Protocol::Tcp] {
                 needs.push(need("agents resolve names", "host", *dns, 53, protocol));
             }

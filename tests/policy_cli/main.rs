@@ -123,7 +123,7 @@ fn a_set_that_would_cut_agents_from_the_ca_is_refused_unless_somebody_insists() 
         &closed,
         "--workloads",
         &workloads,
-        "--ca",
+        "--ca-address",
         "192.0.2.1:7251",
     ];
     let error = fails(&args, 1);
@@ -133,7 +133,7 @@ fn a_set_that_would_cut_agents_from_the_ca_is_refused_unless_somebody_insists() 
     );
     assert!(error.contains("--allow-cut"), "{error}");
     good(&[&args[..], &["--allow-cut"]].concat());
-    fails(&["check", &closed, "--store", "192.0.2.1:5432"], 2);
+    fails(&["check", &closed, "--store-address", "192.0.2.1:5432"], 2);
 }
 
 #[test]
