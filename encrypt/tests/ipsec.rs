@@ -82,6 +82,10 @@ fn keys_of_another_session_let_nothing_through() {
     b.tell(&format!("remove {name_a}"));
     b.tell(&install(&name_a, "another", &pair.a));
     assert!(pair.a.reaches(&pair.b));
+    // The keys of a session are not to be had a second time, not even for a peer that was removed meanwhile.
+    a.tell(&format!("remove {name_b}"));
+    let error = a.ask(&install(&name_b, "another", &pair.b));
+    assert!(error.contains("were installed before"), "{error}");
 }
 
 #[test]

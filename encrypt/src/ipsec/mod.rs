@@ -44,7 +44,7 @@ mod ratchet;
 mod store;
 mod supervise;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex as Plain, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -91,6 +91,8 @@ struct Inner {
 struct State {
     store: Store,
     peers: BTreeMap<PublicKey, PeerState>,
+    /// Sessions whose keys were taken, removed peers' too. One of them again would be the same keys again.
+    spent: BTreeSet<[u8; 16]>,
     detached: bool,
 }
 
@@ -128,6 +130,7 @@ impl Ipsec {
             state: Mutex::new(State {
                 store,
                 peers,
+                spent: BTreeSet::new(),
                 detached: false,
             }),
             device: Plain::new(device),
@@ -364,6 +367,9 @@ impl Inner {
             .or_insert_with(|| PeerState::new(kept.clone()));
         there.kept = kept;
         if !there.has(&fingerprint) {
+            if !state.spent.insert(fingerprint) {
+                return Err(Error::SecretSpent);
+            }
             there.install(self.means(), chain).await?;
         }
         there.set_policies(self.means()).await
@@ -404,16 +410,19 @@ impl Inner {
         let mut state = self.state.lock().await;
         let readings = self.xfrm.associations().await?;
         let mut unable = Vec::new();
+        let mut outcome = Ok(());
         for (key, peer) in &mut state.peers {
             // What was heard is taken in first, so that the answer is that of this moment.
-            peer.tend(self.means(), &readings, false).await?;
-            if forced && peer.may_rotate() {
-                peer.tend(self.means(), &readings, true).await?;
+            let mut tended = peer.tend(self.means(), &readings, false).await;
+            if forced && tended.is_ok() && peer.may_rotate() {
+                tended = peer.tend(self.means(), &readings, true).await;
             } else if forced {
                 unable.push(*key);
             }
+            // One peer's trouble is not the others'.
+            outcome = outcome.and(tended);
         }
-        Ok(unable)
+        outcome.map(|()| unable)
     }
 
     async fn status(&self) -> Result<Status, Error> {

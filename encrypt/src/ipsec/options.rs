@@ -26,7 +26,7 @@ pub struct IpsecOptions {
     pub marks: Marks,
     /// What a key may carry, and how long.
     pub life: Lifetime,
-    /// How often the kernel is asked how keys are used.
+    /// How often the kernel is asked how keys are used; every ten seconds by default.
     pub look: Duration,
 }
 
@@ -68,7 +68,7 @@ impl IpsecOptions {
             mtu: None,
             marks: Marks::default(),
             life: Lifetime::default(),
-            look: Duration::from_secs(1),
+            look: Duration::from_secs(10),
         }
     }
 }

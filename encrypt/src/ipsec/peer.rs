@@ -25,8 +25,6 @@ pub(super) struct PeerState {
     sending: Option<SaId>,
     /// Associations that go when their time is over.
     leaving: Vec<(SaId, Instant)>,
-    /// Sessions whose keys were taken. One of them again would be the same keys again.
-    spent: Vec<[u8; 16]>,
 }
 
 struct Session {
@@ -57,7 +55,6 @@ impl PeerState {
             session: None,
             sending: None,
             leaving: Vec::new(),
-            spent: Vec::new(),
         }
     }
 
@@ -86,10 +83,6 @@ impl PeerState {
         mut chain: Chain,
     ) -> Result<(), Error> {
         let fingerprint = chain.fingerprint()?;
-        if self.spent.contains(&fingerprint) {
-            return Err(Error::SecretSpent);
-        }
-        self.spent.push(fingerprint);
         let path = self.kept.path();
         let mut made = Vec::new();
         let mut inward = BTreeMap::new();

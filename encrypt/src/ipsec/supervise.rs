@@ -3,19 +3,25 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Inner;
 use crate::Health;
 
+/// How often the device is looked for, at least.
+const LOOK: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(inner: Arc<Inner>) {
+    let mut tended = Instant::now();
     loop {
-        sleep(inner.options.look).await;
-        if let Err(error) = inner.tend(false).await {
-            tracing::error!(%error, "keys of the tunnel cannot be tended; it is tried again");
+        sleep(inner.options.look.min(LOOK)).await;
+        if tended.elapsed() >= inner.options.look {
+            tended = Instant::now();
+            if let Err(error) = inner.tend(false).await {
+                tracing::error!(%error, "keys of the tunnel cannot be tended; it is tried again");
+            }
         }
         let device = inner.device();
         match inner.netlink.link_at(device.index).await {
