@@ -1,0 +1,104 @@
+//! Nodes that are put out: evicted, banned, and let in again.
+
+use handfast_ca::model::{NodeAct, Subject};
+
+use super::common::{Ca, next};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evicted_node_gets_nothing_until_it_attests_again() {
+    let mut ca = Ca::start().await;
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    let agent = ca.connect(&joined).await.unwrap();
+    let mut updates = agent.updates().await.unwrap();
+    next(&mut updates).await;
+    let names = ["web1".parse().unwrap()];
+    let error = ca.admin.change_nodes(NodeAct::Evict, &names, " ").await;
+    assert!(error.unwrap_err().to_string().contains("say why"));
+    assert!(
+        ca.admin
+            .change_nodes(NodeAct::Evict, &names, "a test")
+            .await
+            .unwrap()
+    );
+    assert!(
+        !ca.admin
+            .change_nodes(NodeAct::Evict, &names, "again")
+            .await
+            .unwrap()
+    );
+
+    let ended = updates.next().await.unwrap_err();
+    assert!(
+        ended.is_denial() && ended.to_string().contains("evicted"),
+        "{ended}"
+    );
+    let error = ca
+        .connect(&joined)
+        .await
+        .unwrap()
+        .updates()
+        .await
+        .unwrap_err();
+    assert!(error.is_denial(), "{error}");
+    assert!(ca.admin.nodes().await.unwrap()[0].evicted);
+
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    let node = ca.admin.nodes().await.unwrap().remove(0);
+    assert!(!node.evicted);
+    assert_eq!(node.attestation, "join_token");
+    ca.connect(&joined).await.unwrap().updates().await.unwrap();
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banned_node_stays_out_until_that_is_lifted() {
+    let mut ca = Ca::start().await;
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    let other = ca.join("db1", "10.2.0.0/24").await;
+    let before = ca.token("web1", "10.1.0.0/24").await;
+    let names = ["web1".parse().unwrap()];
+    assert!(
+        ca.admin
+            .change_nodes(NodeAct::Ban, &names, "stolen")
+            .await
+            .unwrap()
+    );
+    assert!(ca.connect(&joined).await.is_err(), "cut at once");
+    // Its peers hear of it.
+    let peer = ca.connect(&other).await.unwrap();
+    let deny = next(&mut peer.updates().await.unwrap())
+        .await
+        .deny_list
+        .unwrap();
+    assert!(deny.denies(&Subject::Node("web1".parse().unwrap())));
+    let error = handfast_ca::client::join(&before)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("void"), "{error}");
+    let fresh = ca.token("web1", "10.1.0.0/24").await;
+    let error = handfast_ca::client::join(&fresh)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("banned (stolen)"), "{error}");
+
+    assert!(
+        ca.admin
+            .change_nodes(NodeAct::Unban, &names, "found")
+            .await
+            .unwrap()
+    );
+    assert!(ca.admin.revocations().await.unwrap().1.is_empty());
+    let error = ca
+        .connect(&joined)
+        .await
+        .unwrap()
+        .updates()
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("attest again"), "{error}");
+    let joined = handfast_ca::client::join(&fresh).await.unwrap();
+    ca.connect(&joined).await.unwrap().updates().await.unwrap();
+    ca.stop().await;
+}

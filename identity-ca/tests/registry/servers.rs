@@ -1,0 +1,272 @@
+//! Two servers on one PostgreSQL: what one is told the other's agents hear, and an outage loses nothing.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use handfast_ca::authority;
+use handfast_ca::certificate::PrivateKey;
+use handfast_ca::client::admin::{Admin, TokenRequest};
+use handfast_ca::client::{AgentClient, Joined, SvidKind, SvidRequest};
+use handfast_ca::deny::DenyList;
+use handfast_ca::server::{Options, Server};
+use handfast_ca::verify::Verifier;
+use tokio::task::JoinHandle;
+
+use super::common::postgres::Postgres;
+use super::common::{next, setup};
+use super::entries::wanted;
+
+struct One {
+    admin: Admin,
+    address: SocketAddr,
+    running: JoinHandle<()>,
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+async fn serve(folder: &Path, name: &str, port: u16) -> One {
+    let socket = folder.join(format!("{name}.sock"));
+    let listen = SocketAddr::from(([127, 0, 0, 1], port));
+    let options = Options::new(folder.join(name), listen, socket.clone());
+    let server = Server::bind(&options).await.unwrap();
+    let address = server.local_addr();
+    let running = tokio::spawn(async move { server.run(std::future::pending()).await.unwrap() });
+    One {
+        admin: Admin::connect(&socket).await.unwrap(),
+        address,
+        running,
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// East, and west with an issuing CA that east's root has signed.
+async fn two(folder: &Path, url: &str) -> (One, One) {
+    let init = async |name: &str| {
+        let mut wanted = setup(folder.join(name));
+        wanted.server = name.to_owned();
+        wanted.store = Some(url.to_owned());
+        authority::init(&wanted).await.unwrap();
+    };
+    init("east").await;
+    let mut east = serve(folder, "east", free_port()).await;
+    init("west").await;
+    let west = folder.join("west");
+    let request = authority::request(&west).await.unwrap();
+    let certificate = east.admin.sign_issuing("west", request).await.unwrap();
+    authority::install(&west, &certificate).await.unwrap();
+    (east, serve(folder, "west", free_port()).await)
+}
+
+async fn join(server: &mut One, name: &str, prefix: &str) -> Joined {
+    let order = TokenRequest {
+        node: name.parse().unwrap(),
+        prefixes: vec![prefix.parse().unwrap()],
+        underlay: vec!["192.0.2.10".to_owned()],
+        ca_address: server.address.to_string(),
+        ttl: Duration::from_secs(600),
+        joining: false,
+    };
+    let token = server.admin.create_token(&order).await.unwrap();
+    handfast_ca::client::join(&token).await.unwrap()
+}
+
+async fn connect(address: SocketAddr, joined: &Joined) -> AgentClient {
+    let verifier = Verifier::new(joined.bundle.clone(), DenyList::empty());
+    AgentClient::connect(&address.to_string(), &verifier, &joined.identity)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_server_is_told_the_agents_of_the_other_hear_at_once() {
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (mut east, mut west) = two(folder.path(), &postgres.url("handfast")).await;
+    let joined = join(&mut west, "web1", "10.1.0.0/24").await;
+    let agent = connect(west.address, &joined).await;
+    let mut updates = agent.updates().await.unwrap();
+    let first = next(&mut updates).await;
+    let mut last = first.sequence;
+
+    let mut slowest = Duration::ZERO;
+    for round in 0..20 {
+        let since = Instant::now();
+        let made = east.admin.create_entry(&wanted(&format!("w{round}"))).await;
+        let made = made.unwrap();
+        loop {
+            let update = next(&mut updates).await;
+            assert!(update.sequence >= last, "never backwards");
+            last = update.sequence;
+            if update
+                .entries
+                .is_some_and(|entries| entries.contains(&made))
+            {
+                break;
+            }
+        }
+        slowest = slowest.max(since.elapsed());
+    }
+    println!("from one server to an agent of the other: {slowest:?} at worst");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+
+    // The other way, and deletions too.
+    let ids: Vec<String> = west
+        .admin
+        .entries()
+        .await
+        .unwrap()
+        .iter()
+        .map(|entry| entry.id.clone())
+        .collect();
+    west.admin
+        .delete_entries(&ids[..10], "a test")
+        .await
+        .unwrap();
+    let waiting = Instant::now();
+    while east.admin.entries().await.unwrap().len() != 10 {
+        assert!(waiting.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    // Agents are told of both, and either will do.
+    let servers = east.admin.servers().await.unwrap();
+    let addresses: BTreeSet<String> = servers
+        .iter()
+        .map(|server| server.address.clone())
+        .collect();
+    let both = BTreeSet::from([east.address.to_string(), west.address.to_string()]);
+    assert_eq!(addresses, both);
+    let told = next(
+        &mut connect(west.address, &joined)
+            .await
+            .updates()
+            .await
+            .unwrap(),
+    )
+    .await;
+    assert_eq!(
+        told.servers.unwrap().into_iter().collect::<BTreeSet<_>>(),
+        both
+    );
+    connect(east.address, &joined)
+        .await
+        .updates()
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_goes_away_under_load_loses_nothing_and_doubles_nothing() {
+    let Some(mut postgres) = Postgres::start() else {
+        return;
+    };
+    let away = std::env::var("HANDFAST_TEST_OUTAGE_S").ok();
+    let away = Duration::from_secs(away.and_then(|text| text.parse().ok()).unwrap_or(8));
+    let folder = tempfile::tempdir().unwrap();
+    let url = postgres.url("handfast");
+    let (mut east, west) = two(folder.path(), &url).await;
+    let joined = join(&mut east, "web1", "10.1.0.0/24").await;
+    let agent = connect(east.address, &joined).await;
+    let entry = east.admin.create_entry(&wanted("web")).await.unwrap();
+    let mut updates = agent.updates().await.unwrap();
+    next(&mut updates).await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut writers = Vec::new();
+    for (name, admin) in [("east", &east.admin), ("west", &west.admin)] {
+        let (mut admin, stop) = (admin.clone(), Arc::clone(&stop));
+        writers.push(tokio::spawn(async move {
+            let (mut said, mut refused) = (Vec::new(), 0);
+            for number in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                match admin
+                    .create_entry(&wanted(&format!("{name}-{number}")))
+                    .await
+                {
+                    Ok(entry) => said.push(entry.id),
+                    Err(_) => {
+                        refused += 1;
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                }
+            }
+            (said, refused)
+        }));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    postgres.stop();
+    let since = Instant::now();
+    let mut serials = BTreeSet::new();
+    while since.elapsed() < away {
+        // SVIDs of workloads need no store.
+        let request = SvidRequest {
+            kind: SvidKind::Workload {
+                entry_id: entry.id.clone(),
+            },
+            csr: PrivateKey::generate().unwrap().csr().unwrap(),
+        };
+        let svid = agent.issue(vec![request]).await.unwrap().remove(0).unwrap();
+        assert!(serials.insert(svid.chain[0].to_vec()));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    postgres.start_again();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut said = BTreeSet::new();
+    let mut refused = 0;
+    for writer in writers {
+        let (ids, errors) = writer.await.unwrap();
+        refused += errors;
+        for id in ids {
+            assert!(said.insert(id), "said twice");
+        }
+    }
+    assert!(refused > 0, "the outage was felt");
+    let stored = east.admin.entries().await.unwrap();
+    let ids: BTreeSet<String> = stored.iter().map(|entry| entry.id.clone()).collect();
+    assert!(said.is_subset(&ids), "what was said to be done is there");
+    let identities: BTreeSet<String> = stored
+        .iter()
+        .map(|entry| entry.spiffe_id.to_string())
+        .collect();
+    assert_eq!(identities.len(), stored.len(), "nothing is there twice");
+    println!(
+        "{} entries made, {refused} refused, {} stored",
+        said.len(),
+        stored.len()
+    );
+
+    // Both servers go on by themselves, and the stream has survived.
+    let made = west
+        .admin
+        .clone()
+        .create_entry(&wanted("after"))
+        .await
+        .unwrap();
+    loop {
+        let update = tokio::time::timeout(Duration::from_secs(5), updates.next()).await;
+        let update = update.unwrap().unwrap().unwrap();
+        if update
+            .entries
+            .is_some_and(|entries| entries.contains(&made))
+        {
+            break;
+        }
+    }
+}
