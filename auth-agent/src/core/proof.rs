@@ -105,7 +105,9 @@ impl Core {
         let Some(mine) = self.mine.get(&identity).cloned() else {
             return;
         };
-        if self.is_revoked(identity) || mine.not_after <= self.now.wall {
+        // Its workload may be gone before its SVID is.
+        let borne = self.bearers.contains_key(&identity);
+        if !borne || self.is_revoked(identity) || mine.not_after <= self.now.wall {
             return;
         }
         let Some(known) = self.numbers.get(identity) else {

@@ -106,9 +106,12 @@ impl Core {
         {
             return Err("another node holds the address");
         }
-        let same = peer.remotes.get(&address).is_some_and(|remote| {
-            remote.identity == proof.identity && remote.generation == generation
-        });
+        // The same one again: said twice, or forgotten here when its proof ended. A withdrawal would have been higher.
+        let known = peer.remotes.get(&address);
+        let same = peer.seen.get(&address) == Some(&generation)
+            && known.is_none_or(|remote| {
+                remote.identity == proof.identity && remote.generation == generation
+            });
         if generation <= peer.highest(address) && !same {
             return Err("the generation is not higher than the highest seen");
         }
@@ -185,7 +188,8 @@ impl Core {
         }
         let signed = contains(&peer.signed, address);
         if signed {
-            peer.saw(address, generation, limit);
+            // Whatever is announced next is higher.
+            peer.saw(address, generation.saturating_add(1), limit);
             let known = peer.remotes.contains_key(&address);
             self.persist();
             self.remove_remote(number, address);
