@@ -9,7 +9,8 @@ use std::ops::{Deref, DerefMut};
 use std::path::Path;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, Transaction};
+use sqlx::pool::PoolConnection;
+use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe};
 
 use super::{postgres, sqlite};
 use crate::Error;
@@ -153,11 +154,14 @@ impl Store {
             Kind::Sqlite => "BEGIN IMMEDIATE",
             Kind::Postgres => "BEGIN",
         };
-        Ok(Change {
-            transaction: self.pool.begin_with(begin).await?,
+        let mut change = Change {
+            connection: self.pool.acquire().await?,
             kind: self.kind,
             numbered: false,
-        })
+            over: false,
+        };
+        sqlx::query(begin).execute(&mut *change).await?;
+        Ok(change)
     }
 
     /// Lists the names of all tables.
@@ -197,9 +201,10 @@ impl Store {
 
 /// A transaction under way.
 pub(crate) struct Change {
-    transaction: Transaction<'static, Any>,
+    connection: PoolConnection<Any>,
     kind: Kind,
     numbered: bool,
+    over: bool,
 }
 
 impl Change {
@@ -223,7 +228,20 @@ impl Change {
         if self.numbered && self.kind == Kind::Postgres {
             sqlx::query(postgres::NOTIFY).execute(&mut *self).await?;
         }
-        Ok(self.transaction.commit().await?)
+        sqlx::query("COMMIT").execute(&mut *self).await?;
+        self.over = true;
+        Ok(())
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        if !self.over {
+            // Whatever went wrong, the connection goes and takes its transaction
+            // along. A pool hands it out again in the state in which, say, a
+            // full disk has left it.
+            self.connection.close_on_drop();
+        }
     }
 }
 
@@ -231,13 +249,13 @@ impl Deref for Change {
     type Target = AnyConnection;
 
     fn deref(&self) -> &AnyConnection {
-        &self.transaction
+        &self.connection
     }
 }
 
 impl DerefMut for Change {
     fn deref_mut(&mut self) -> &mut AnyConnection {
-        &mut self.transaction
+        &mut self.connection
     }
 }
 
