@@ -42,6 +42,10 @@ kernel_tools=(
 
 need "${run_tools[@]}"
 [ "$level" != kernels ] || need "${kernel_tools[@]}"
+if [ "$level" = test ] || [ "$level" = fuzz ]; then
+    # Several CA servers share a PostgreSQL; its programs are on nobody's path.
+    compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
+fi
 if [ "$level" = test ] || [ "$level" = fuzz ] && [ -z "${RUSTC:-}" ] && [ ! -d /usr/lib/rustlib/src ]; then
     # The eBPF programs need the source of Rust's core library, and the same bytes
     # come only from the same compiler: Debian's, with its matching source.

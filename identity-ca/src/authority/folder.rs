@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -147,6 +147,9 @@ where
     let name = dir
         .file_name()
         .ok_or_else(|| problem(dir, "give the folder a name"))?;
+    // Nothing can be renamed over a mount point: it is filled from inside.
+    let mounted = is_mount_point(dir, &parent)?;
+    let parent = if mounted { dir.to_owned() } else { parent };
     let suffix: u64 = rand::random();
     let draft = parent.join(format!(".{}.draft-{suffix:016x}", name.to_string_lossy()));
     DirBuilder::new()
@@ -158,13 +161,45 @@ where
     File::open(&draft)
         .and_then(|folder| folder.sync_all())
         .map_err(Error::io("cannot write", &draft))?;
-    // Over an empty folder this works, over anything else it does not.
-    fs::rename(&draft, dir).map_err(Error::io("cannot create", dir))?;
-    guard.keep();
+    if mounted {
+        move_up(&draft, dir)?;
+    } else {
+        // Over an empty folder this works, over anything else it does not.
+        fs::rename(&draft, dir).map_err(Error::io("cannot create", dir))?;
+        guard.keep();
+    }
     File::open(&parent)
         .and_then(|folder| folder.sync_all())
         .map_err(Error::io("cannot write", &parent))?;
     Ok(filled)
+}
+
+fn is_mount_point(dir: &Path, parent: &Path) -> Result<bool, Error> {
+    match fs::metadata(dir) {
+        Ok(found) => {
+            let above = fs::metadata(parent).map_err(Error::io("cannot read", parent))?;
+            Ok(found.dev() != above.dev())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("cannot read", dir)(error)),
+    }
+}
+
+/// Moves a draft into the folder around it. Without its description, which
+/// comes last, the folder is no CA's.
+fn move_up(draft: &Path, dir: &Path) -> Result<(), Error> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+        .map_err(Error::io("cannot protect", dir))?;
+    let mut names = Vec::new();
+    for entry in fs::read_dir(draft).map_err(Error::io("cannot read", draft))? {
+        names.push(entry.map_err(Error::io("cannot read", draft))?.file_name());
+    }
+    names.sort_by_key(|name| name.as_os_str() == MARKER);
+    for name in names {
+        let place = dir.join(&name);
+        fs::rename(draft.join(&name), &place).map_err(Error::io("cannot create", place))?;
+    }
+    Ok(())
 }
 
 /// Removes an unfinished draft.

@@ -182,11 +182,6 @@ impl EntryTable {
         self.read().ends.first().map(|(end, _)| *end)
     }
 
-    /// Is there an entry of this identity?
-    pub(crate) fn has_identity(&self, id: &SpiffeId) -> bool {
-        self.read().by_identity.contains_key(id)
-    }
-
     /// All entries that `keep` wants, ordered by identity.
     pub(crate) fn list(&self, keep: impl Fn(&Entry) -> bool) -> Vec<Arc<Entry>> {
         let mut entries: Vec<Arc<Entry>> = self

@@ -48,7 +48,7 @@ pub(super) async fn offer(
         DenyList::empty()
     } else {
         let bytes = prost::Message::encode_to_vec(&list);
-        DenyList::from_bytes(&bytes, &state.now().remembering.bundle())?
+        DenyList::from_bytes(&bytes, state.now().remembering.bundle())?
     };
     let name = node.svid.name.clone();
     let number = list.number();

@@ -46,10 +46,11 @@ async fn inside_the_namespace() {
         return;
     };
     let place = std::path::PathBuf::from(place);
-    authority::init(&setup(place.join("ca"))).await.unwrap();
-    let socket = place.join("ca.sock");
+    // A mount point that is empty is filled from inside.
+    authority::init(&setup(place.clone())).await.unwrap();
+    let socket = place.with_extension("sock");
     let options = Options::new(
-        place.join("ca"),
+        place.clone(),
         "127.0.0.1:0".parse().unwrap(),
         socket.clone(),
     );
