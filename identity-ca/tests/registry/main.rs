@@ -11,6 +11,7 @@
 mod common;
 mod entries;
 mod full_disk;
+mod large;
 mod nodes;
 mod operators;
 mod servers;
