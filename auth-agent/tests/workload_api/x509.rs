@@ -29,7 +29,8 @@ fn certificates(mut der: &[u8]) -> Vec<CertificateDer<'static>> {
 }
 
 #[tokio::test]
-async fn w1_methods_have_no_package_and_w5_kinds_are_as_specified() {
+async fn w1_w5_w17_methods_have_no_package_their_kinds_are_as_specified_and_both_profiles_are_there()
+ {
     let (_ca, node, _) = ready().await;
     let mut grpc = tonic::client::Grpc::new(channel(&node.path()).await.unwrap());
     for (method, code) in [
