@@ -269,7 +269,7 @@ impl Task {
             let pause = if tried == 0 {
                 backoff = BACKOFF_FIRST;
                 BACKOFF_FIRST
-            } else if tried % servers == 0 {
+            } else if tried.is_multiple_of(servers) {
                 let pause = backoff;
                 backoff = (backoff * 2).min(BACKOFF_LAST);
                 pause

@@ -77,12 +77,7 @@ impl Agent {
             metrics::count_to(name::PROTOCOL, "event", event, *count);
         }
         for (reason, count) in self.tls.failures() {
-            metrics::count_to(
-                name::HANDSHAKE_FAILURES,
-                "reason",
-                &reason.to_string(),
-                count,
-            );
+            metrics::count_to(name::HANDSHAKE_FAILURES, "reason", reason, count);
         }
         Ok(())
     }
