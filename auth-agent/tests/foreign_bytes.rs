@@ -87,6 +87,11 @@ fn authenticators_of_another_making_are_refused() {
 }
 
 #[test]
+fn changed_bundles_add_nothing_and_changed_tokens_are_refused() {
+    feed("bundles", 20_000);
+}
+
+#[test]
 fn changed_certificates_are_refused() {
     feed("certificates", 20_000);
 }

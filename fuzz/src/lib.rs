@@ -13,7 +13,7 @@
 )]
 
 mod audit;
-mod authority;
+mod bundles;
 mod certificates;
 mod frames;
 mod packets;
@@ -49,9 +49,9 @@ pub const TARGETS: &[Target] = &[
         seeds: audit::seeds,
     },
     Target {
-        name: "authority",
-        run: authority::run,
-        seeds: authority::seeds,
+        name: "bundles",
+        run: bundles::run,
+        seeds: bundles::seeds,
     },
     Target {
         name: "certificates",
