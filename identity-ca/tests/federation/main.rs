@@ -11,6 +11,7 @@
 mod common;
 
 mod handshake;
+mod postgres;
 mod side;
 
 use std::future::Future;
