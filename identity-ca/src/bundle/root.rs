@@ -3,6 +3,8 @@
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::spiffe_json::root_key;
+
 /// Bytes of one certificate: room for a root of RSA with 8192 bits.
 const MAX_ROOT: usize = 16 << 10;
 
@@ -30,6 +32,9 @@ impl Root {
             }
             crate::verify::check_root(&certificate)
                 .map_err(|rejection| format!("is no CA certificate: {rejection}"))?;
+            if root_key(certificate.public_key()).is_none() {
+                return Err("has a key of no kind that is verified here".to_owned());
+            }
             let seconds = |time: i64| u64::try_from(time).unwrap_or(0);
             let validity = certificate.validity();
             (

@@ -7,7 +7,9 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use spiffe::TrustDomain;
+use x509_parser::oid_registry::OID_SIG_ED25519;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::public_key::PublicKey;
 use super::root::Root;
@@ -142,22 +144,23 @@ fn to_jwk(key: &JwtKey) -> Value {
     Value::Object(jwk)
 }
 
-/// None for a root whose key JOSE has no form for.
 fn root_to_jwk(root: &Root) -> Option<Value> {
     let (_, certificate) = X509Certificate::from_der(&root.der).ok()?;
-    let spki = certificate.public_key();
-    let mut jwk = match PublicKey::from_spki(spki.raw) {
-        Some(key) => key.to_jwk(),
-        None => ed25519(spki.subject_public_key.data.as_ref())?,
-    };
+    let mut jwk = root_key(certificate.public_key())?;
     jwk.insert("use".to_owned(), "x509-svid".into());
     jwk.insert("x5c".to_owned(), json!([BASE64.encode(&root.der)]));
     Some(Value::Object(jwk))
 }
 
-/// RFC 8037 section 2.
-fn ed25519(key: &[u8]) -> Option<Map<String, Value>> {
-    (key.len() == 32).then_some(())?;
+/// The key of a root as the members of a JWK; none if it is of no kind that is
+/// verified here, or no key at all.
+pub(super) fn root_key(spki: &SubjectPublicKeyInfo<'_>) -> Option<Map<String, Value>> {
+    if let Some(key) = PublicKey::from_spki(spki.raw) {
+        return Some(key.to_jwk());
+    }
+    // RFC 8037 section 2.
+    let key = spki.subject_public_key.data.as_ref();
+    (spki.algorithm.algorithm == OID_SIG_ED25519 && key.len() == 32).then_some(())?;
     let x = BASE64URL_NOPAD.encode(key);
     match json!({ "kty": "OKP", "crv": "Ed25519", "x": x }) {
         Value::Object(jwk) => Some(jwk),
