@@ -13,6 +13,7 @@
 )]
 
 mod audit;
+mod authority;
 mod bundles;
 mod certificates;
 mod frames;
@@ -47,6 +48,11 @@ pub const TARGETS: &[Target] = &[
         name: "audit",
         run: audit::run,
         seeds: audit::seeds,
+    },
+    Target {
+        name: "authority",
+        run: authority::run,
+        seeds: authority::seeds,
     },
     Target {
         name: "bundles",
