@@ -50,9 +50,9 @@ impl Operators for Service {
         let done = {
             let who = who.clone();
             self.state
-                .change(
-                    move |state| async move { state.registry.put_operator(&who, role, &giver).await },
-                )
+                .change(move |state| async move {
+                    state.registry.put_operator(&who, role, &giver).await
+                })
                 .await
         };
         let reason = request.reason;
