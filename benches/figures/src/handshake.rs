@@ -19,31 +19,68 @@ pub struct Handshakes {
     server: Arc<ServerConfig>,
 }
 
+/// What one end presents, and whom it accepts.
+pub struct End<'a> {
+    /// Judges the other end.
+    pub verifier: Verifier,
+    /// As which kind of certificate.
+    pub accepts: Accepts,
+    /// Leaf first.
+    pub chain: &'a [CertificateDer<'static>],
+    /// PKCS#8.
+    pub key: &'a [u8],
+}
+
+/// Which certificates an end takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Accepts {
+    /// Node SVIDs.
+    Nodes,
+    /// X509-SVIDs of workloads.
+    Workloads,
+}
+
 impl Handshakes {
     /// Both ends present `chain`, as PROTOCOL.md has it: TLS 1.3, X25519MLKEM768, nothing resumed.
     pub fn new(verifier: Verifier, chain: &[CertificateDer<'static>], key: &[u8]) -> Result<Self> {
+        let end = || End {
+            verifier: verifier.clone(),
+            accepts: Accepts::Nodes,
+            chain,
+            key,
+        };
+        Self::between(&end(), &end())
+    }
+
+    /// A client and a server of their own.
+    pub fn between(client: &End<'_>, server: &End<'_>) -> Result<Self> {
         let mut provider = aws_lc_rs::default_provider();
         provider
             .kx_groups
             .retain(|group| group.name() == rustls::NamedGroup::X25519MLKEM768);
         ensure!(!provider.kx_groups.is_empty(), "no X25519MLKEM768");
         let provider = Arc::new(provider);
-        let judge = Arc::new(Judge {
-            verifier,
-            provider: Arc::clone(&provider),
-        });
-        let key = || PrivateKeyDer::try_from(key.to_vec()).map_err(anyhow::Error::msg);
+        let judge = |end: &End<'_>| {
+            Arc::new(Judge {
+                verifier: end.verifier.clone(),
+                accepts: end.accepts,
+                provider: Arc::clone(&provider),
+            })
+        };
+        let key =
+            |end: &End<'_>| PrivateKeyDer::try_from(end.key.to_vec()).map_err(anyhow::Error::msg);
+        let (client_end, server_end) = (client, server);
         let versions = [&rustls::version::TLS13];
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::clone(&judge) as _)
-            .with_client_auth_cert(chain.to_vec(), key()?)?;
+            .with_custom_certificate_verifier(judge(client_end))
+            .with_client_auth_cert(client_end.chain.to_vec(), key(client_end)?)?;
         client.resumption = rustls::client::Resumption::disabled();
-        let mut server = ServerConfig::builder_with_provider(provider)
+        let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&versions)?
-            .with_client_cert_verifier(judge)
-            .with_single_cert(chain.to_vec(), key()?)?;
+            .with_client_cert_verifier(judge(server_end))
+            .with_single_cert(server_end.chain.to_vec(), key(server_end)?)?;
         server.send_tls13_tickets = 0;
         Ok(Self {
             client: Arc::new(client),
@@ -81,10 +118,11 @@ impl Handshakes {
     }
 }
 
-/// Accepts what handfast's verifier accepts as a node.
+/// Accepts what handfast's verifier accepts as of a kind.
 #[derive(Debug)]
 struct Judge {
     verifier: Verifier,
+    accepts: Accepts,
     provider: Arc<CryptoProvider>,
 }
 
@@ -96,10 +134,11 @@ impl Judge {
         now: UnixTime,
     ) -> Result<(), Error> {
         let chain: Vec<_> = std::iter::once(leaf).chain(others).cloned().collect();
-        self.verifier
-            .node(&chain, now)
-            .map(drop)
-            .map_err(|rejection| Error::General(rejection.to_string()))
+        match self.accepts {
+            Accepts::Nodes => self.verifier.node(&chain, now).map(drop),
+            Accepts::Workloads => self.verifier.workload(&chain, now).map(drop),
+        }
+        .map_err(|rejection| Error::General(rejection.to_string()))
     }
 
     fn signature(

@@ -4,7 +4,9 @@
 //! measures is not in either: SPECIFICATION.md says which those are.
 
 mod authority;
+mod child;
 mod handshake;
+mod identities;
 mod node;
 mod policy;
 mod report;
@@ -22,10 +24,12 @@ type Group = (&'static str, fn() -> Result<Vec<Figure>>);
 const GROUPS: &[Group] = &[
     ("policy", policy::measure),
     ("ca", authority::measure),
+    ("ca", identities::measure),
     ("node", node::measure),
 ];
 
 fn main() -> Result<ExitCode> {
+    child::play()?;
     let wanted = std::env::args().nth(1);
     let groups: Vec<&Group> = GROUPS
         .iter()

@@ -106,7 +106,12 @@ pub fn cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
 
 /// Resident memory of this process, in MiB.
 pub fn resident_mib() -> Result<f64> {
-    let status = fs::read_to_string("/proc/self/status")?;
+    resident_mib_of("self")
+}
+
+/// Resident memory of a process, in MiB.
+pub fn resident_mib_of(process: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().next());
     let kib: f64 = kib.context("no VmRSS in /proc/self/status")?.parse()?;
