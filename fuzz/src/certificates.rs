@@ -81,12 +81,8 @@ fn examples() -> Examples {
     let ranges = vec!["10.99.0.0/16".parse().expect("a range")];
     let setup = Setup::new(dir.clone(), domain, ranges);
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    runtime
-        .block_on(authority::init(&setup))
-        .expect("a CA");
-    let ca = runtime
-        .block_on(Authority::open(&dir))
-        .expect("a CA");
+    runtime.block_on(authority::init(&setup)).expect("a CA");
+    let ca = runtime.block_on(Authority::open(&dir)).expect("a CA");
     let bundle = ca.bundle(1).expect("a bundle");
     let csr = PrivateKey::generate()
         .and_then(|key| key.csr())

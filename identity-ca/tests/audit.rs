@@ -1,5 +1,12 @@
 //! The audit log of a running CA: what is in it, and what happens without it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
 mod common;
 
 use std::fs;

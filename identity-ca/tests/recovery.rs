@@ -1,5 +1,12 @@
 //! The CA's server and its folder are gone, its root is kept offline, and nobody visits a node.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
 mod common;
 
 use std::fs;

@@ -15,6 +15,7 @@ pub(super) struct SchemaArgs {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "PascalCase")]
+#[expect(clippy::enum_variant_names, reason = "the kinds' own names")]
 enum KindArg {
     #[default]
     HandfastPolicy,

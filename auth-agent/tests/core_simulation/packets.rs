@@ -1,7 +1,6 @@
 //! Packets: from a workload through both gates to a workload, held on the way, lost, or late.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use handfast_agent::core::{Direction, EndpointId, Event, HoldKey, PeerNumber};
 

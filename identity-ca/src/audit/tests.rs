@@ -27,6 +27,9 @@ async fn written(count: usize) -> (tempfile::TempDir, PathBuf) {
     (folder, dir)
 }
 
+/// What somebody does to the lines.
+type Change = fn(Vec<String>) -> Vec<String>;
+
 fn only_file(dir: &Path) -> PathBuf {
     files(dir).unwrap().pop().unwrap()
 }
@@ -60,7 +63,7 @@ async fn a_log_goes_on_after_a_restart_and_its_chain_holds() {
 
 #[tokio::test]
 async fn a_changed_removed_inserted_or_swapped_line_is_found_and_located() {
-    let cases: [(&str, fn(Vec<String>) -> Vec<String>, &str); 4] = [
+    let cases: [(&str, Change, &str); 4] = [
         (
             "changed",
             |mut lines| {

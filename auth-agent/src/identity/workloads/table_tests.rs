@@ -115,7 +115,7 @@ fn workloads_that_wait_come_before_what_is_only_kept_ready() {
 #[test]
 fn an_svid_is_renewed_at_its_time_and_nothing_is_asked_twice() {
     let own = entry("own", 1);
-    let mut table = table(&[own.clone()]);
+    let mut table = table(std::slice::from_ref(&own));
     assert_eq!(due(&mut table, 0), ["own"]);
     have(&mut table, &own, "ca", 1000, 0);
     assert!(due(&mut table, 499).is_empty());
@@ -129,7 +129,7 @@ fn an_svid_is_renewed_at_its_time_and_nothing_is_asked_twice() {
 fn what_a_retired_authority_signed_is_due_at_once_and_again_after_a_pause_if_it_signs_all_the_same()
 {
     let own = entry("own", 1);
-    let mut table = table(&[own.clone()]);
+    let mut table = table(std::slice::from_ref(&own));
     have(&mut table, &own, "old", 1000, 0);
     assert!(due(&mut table, 1).is_empty());
     table.retire(["old".to_owned()]);
@@ -145,7 +145,7 @@ fn what_a_retired_authority_signed_is_due_at_once_and_again_after_a_pause_if_it_
 #[test]
 fn an_idle_svid_does_not_keep_a_retired_authority_in_use() {
     let any = elsewhere("any");
-    let mut table = table(&[any.clone()]);
+    let mut table = table(std::slice::from_ref(&any));
     have(&mut table, &any, "old", 1000, 0);
     assert!(table.tidy(1).is_empty(), "it may be needed again soon");
     table.retire(["old".to_owned()]);
@@ -157,7 +157,7 @@ fn an_idle_svid_does_not_keep_a_retired_authority_in_use() {
 fn a_changed_entry_serves_the_old_identity_only_until_the_new_one_is_signed_or_a_moment_has_passed()
 {
     let before = entry("e", 1);
-    let mut table = table(&[before.clone()]);
+    let mut table = table(std::slice::from_ref(&before));
     have(&mut table, &before, "ca", 1000, 0);
     let mut after = before.clone();
     after.spiffe_id = "spiffe://example.org/renamed".into();
@@ -178,7 +178,7 @@ fn a_changed_entry_serves_the_old_identity_only_until_the_new_one_is_signed_or_a
 #[test]
 fn an_entry_that_the_ca_refuses_is_asked_for_again_at_once_when_it_changes() {
     let mut own = entry("own", 1);
-    let mut table = table(&[own.clone()]);
+    let mut table = table(std::slice::from_ref(&own));
     assert_eq!(due(&mut table, 0), ["own"]);
     table.refuse(&"own".into(), "revoked".into(), 0);
     assert!(matches!(table.standing("own", 0), Standing::Refused));
@@ -202,7 +202,7 @@ fn what_waited_for_a_ca_that_was_away_is_due_when_it_is_reached() {
 #[test]
 fn an_svid_goes_with_its_entry() {
     let own = entry("own", 1);
-    let mut table = table(&[own.clone()]);
+    let mut table = table(std::slice::from_ref(&own));
     have(&mut table, &own, "ca", 1000, 0);
     assert_eq!(table.set_entries([], NODE, 1), ["own".into()]);
     assert!(table.all().next().is_none());
@@ -213,7 +213,7 @@ fn a_kept_svid_is_adopted_only_if_its_entry_would_be_signed_the_same_today() {
     let own = entry("own", 1);
     let mut other = own.clone();
     other.ttl = Some(60);
-    let mut table = table(&[own.clone()]);
+    let mut table = table(std::slice::from_ref(&own));
     assert!(!table.adopt("gone", held(&entry("gone", 1), "ca", 1000), 0));
     assert!(!table.adopt("own", held(&other, "ca", 1000), 0));
     assert!(!table.adopt("own", held(&own, "ca", 1000), 1000), "expired");

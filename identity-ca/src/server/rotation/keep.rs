@@ -218,8 +218,14 @@ fn tokens(state: &State, rotation: &Rotation) -> Duration {
         return Duration::from_secs(usual);
     }
     let longer = |ttl: Option<u32>| ttl.map(u64::from).filter(|ttl| *ttl > usual);
-    let entries = state.now().entries.list(|entry| longer(entry.jwt_ttl_seconds).is_some());
-    let longest = entries.iter().filter_map(|entry| longer(entry.jwt_ttl_seconds)).max();
+    let entries = state
+        .now()
+        .entries
+        .list(|entry| longer(entry.jwt_ttl_seconds).is_some());
+    let longest = entries
+        .iter()
+        .filter_map(|entry| longer(entry.jwt_ttl_seconds))
+        .max();
     Duration::from_secs(longest.unwrap_or(usual))
 }
 
