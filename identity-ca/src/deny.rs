@@ -48,7 +48,8 @@ impl DenyList {
         }
         let signed = proto::SignedDenyList::decode(bytes)
             .map_err(|error| Error::Protocol(format!("deny list: {error}")))?;
-        let body = proto::DenyListBody::decode(signed.body.as_slice())
+        // Of what nobody has signed only so much is read as tells who should have.
+        let body = Head::decode(signed.body.as_slice())
             .map_err(|error| Error::Protocol(format!("deny list: {error}")))?;
         if body.trust_domain != bundle.trust_domain().as_str() {
             return Err(Error::Rejected(Rejection::TrustDomain(body.trust_domain)));
@@ -66,6 +67,8 @@ impl DenyList {
             &message,
             &signed.signature,
         )?;
+        let body = proto::DenyListBody::decode(signed.body.as_slice())
+            .map_err(|error| Error::Protocol(format!("deny list: {error}")))?;
         let denials: Vec<Denial> = body
             .denials
             .into_iter()
@@ -136,6 +139,17 @@ impl DenyList {
     pub fn denies_serial(&self, serial: &Serial) -> bool {
         self.denies(&Subject::Serial(serial.clone()))
     }
+}
+
+/// The beginning of a body: its lines are skipped.
+#[derive(Clone, PartialEq, Message)]
+struct Head {
+    #[prost(string, tag = "1")]
+    trust_domain: String,
+    #[prost(uint64, tag = "2")]
+    number: u64,
+    #[prost(uint64, tag = "3")]
+    issued_at_ms: u64,
 }
 
 /// Signs a list; [`DenyList::from_bytes`] reads it.

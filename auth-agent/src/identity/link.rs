@@ -324,13 +324,16 @@ impl Task {
         if !self.announce(&connection).await {
             return Left::Stopping;
         }
+        // The deny list that this CA has been offered.
+        let mut offered = None;
         // A connection for a newer identity, while it is being made.
         let mut successor: Option<BoxFuture<'static, Result<Connection, NotReached>>> = None;
         loop {
             tokio::select! {
                 update = connection.updates.next() => match update {
                     Ok(Some(update)) => {
-                        if update.recovering {
+                        let number = self.credentials.borrow().verifier.deny_list().number();
+                        if update.recovering && offered.replace(number) != Some(number) {
                             self.offer_deny_list(&connection.client);
                         }
                         if self.events.send(FromCa::Update(Box::new(update))).await.is_err() {

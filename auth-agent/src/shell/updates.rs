@@ -71,9 +71,17 @@ impl Agent {
                     .err()
                     .map(|error| error.to_string())
                     .or(not_understood);
-                if self.unsettled.deny_list {
-                    problem
-                        .get_or_insert_with(|| "the deny list is in force, but not stored".into());
+                let unsettled = &self.unsettled;
+                for (lost, what) in [
+                    (
+                        unsettled.deny_list,
+                        "the deny list is in force, but not stored",
+                    ),
+                    (unsettled.bundle, "the bundle is in force, but not stored"),
+                ] {
+                    if lost {
+                        problem.get_or_insert_with(|| what.into());
+                    }
                 }
                 if let Some(problem) = &problem {
                     self.alarm(format!("update {sequence} of the CA: {problem}"));
@@ -117,7 +125,7 @@ impl Agent {
     }
 
     /// Applies an update; what is wrong in one part does not keep the others from being applied.
-    async fn take_update(&mut self, update: Update) -> Result<(), RunError> {
+    async fn take_update(&mut self, mut update: Update) -> Result<(), RunError> {
         self.clock.heard(update.ca_time_ms);
         // Revocations first: they must not wait for anything.
         let mut outcomes = Vec::new();
@@ -130,13 +138,13 @@ impl Agent {
             self.set_verifier(Verifier::new(bundle, deny));
             self.unsettled.bundle = true;
         }
-        // Workloads wait for this on open streams; the rest may take its time.
-        self.workloads.apply(Change::of(&update));
-        if let Some(list) = update.deny_list
+        if let Some(list) = update.deny_list.take()
             && let Some(event) = self.adopt_deny_list(list)
         {
             self.feed(event).await;
         }
+        // Workloads wait for this on open streams; the rest may take its time.
+        self.workloads.apply(Change::of(&update));
         if let Some(nodes) = update.nodes {
             self.knowledge.nodes = nodes.iter().map(known_node).collect();
             self.unsettled.nodes = true;

@@ -17,8 +17,8 @@ use crate::wire::{Frame, MAX_FRAME, Reason};
 
 /// Frames that wait for a slow peer.
 const QUEUE_FRAMES: usize = 1024;
-/// Bytes that wait for a slow peer.
-const QUEUE_BYTES: usize = 1024 * 1024;
+/// Bytes that wait for a slow peer: the longest deny list, and as much as a quarter of that beside it.
+const QUEUE_BYTES: usize = 5 * 1024 * 1024;
 /// The longest that one frame may take to be written.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest from a frame's first byte to its last.

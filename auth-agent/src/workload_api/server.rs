@@ -27,6 +27,10 @@ const MAX_MESSAGE: usize = 64 * 1024;
 const MAX_HEADERS: u32 = 16 * 1024;
 /// Frames that the authority's filter and HTTP/2 agree on.
 const MAX_FRAME: u32 = 16 * 1024;
+/// Bytes of a question to reflection or health.
+const MAX_QUESTION: usize = 4096;
+/// Bytes that a caller may send ahead.
+const WINDOW: u32 = 64 * 1024;
 /// After its end has been told to all, the endpoint waits so long for connections to close.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -61,15 +65,22 @@ pub fn serve(path: &Path, source: Arc<dyn Source>, limits: Limits) -> io::Result
         .max_decoding_message_size(MAX_MESSAGE);
     let secrets = sds::SecretDiscoveryServiceServer::new(Sds::new(callers))
         .max_decoding_message_size(MAX_MESSAGE);
+    // What these are asked is a name.
+    let health = health.max_decoding_message_size(MAX_QUESTION);
+    let v1 = reflection().build_v1().map_err(io::Error::other)?;
+    let v1alpha = reflection().build_v1alpha().map_err(io::Error::other)?;
     let router = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
+        // What a caller sends and nobody has read yet.
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
         .http2_max_header_list_size(MAX_HEADERS)
         .max_frame_size(MAX_FRAME)
         .add_service(InterceptedService::new(workload_api, check_header))
         .add_service(secrets)
         .add_service(health)
-        .add_service(reflection().build_v1().map_err(io::Error::other)?)
-        .add_service(reflection().build_v1alpha().map_err(io::Error::other)?);
+        .add_service(v1.max_decoding_message_size(MAX_QUESTION))
+        .add_service(v1alpha.max_decoding_message_size(MAX_QUESTION));
     let connections = listen::connections(listener, ledger);
     let running = tokio::spawn(async move {
         for service in [SERVICE_NAME, sds::SERVICE_NAME] {

@@ -9,6 +9,7 @@
 )]
 
 mod eviction;
+mod kills;
 mod memory;
 mod outage;
 mod push;

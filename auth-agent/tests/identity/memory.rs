@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use handfast_agent::identity::{NodeStore, Standalone};
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Child;
 
-use super::world::{Ca, LONG, entry};
+use super::world::{Ca, LONG, Node, entry};
 
 const DATA: &str = "HANDFAST_TEST_AGENT_DATA";
 const MEMORY: &str = "HANDFAST_TEST_AGENT_MEMORY";
@@ -33,6 +34,23 @@ async fn agent_process() {
     }
 }
 
+/// This program again, as the agent of a node.
+pub fn agent_in_a_process(node: &Node, output: Stdio) -> Child {
+    tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "memory::agent_process",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(DATA, &node.data)
+        .env(MEMORY, node.memory.path().join("svids"))
+        .stdout(output)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:"));
@@ -53,19 +71,7 @@ async fn an_svid_and_its_entry_cost_an_agent_less_than_six_kilobytes_of_resident
             })
             .collect()
     };
-    let mut agent = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "memory::agent_process",
-            "--ignored",
-            "--nocapture",
-        ])
-        .env(DATA, &node.data)
-        .env(MEMORY, node.memory.path().join("svids"))
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut agent = agent_in_a_process(&node, Stdio::piped());
     let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines();
     let mut resident = [0; 2];
     for (at, range) in [(0, WARM), (WARM, WARM + MORE)].into_iter().enumerate() {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::world::{Ca, LONG, Workload, material};
 
-fn order(what: What) -> NewRotation {
+pub fn order(what: What) -> NewRotation {
     NewRotation {
         what,
         goal: Stage::Revoked,
@@ -27,7 +27,7 @@ fn order(what: What) -> NewRotation {
 }
 
 /// Until the rotation has ended; its last stage.
-async fn end(ca: &mut Ca, id: u64) -> String {
+pub async fn end(ca: &mut Ca, id: u64) -> String {
     let started = Instant::now();
     loop {
         let status = ca.admin.rotations().await.unwrap();
@@ -54,14 +54,14 @@ fn meet(one: &WorkloadState, other: &WorkloadState) -> Result<(), String> {
 }
 
 /// Lets two workloads meet without a pause until told to stop. Counts meetings and failures.
-struct Meetings {
+pub struct Meetings {
     stop: Arc<AtomicBool>,
     counts: Arc<(AtomicU64, AtomicU64)>,
     thread: std::thread::JoinHandle<()>,
 }
 
 impl Meetings {
-    fn between(
+    pub fn between(
         one: watch::Receiver<Arc<WorkloadState>>,
         other: watch::Receiver<Arc<WorkloadState>>,
     ) -> Self {
@@ -89,7 +89,7 @@ impl Meetings {
     }
 
     /// Meetings and failures.
-    fn end(self) -> (u64, u64) {
+    pub fn end(self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);

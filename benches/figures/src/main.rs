@@ -5,6 +5,7 @@
 
 mod authority;
 mod child;
+mod crowd;
 mod handshake;
 mod identities;
 mod node;

@@ -136,7 +136,8 @@ impl Keys {
             };
             let done = match referring.peek() {
                 Some(_) => referring.all(|record| !record.standing.needs_key()),
-                None => orphan(),
+                // A root's key is never taken for rubbish.
+                None => !name.starts_with(Kind::Root.name()) && orphan(),
             };
             if done {
                 self.destroy(name)?;

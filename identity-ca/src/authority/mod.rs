@@ -107,9 +107,11 @@ impl Authority {
         let mut reader = store.reader().acquire().await?;
         let authorities = Authorities::new(Record::all(&mut reader).await?);
         drop(reader);
-        folder.keys.tidy(authorities.all())?;
         let current = Current::of(authorities, &folder.keys, &folder.server, None)
             .map_err(|error| folder.explain(error))?;
+        // Only now: a store that does not know what we sign with is not ours,
+        // and no reason to destroy a key.
+        folder.keys.tidy(current.authorities.all())?;
         let authority = Self {
             trust_domain: folder.trust_domain,
             prefix_ranges: folder.prefix_ranges,

@@ -145,11 +145,11 @@ async fn succeed(
     let mut waits = false;
     for kind in [Kind::Issuing, Kind::Jwt] {
         let ours = |record: &&Record| record.kind == kind && record.server == folder.server;
-        let signs = authorities
-            .active(kind, &folder.server)
-            .is_some_and(|record| folder.keys.has(&record.key));
+        let now = crate::now_ms();
+        let usable = |record: &Record| folder.keys.has(&record.key) && record.not_after_ms > now;
+        let signs = authorities.active(kind, &folder.server).is_some_and(usable);
         for lost in authorities.all().iter().filter(ours) {
-            if lost.standing.needs_key() && !folder.keys.has(&lost.key) {
+            if lost.standing.needs_key() && !usable(lost) {
                 match lost.standing {
                     Standing::Active | Standing::Superseded => {
                         Record::stand(change, &lost.id, Standing::Retired).await?;

@@ -61,11 +61,12 @@ impl Registry {
             sqlx::query_as("SELECT since_ms, deny_number FROM recovery")
                 .fetch_optional(&mut *change)
                 .await?;
-        let Some((_, newest)) = known else {
+        let Some((since, newest)) = known else {
             return Ok(None);
         };
         if list.number() > uint(newest) {
-            self.replace_denials(&mut change, list.denials()).await?;
+            self.replace_denials(&mut change, list.denials(), since)
+                .await?;
             sqlx::query("UPDATE recovery SET deny_number = $1")
                 .bind(int(list.number()))
                 .execute(&mut *change)
@@ -104,9 +105,11 @@ impl Registry {
     }
 }
 
-const COUNTS: &str = "SELECT (SELECT count(*) FROM recovery_heard),
-        (SELECT count(*) FROM nodes WHERE joined_ms IS NOT NULL AND evicted = 0 AND banned = 0
-            AND NOT EXISTS (SELECT 1 FROM denials WHERE kind = 'node' AND subject = nodes.name))";
+/// Nodes that were heard, and all, each time without those that no longer count.
+const COUNTS: &str = "SELECT count(recovery_heard.node), count(nodes.name)
+    FROM nodes LEFT JOIN recovery_heard ON recovery_heard.node = nodes.name
+    WHERE joined_ms IS NOT NULL AND evicted = 0 AND banned = 0
+        AND NOT EXISTS (SELECT 1 FROM denials WHERE kind = 'node' AND subject = nodes.name)";
 
 async fn end(change: &mut crate::registry::Change) -> Result<(), Error> {
     for sql in ["DELETE FROM recovery", "DELETE FROM recovery_heard"] {

@@ -19,10 +19,11 @@ use crate::now_ms;
 use crate::registry::{Store, uint};
 
 /// Not of the registry's content: the database's own, and what says who is there now.
-const LEFT_OUT: [&str; 5] = [
+const LEFT_OUT: [&str; 6] = [
     "_sqlx_migrations",
     "alarms",
     "recovery",
+    "recovery_heard",
     "servers",
     "signers",
 ];
@@ -57,8 +58,7 @@ pub(crate) async fn dump<F>(
 where
     F: Future<Output = bool>,
 {
-    // Nobody changes anything while this lasts; dropped in the end, it has changed nothing itself.
-    let mut reading = store.begin().await?;
+    let mut reading = store.begin_reading().await?;
     let sequence: i64 = sqlx::query_scalar("SELECT last FROM sequence")
         .fetch_one(&mut *reading)
         .await?;

@@ -98,18 +98,21 @@ impl Registry {
         Ok(number)
     }
 
-    /// Puts other lines in the place of all: those of a list that the CA itself has signed.
+    /// Puts other lines, of a list that the CA itself has signed, in the place
+    /// of those that were there at a time (unix milliseconds). Later ones stay.
     pub(crate) async fn replace_denials(
         &self,
         change: &mut Change,
         denials: &[Denial],
+        until_ms: i64,
     ) -> Result<(), Error> {
-        sqlx::query("DELETE FROM denials")
+        sqlx::query("DELETE FROM denials WHERE since_ms < $1")
+            .bind(until_ms)
             .execute(&mut **change)
             .await?;
         for denial in denials {
             let (kind, text) = columns(&denial.subject);
-            sqlx::query("INSERT INTO denials VALUES ($1, $2, $3, $4)")
+            sqlx::query("INSERT INTO denials VALUES ($1, $2, $3, $4) ON CONFLICT (kind, subject) DO NOTHING")
                 .bind(kind)
                 .bind(text)
                 .bind(&denial.reason)

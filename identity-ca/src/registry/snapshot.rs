@@ -182,7 +182,10 @@ impl Registry {
         before: Option<&Snapshot>,
         now: &Revisions,
     ) -> Result<Arc<EntryTable>, Error> {
-        let known = before.filter(|before| before.revisions.entries >= now.forgotten);
+        let known = before.filter(|before| {
+            let same = before.revisions.entries == now.entries;
+            same || before.revisions.entries >= now.forgotten
+        });
         let (table, since) = match known {
             Some(before) if before.revisions.entries == now.entries => {
                 return Ok(Arc::clone(&before.entries));

@@ -148,12 +148,26 @@ impl Store {
         Ok(change)
     }
 
+    /// Begins to read one moment of the store, however long that takes: others
+    /// go on changing it meanwhile.
+    pub(crate) async fn begin_reading(&self) -> Result<Change, Error> {
+        self.begin_by(match self.kind {
+            Kind::Sqlite => "BEGIN DEFERRED",
+            Kind::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        })
+        .await
+    }
+
     /// Begins a change that needs no number and reads nothing to decide by.
     pub(super) async fn begin_beside(&self) -> Result<Change, Error> {
-        let begin = match self.kind {
+        self.begin_by(match self.kind {
             Kind::Sqlite => "BEGIN IMMEDIATE",
             Kind::Postgres => "BEGIN",
-        };
+        })
+        .await
+    }
+
+    async fn begin_by(&self, begin: &'static str) -> Result<Change, Error> {
         let mut change = Change {
             connection: self.pool.acquire().await?,
             kind: self.kind,

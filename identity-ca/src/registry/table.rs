@@ -13,6 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use spiffe::SpiffeId;
 
 use crate::model::{Entry, Node};
+use crate::names::is_reserved;
 
 /// Changes that are remembered one by one.
 const MAX_LOG: usize = 4096;
@@ -245,10 +246,13 @@ impl Inner {
         }
         // What other entries stand below moves them too: that is no difference
         // of this entry alone.
-        let moves = before
-            .iter()
-            .chain(&after)
-            .any(|entry| self.by_parent.contains_key(&Some(entry.spiffe_id.clone())));
+        // Neither is one that stands below an entry which may itself be gone when
+        // somebody asks.
+        let moves = before.iter().chain(&after).any(|entry| {
+            let above = entry.parent_id.as_ref();
+            self.by_parent.contains_key(&Some(entry.spiffe_id.clone()))
+                || (after.is_none() && above.is_some_and(|above| !is_reserved(above)))
+        });
         if moves {
             self.log.clear();
             self.floor = number;

@@ -111,6 +111,7 @@ impl Admin for Service {
         let entry = entry.ok_or_else(|| Status::invalid_argument("no entry"))?;
         let order = EntryOrder::try_from(entry)?;
         let subject = order.spiffe_id.clone();
+        self.state.may_touch(&by, [subject.as_str()])?;
         let entry = self
             .state
             .change(|state| async move { state.registry.create_entry(&order).await })

@@ -1,6 +1,7 @@
 //! The registry for a backup, and the end of a recovery.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,6 +13,9 @@ use crate::backup::rows;
 use crate::model::Role;
 use crate::proto;
 use crate::proto::backup_server::Backup;
+
+/// How long an operator may take to take a piece.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) struct Service {
     state: Arc<State>,
@@ -40,7 +44,12 @@ impl Backup for Service {
             let store = state.registry.store();
             let dumped = rows::dump(store, &state.authority, |lines| {
                 let sender = sender.clone();
-                async move { sender.send(Ok(proto::BackupPart { lines })).await.is_ok() }
+                async move {
+                    let sent = sender.send(Ok(proto::BackupPart { lines }));
+                    // Who takes nothing any more has gone, or might as well have.
+                    let sent = tokio::time::timeout(PATIENCE, sent).await;
+                    sent.is_ok_and(|sent| sent.is_ok())
+                }
             })
             .await;
             if let Err(error) = dumped {
@@ -64,7 +73,12 @@ impl Backup for Service {
         }
         let finished = self
             .state
-            .change(|state| async move { state.registry.finish_recovery().await })
+            .change(|state| async move {
+                let finished = state.registry.finish_recovery().await?;
+                // Known before the list that agents wait for is pushed.
+                state.look_at_recovery().await?;
+                Ok(finished)
+            })
             .await;
         let finished = self
             .state
@@ -76,7 +90,6 @@ impl Backup for Service {
                 |act, _| act.with("reason", reason),
             )
             .await?;
-        self.state.look_at_recovery().await?;
         Ok(Response::new(proto::FinishRecoveryReply { finished }))
     }
 }

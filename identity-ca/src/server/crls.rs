@@ -14,6 +14,9 @@ use crate::deny::DenyList;
 use crate::model::{Serial, Subject};
 use crate::{Error, now_ms};
 
+/// No workload's SVID lives longer (milliseconds).
+const LONGEST_MS: u64 = 366 * 24 * 3600 * 1000;
+
 /// The lists as the Workload API hands them out, DER.
 pub(super) type Crls = Arc<Vec<Vec<u8>>>;
 
@@ -75,6 +78,7 @@ fn revoked(log: &std::path::Path, deny: &DenyList) -> Result<BTreeMap<Serial, u6
     let now = now_ms() / 1000;
     let issued = Filter {
         act: Some("svid.issue".to_owned()),
+        since_ms: Some(now_ms().saturating_sub(LONGEST_MS)),
         ..Filter::default()
     };
     audit::read(log, &issued, |record| {

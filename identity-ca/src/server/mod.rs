@@ -31,6 +31,7 @@ use tonic::Request;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server as Transport;
+use tower::util::MapFutureLayer;
 
 use self::state::State;
 use crate::attest::{AttestationConfig, Attestors};
@@ -201,6 +202,7 @@ impl Server {
                 stopped(stopping.clone()),
             );
         let operators = Transport::builder()
+            .layer(MapFutureLayer::new(to_its_end))
             .add_routes(administration(&self.state, &self.dir))
             .serve_with_incoming_shutdown(listen::operators(self.unix), stopped(stopping));
         let upkeep = tokio::spawn(state::upkeep(Arc::clone(&self.state)));
@@ -285,6 +287,15 @@ fn administration(state: &Arc<State>, dir: &Path) -> Routes {
         .add_service(InterceptedService::new(rotation, gate.clone()))
         .add_service(InterceptedService::new(backup, gate.clone()))
         .add_service(InterceptedService::new(federation, gate))
+}
+
+/// A call that has begun is carried to its end, also when the caller hangs up
+/// or has set a deadline: what was changed is also written down.
+async fn to_its_end<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(call).await {
+        Ok(answer) => answer,
+        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
+    }
 }
 
 /// Returns when the server is told to stop, or is gone.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use spiffe::SpiffeId;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Status};
 
@@ -87,6 +88,27 @@ impl State {
             return Err(Status::permission_denied("this operator is revoked"));
         }
         Ok(Who::Svid(svid.spiffe_id.clone()))
+    }
+
+    /// An entry whose identity has a role here gives that role to whoever gets
+    /// its SVID: only who may give roles may touch it.
+    pub(super) fn may_touch<'a>(
+        &self,
+        by: &Operator,
+        ids: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), Error> {
+        if by.role == Role::Admin {
+            return Ok(());
+        }
+        let operators = &self.now().operators;
+        // What is no SPIFFE ID is refused elsewhere.
+        let known = |id: &&str| SpiffeId::new(*id).is_ok_and(|id| operators.knows(&id));
+        match ids.into_iter().find(known) {
+            Some(id) => Err(Error::Denied(format!(
+                "{id} is an operator of this CA: its entries are for an admin; nothing was changed"
+            ))),
+            None => Ok(()),
+        }
     }
 
     fn role_of(&self, who: &Who) -> Option<Role> {

@@ -81,6 +81,10 @@ impl Push {
                         // Ours may be older than what the agent has.
                         update.deny_list = None;
                         update.recovering = true;
+                        if let Some(sent) = &mut self.sent {
+                            // It is still to come.
+                            sent.deny = 0;
+                        }
                     }
                     update.audit_heads = Some(proto::AuditHeads { heads });
                     if sent.is_none() || self.crls.has_changed().unwrap_or(false) {

@@ -52,12 +52,17 @@ pub(super) async fn offer(
     };
     let name = node.svid.name.clone();
     let number = list.number();
-    let left = state
-        .change(|state| async move { state.registry.hear_deny_list(&name, &list).await })
-        .await?;
+    state.audit.ready().await?;
+    let left = state.registry.hear_deny_list(&name, &list).await?;
     let act = Act::done("recovery.hear", &node.svid.spiffe_id, "deny list").with("number", number);
     state.audit.record(vec![act]).await?;
-    state.look_at_recovery().await?;
+    if left.is_none() {
+        // Known before the list that agents wait for is pushed.
+        state.look_at_recovery().await?;
+        state.change(|_| async { Ok(()) }).await?;
+    } else {
+        state.look_at_recovery().await?;
+    }
     if left.is_none() {
         tracing::info!("enough agents have shown their deny lists: the CA signs again");
     }

@@ -77,6 +77,10 @@ impl Registry for Service {
         let entry = entry.ok_or_else(|| Status::invalid_argument("no entry"))?;
         let (id, revision) = (entry.id.clone(), entry.revision);
         let order = EntryOrder::try_from(entry)?;
+        let before = self.state.now().entries.get(&id);
+        let before = before.map(|entry| entry.spiffe_id.to_string());
+        let ids = before.iter().chain([&order.spiffe_id]);
+        self.state.may_touch(&by, ids.map(String::as_str))?;
         let updated = {
             let id = id.clone();
             self.state
@@ -127,6 +131,8 @@ impl Registry for Service {
     ) -> Result<Response<proto::ImportEntriesReply>, Status> {
         let by = self.state.operator(&request, Role::Registrar)?;
         let import = Import::read(request.into_inner()).await?;
+        let ids = import.orders.iter().map(|order| order.spiffe_id.as_str());
+        self.state.may_touch(&by, ids)?;
         let (count, dry_run) = (import.orders.len(), import.dry_run);
         let imported = self
             .state

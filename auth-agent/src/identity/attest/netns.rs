@@ -25,10 +25,15 @@ pub(super) fn look(
         Err(error) => return Err(failed("its network namespace", error)),
     };
     let inode = own.st_ino;
-    for name in names(Path::new("/run/netns"), own.st_dev, inode) {
-        found.push(selector("netns", name));
-    }
-    for endpoint in endpoints.iter().filter(|e| e.netns_inode == inode) {
+    let names = names(Path::new("/run/netns"), own.st_dev, inode);
+    // The number alone may be that of a namespace which is gone and somebody
+    // else's now: the endpoint's name must still stand for it.
+    let is_its = |endpoint: &&Endpoint| {
+        endpoint.netns_inode == inode && names.iter().any(|name| *name == *endpoint.netns.as_str())
+    };
+    let mut own_endpoints: Vec<&Endpoint> = endpoints.iter().filter(is_its).collect();
+    found.extend(names.iter().map(|name| selector("netns", name.clone())));
+    for endpoint in own_endpoints.drain(..) {
         found.push(selector("endpoint", endpoint.name.clone()));
         for (key, value) in &endpoint.labels {
             found.push(selector("label", format!("{key}={value}")));

@@ -13,6 +13,8 @@ use crate::workload_api::JwtError;
 
 /// JWT-SVIDs that are remembered.
 const MAX_TOKENS: usize = 4096;
+/// Of one entry.
+const MAX_TOKENS_EACH: usize = 64;
 /// A workload does not wait longer for the CA.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Seconds that one must live on to be given out when the CA is away.
@@ -90,8 +92,18 @@ impl Jwts {
 
     fn place(&self, key: Key) -> Place {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if places.len() >= MAX_TOKENS && !places.contains_key(&key) {
-            places.clear();
+        if !places.contains_key(&key) {
+            // Who asks for ever other audiences drives nobody's tokens out but his own.
+            let own = places
+                .keys()
+                .filter(|other| other.entry == key.entry)
+                .count();
+            if own >= MAX_TOKENS_EACH || places.len() >= MAX_TOKENS {
+                places.retain(|other, _| other.entry != key.entry);
+            }
+            if places.len() >= MAX_TOKENS {
+                places.clear();
+            }
         }
         Arc::clone(places.entry(key).or_default())
     }

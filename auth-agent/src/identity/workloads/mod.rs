@@ -138,7 +138,7 @@ struct Inner {
     node: String,
     link: Link,
     attestor: Attestor,
-    looking: Semaphore,
+    looking: Arc<Semaphore>,
     state: Mutex<State>,
     jwts: Jwts,
     keep: Keep,
@@ -183,7 +183,7 @@ impl Workloads {
             node: beginning.node,
             link,
             attestor: Attestor::default(),
-            looking: Semaphore::new(MAX_LOOKING),
+            looking: Arc::new(Semaphore::new(MAX_LOOKING)),
             state: Mutex::new(state),
             jwts: Jwts::default(),
             keep,
@@ -333,9 +333,14 @@ impl Inner {
         demands: Demands,
     ) -> Result<Arc<Attested>, AttestError> {
         let failed = |error: &dyn std::fmt::Display| AttestError::Failed(error.to_string());
-        let _slot = self.looking.acquire().await.map_err(|e| failed(&e))?;
+        let slot = Arc::clone(&self.looking).acquire_owned().await;
+        let slot = slot.map_err(|e| failed(&e))?;
         let (inner, looked_at) = (Arc::clone(self), Arc::clone(peer));
-        let looking = tokio::task::spawn_blocking(move || inner.attestor.look(&looked_at, demands));
+        let looking = tokio::task::spawn_blocking(move || {
+            // Taken until it has really looked, also if nobody waits for it any more.
+            let _slot = slot;
+            inner.attestor.look(&looked_at, demands)
+        });
         let selectors = looking.await.map_err(|e| failed(&e))??;
         Ok(Arc::new(Attested {
             peer: Arc::clone(peer),

@@ -177,14 +177,14 @@ impl Table {
     /// How the SVID of an entry stands.
     pub(super) fn standing(&self, id: &str, now: u64) -> Standing<'_> {
         let held = self.held.get(id).filter(|held| {
-            let names_another = self
-                .by_id
-                .get(id)
-                .is_some_and(|entry| entry.spiffe_id != held.entry.spiffe_id);
+            let entry = self.by_id.get(id);
+            let names_another = entry.is_some_and(|entry| entry.spiffe_id != held.entry.spiffe_id);
+            // Who matches now may never have been who matched then.
+            let for_others = entry.is_some_and(|entry| entry.selectors != held.entry.selectors);
             let too_long = held
                 .changing_since
                 .is_some_and(|since| now >= since + CHANGING || self.refused.contains_key(id));
-            held.svid.not_after > now && !(names_another && too_long)
+            held.svid.not_after > now && !(names_another && (too_long || for_others))
         });
         match held {
             Some(held) => Standing::Held(held),

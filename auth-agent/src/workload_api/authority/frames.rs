@@ -130,7 +130,9 @@ impl Rewriter {
             (Some((stream, length)), CONTINUATION)
                 if stream == head.stream
                     && head.length <= MAX_FRAME
-                    && length + head.length <= MAX_BLOCK =>
+                    && length + head.length <= MAX_BLOCK
+                    // Empty ones too take room.
+                    && self.held.len() <= MAX_BLOCK + MAX_FRAME =>
             {
                 self.payload(head, out);
             }

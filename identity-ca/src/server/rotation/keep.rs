@@ -307,7 +307,8 @@ async fn ensure_issuing(state: &Arc<State>, rotation: &Rotation) -> Result<(), E
             Ok(wanted)
         })
         .await;
-    if !matches!(inserted, Ok(true)) {
+    // An error may hide a commit: then the key is needed.
+    if matches!(inserted, Ok(false)) {
         state.authority.discard(&made);
     }
     inserted.map(drop)

@@ -265,7 +265,8 @@ impl Service {
         }
         let left = self.state.authority.authorities();
         for record in &brought {
-            if left.find(&record.id).is_none() {
+            let named = left.all().iter().any(|other| other.key == record.key);
+            if left.find(&record.id).is_none() && !named {
                 self.state.authority.discard(record);
             }
         }
@@ -372,11 +373,17 @@ async fn start(state: &Arc<State>, start: Start) -> Result<Rotation, Error> {
             Ok(rotation)
         }
         Err(error) => {
-            let known = state.authority.authorities();
-            let unused = records
-                .iter()
-                .filter(|record| known.find(&record.id).is_none());
-            unused.for_each(|record| state.authority.discard(record));
+            // Refused before anything was written. Any other error may hide a
+            // commit whose answer was lost, and its keys are needed: those
+            // without a row are tidied away after a day.
+            if matches!(
+                error,
+                Error::Denied(_) | Error::Invalid { .. } | Error::Exists { .. }
+            ) {
+                records
+                    .iter()
+                    .for_each(|record| state.authority.discard(record));
+            }
             Err(error)
         }
     }
