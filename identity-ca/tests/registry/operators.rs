@@ -91,6 +91,21 @@ async fn an_operators_svid_opens_what_its_role_allows_and_no_more() {
     let error = remote.revoke(&subject, "mischief").await.unwrap_err();
     assert!(error.to_string().contains("needs admin"), "{error}");
     assert!(remote.put_operator(&name, Role::Admin, "me").await.is_err());
+    // Nor by an SVID of somebody who is more.
+    let boss = wanted("boss");
+    ca.admin
+        .put_operator(&boss.spiffe_id, Role::Admin, "the boss")
+        .await
+        .unwrap();
+    for error in [
+        remote.create_entry(&boss).await.unwrap_err(),
+        remote
+            .import_entries(&[boss], true, false)
+            .await
+            .unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("for an admin"), "{error}");
+    }
 
     // Who did what, and what was refused, stands in the log.
     let mut acts = Vec::new();

@@ -358,6 +358,20 @@ mod tests {
     }
 
     #[test]
+    fn frames_without_end_and_without_content_are_not_held_back_for_ever() {
+        let mut rewriter = Rewriter::default();
+        let mut out = Vec::new();
+        rewriter.feed(PREFACE_BYTES, &mut out);
+        rewriter.feed(&frame(HEADERS, 0, 1, BLOCK), &mut out);
+        let empty = frame(CONTINUATION, 0, 1, &[]);
+        for _ in 0..100_000 {
+            rewriter.feed(&empty, &mut out);
+            assert!(rewriter.held.len() <= MAX_BLOCK + 2 * MAX_FRAME);
+            out.clear();
+        }
+    }
+
+    #[test]
     fn what_no_client_may_say_passes_untouched_for_the_server_to_judge() {
         let begun = frame(HEADERS, 0, 1, BLOCK);
         let huge: Vec<Vec<u8>> = std::iter::once(begun.clone())
