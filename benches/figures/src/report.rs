@@ -65,6 +65,8 @@ pub fn figure(
         Goal::AtMost(goal) => (format!("≤ {goal}"), value <= goal),
         Goal::None => ("reported".to_owned(), true),
     };
+    // At once: what comes after it may take minutes, or fail.
+    eprintln!("{id}: {value:.3} {unit} (goal {goal})");
     let at = OffsetDateTime::now_utc().format(&Rfc3339)?;
     Ok(Figure {
         id,
