@@ -35,11 +35,6 @@ pub fn measure() -> Result<Vec<Figure>> {
     figures.extend(runtime.block_on(rotation())?);
     figures.extend(runtime.block_on(large_registry())?);
     figures.extend(runtime.block_on(full_node())?);
-    figures.push(runtime.block_on(async {
-        let mut ca = Ca::start().await;
-        let address = ca.address.to_string();
-        crate::crowd::rotation(&mut ca.admin, &address).await
-    })?);
     Ok(figures)
 }
 

@@ -5,7 +5,6 @@
 
 mod authority;
 mod child;
-mod crowd;
 mod handshake;
 mod identities;
 mod node;
