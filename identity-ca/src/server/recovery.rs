@@ -1,6 +1,6 @@
 //! While a restored CA waits for its agents' deny lists, it signs nothing.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use tonic::{Response, Status};
 
@@ -10,7 +10,6 @@ use crate::audit::Act;
 use crate::backup::recovery::Recovery;
 use crate::deny::DenyList;
 use crate::{Error, proto};
-use std::sync::Arc;
 
 impl State {
     /// What is still waited for, if the CA was restored.
@@ -56,14 +55,10 @@ pub(super) async fn offer(
     let left = state.registry.hear_deny_list(&name, &list).await?;
     let act = Act::done("recovery.hear", &node.svid.spiffe_id, "deny list").with("number", number);
     state.audit.record(vec![act]).await?;
+    // Known before the list that agents wait for is pushed.
+    state.look_at_recovery().await?;
     if left.is_none() {
-        // Known before the list that agents wait for is pushed.
-        state.look_at_recovery().await?;
         state.change(|_| async { Ok(()) }).await?;
-    } else {
-        state.look_at_recovery().await?;
-    }
-    if left.is_none() {
         tracing::info!("enough agents have shown their deny lists: the CA signs again");
     }
     Ok(Response::new(proto::OfferDenyListReply {

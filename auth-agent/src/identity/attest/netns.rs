@@ -31,9 +31,8 @@ pub(super) fn look(
     let is_its = |endpoint: &&Endpoint| {
         endpoint.netns_inode == inode && names.iter().any(|name| *name == *endpoint.netns.as_str())
     };
-    let mut own_endpoints: Vec<&Endpoint> = endpoints.iter().filter(is_its).collect();
     found.extend(names.iter().map(|name| selector("netns", name.clone())));
-    for endpoint in own_endpoints.drain(..) {
+    for endpoint in endpoints.iter().filter(is_its) {
         found.push(selector("endpoint", endpoint.name.clone()));
         for (key, value) in &endpoint.labels {
             found.push(selector("label", format!("{key}={value}")));
