@@ -8,6 +8,7 @@ const FILES: &[&str] = &[
     "proto/audit.proto",
     "proto/backup.proto",
     "proto/federation.proto",
+    "proto/observations.proto",
     "proto/operators.proto",
     "proto/rotation.proto",
 ];

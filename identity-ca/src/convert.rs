@@ -1,7 +1,9 @@
 //! Between the protocol's messages and values that are valid: what a message
 //! says is checked once, here.
 
-use crate::model::{Denial, Entry, Node, PolicyDocument, Selector, Subject};
+use crate::model::{
+    Denial, Entry, Node, NodeObservations, ObservedPair, PolicyDocument, Selector, Subject,
+};
 use crate::names::operator_id;
 use crate::{Error, proto};
 
@@ -183,6 +185,64 @@ impl TryFrom<proto::Denial> for Denial {
             subject,
             reason: denial.reason,
             since_ms: denial.since_ms,
+        })
+    }
+}
+
+impl From<ObservedPair> for proto::ObservedPair {
+    fn from(pair: ObservedPair) -> Self {
+        Self {
+            policy: pair.policy,
+            version: pair.version,
+            field: pair.field,
+            source: pair.source,
+            destination: pair.destination,
+            flows: pair.flows,
+            unproven: pair.unproven,
+            proven_at_ms: pair.proven_at_ms.unwrap_or(0),
+            unproven_at_ms: pair.unproven_at_ms.unwrap_or(0),
+        }
+    }
+}
+
+impl From<proto::ObservedPair> for ObservedPair {
+    fn from(pair: proto::ObservedPair) -> Self {
+        Self {
+            policy: pair.policy,
+            version: pair.version,
+            field: pair.field,
+            source: pair.source,
+            destination: pair.destination,
+            flows: pair.flows,
+            unproven: pair.unproven,
+            proven_at_ms: some(pair.proven_at_ms),
+            unproven_at_ms: some(pair.unproven_at_ms),
+        }
+    }
+}
+
+impl From<NodeObservations> for proto::NodeObservations {
+    fn from(seen: NodeObservations) -> Self {
+        Self {
+            node: seen.node.to_string(),
+            since_ms: seen.since_ms,
+            heard_at_ms: seen.heard_at_ms,
+            lost: seen.lost,
+            pairs: seen.pairs.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<proto::NodeObservations> for NodeObservations {
+    type Error = Error;
+
+    fn try_from(seen: proto::NodeObservations) -> Result<Self, Error> {
+        Ok(Self {
+            node: seen.node.parse()?,
+            since_ms: seen.since_ms,
+            heard_at_ms: seen.heard_at_ms,
+            lost: seen.lost,
+            pairs: seen.pairs.into_iter().map(Into::into).collect(),
         })
     }
 }

@@ -7,7 +7,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
-use super::connect::{Trust, bounded, connect};
+use super::connect::{Trust, agents, bounded, connect_channel};
 use super::{NodeIdentity, Refusal, Svid, SvidRequest, refused};
 use crate::audit::AuditHead;
 use crate::bundle::TrustBundle;
@@ -30,6 +30,8 @@ const MAX_FEDERATED: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct AgentClient {
     client: AgentsClient<Channel>,
+    /// For the other services on the same connection.
+    pub(super) channel: Channel,
     bundle: TrustBundle,
 }
 
@@ -43,9 +45,10 @@ impl AgentClient {
         identity: &NodeIdentity,
     ) -> Result<Self, Error> {
         let trust = Trust::Bundle(Box::new(verifier.clone()));
-        let client = connect(address, &trust, Some(identity)).await?;
+        let channel = connect_channel(address, &trust, Some(identity)).await?;
         Ok(Self {
-            client,
+            client: agents(channel.clone()),
+            channel,
             bundle: verifier.bundle().clone(),
         })
     }

@@ -148,7 +148,7 @@ async fn probe_clock(address: &str, trust: &Trust) -> Result<(), Error> {
     }
 }
 
-fn agents(channel: Channel) -> AgentsClient<Channel> {
+pub(super) fn agents(channel: Channel) -> AgentsClient<Channel> {
     AgentsClient::new(channel).max_decoding_message_size(MAX_MESSAGE)
 }
 

@@ -10,6 +10,7 @@ mod clock_tests;
 mod connect;
 pub mod federation;
 mod join;
+mod observations;
 pub mod operators;
 pub mod rotation;
 

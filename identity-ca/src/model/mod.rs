@@ -3,6 +3,7 @@
 mod denial;
 mod entry;
 mod node;
+mod observation;
 mod operator;
 mod server;
 
@@ -17,6 +18,7 @@ use crate::Error;
 pub use self::denial::{Denial, Serial, Subject};
 pub use self::entry::{Entry, Selector};
 pub use self::node::Node;
+pub use self::observation::{NodeObservations, ObservedPair};
 pub use self::operator::{OperatorGrant, Role};
 pub use self::server::{CaServer, NodeAct};
 

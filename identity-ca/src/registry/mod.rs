@@ -9,6 +9,7 @@ mod denials;
 mod entries;
 mod federations;
 mod nodes;
+mod observations;
 mod operators;
 mod policies;
 mod postgres;

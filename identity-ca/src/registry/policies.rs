@@ -97,6 +97,10 @@ impl Registry {
                 name: name.clone(),
             };
             documents.push(document(row.ok_or_else(missing)?));
+            sqlx::query("DELETE FROM observations WHERE policy = $1")
+                .bind(name)
+                .execute(&mut *change)
+                .await?;
         }
         if !documents.is_empty() {
             change.number(Section::Policies).await?;

@@ -319,12 +319,12 @@ pub(super) fn entitled(now: &Snapshot, node: &Node, id: &str) -> Result<Arc<Entr
     Ok(entry)
 }
 
-fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+pub(super) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
     let peer = request.extensions().get::<Peer>().cloned();
     peer.ok_or_else(|| Status::internal("a connection of no known kind"))
 }
 
-fn authenticated(peer: &Peer) -> Result<Arc<PeerNode>, Status> {
+pub(super) fn authenticated(peer: &Peer) -> Result<Arc<PeerNode>, Status> {
     peer.node.clone().ok_or_else(|| {
         Status::unauthenticated(
             "this call needs a node's certificate; join first (`handfast agent join`)",
@@ -332,7 +332,7 @@ fn authenticated(peer: &Peer) -> Result<Arc<PeerNode>, Status> {
     })
 }
 
-fn unexpired(node: &PeerNode) -> Result<(), Status> {
+pub(super) fn unexpired(node: &PeerNode) -> Result<(), Status> {
     if node.svid.not_after < now_ms() / 1000 {
         Err(expired())
     } else {

@@ -10,6 +10,7 @@ mod federation;
 mod heads;
 mod jwt;
 mod listen;
+mod observations;
 mod operator;
 mod operators;
 mod push;
@@ -44,6 +45,8 @@ use crate::proto::agents_server::AgentsServer;
 use crate::proto::audit_server::AuditServer;
 use crate::proto::backup_server::BackupServer;
 use crate::proto::federation_server::FederationServer;
+use crate::proto::observations_server::ObservationsServer;
+use crate::proto::observer_server::ObserverServer;
 use crate::proto::operators_server::OperatorsServer;
 use crate::proto::registry_server::RegistryServer;
 use crate::proto::rotation_server::RotationServer;
@@ -197,6 +200,7 @@ impl Server {
             .max_concurrent_streams(64)
             .add_routes(administration(&self.state, &self.dir))
             .add_service(AgentsServer::new(agents).max_decoding_message_size(MAX_AGENT_MESSAGE))
+            .add_service(ObserverServer::new(observations::service(Arc::clone(&self.state))))
             .serve_with_incoming_shutdown(
                 listen::agents(self.tcp, Arc::clone(&self.state))?,
                 stopped(stopping.clone()),
@@ -280,7 +284,9 @@ fn administration(state: &Arc<State>, dir: &Path) -> Routes {
     let rotation = RotationServer::new(rotation::service(Arc::clone(state)));
     let backup = BackupServer::new(backup::service(Arc::clone(state)));
     let federation = FederationServer::new(federation::service(Arc::clone(state)));
+    let observations = ObservationsServer::new(observations::service(Arc::clone(state)));
     Routes::new(InterceptedService::new(admin, gate.clone()))
+        .add_service(InterceptedService::new(observations, gate.clone()))
         .add_service(InterceptedService::new(registry, gate.clone()))
         .add_service(InterceptedService::new(operators, gate.clone()))
         .add_service(InterceptedService::new(audit, gate.clone()))
