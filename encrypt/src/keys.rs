@@ -85,6 +85,23 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
+/// How a private key is written to a file that only root reads.
+pub(crate) mod kept {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use zeroize::Zeroizing;
+
+    use super::{KEY_BYTES, PrivateKey};
+
+    pub(crate) fn serialize<S: Serializer>(key: &PrivateKey, to: S) -> Result<S::Ok, S::Error> {
+        key.secret().serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PrivateKey, D::Error> {
+        let bytes = <[u8; KEY_BYTES]>::deserialize(from)?;
+        Ok(PrivateKey::new(Zeroizing::new(bytes)))
+    }
+}
+
 /// The preshared key of two tunnel keys, from the session's exporter (PROTOCOL.md, Tunnel keys).
 #[derive(Clone)]
 pub struct PresharedKey(Zeroizing<[u8; KEY_BYTES]>);

@@ -35,5 +35,5 @@ pub use error::Error;
 pub use ipsec::{Ipsec, IpsecOptions, Lifetime};
 pub use keys::{PresharedKey, PrivateKey, PublicKey};
 pub use route::{RouteOptions, Routes};
-pub use tunnel::{Backend, Device, Health, Peer, PeerStatus, Status, Tunnel};
+pub use tunnel::{Backend, Device, Health, Losses, Peer, PeerStatus, StaticKey, Status, Tunnel};
 pub use wireguard::{Choice, DeviceName, Options, WireGuard};

@@ -15,8 +15,8 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkWireguard, LinkXfrm};
 
-use crate::Error;
 use crate::error::netlink_errno;
+use crate::{Error, Losses};
 
 /// The address of a device that receives loosely; link-local, and on no link.
 const LOOSE: Ipv4Addr = Ipv4Addr::new(169, 254, 72, 50);
@@ -44,6 +44,7 @@ pub(crate) struct Link {
     pub(crate) interface: Option<u32>,
     pub(crate) alias: Option<String>,
     pub(crate) up: bool,
+    pub(crate) losses: Losses,
 }
 
 impl Netlink {
@@ -306,12 +307,21 @@ impl From<LinkMessage> for Link {
             interface: None,
             alias: None,
             up: message.header.flags.contains(LinkFlags::Up),
+            losses: Losses::default(),
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+                LinkAttribute::Stats64(counted) => {
+                    link.losses = Losses {
+                        received_errors: counted.rx_errors,
+                        sent_errors: counted.tx_errors,
+                        received_dropped: counted.rx_dropped,
+                        sent_dropped: counted.tx_dropped,
+                    };
+                }
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         match info {

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::future::BoxFuture;
 use ipnet::IpNet;
 use serde::Serialize;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use crate::{Error, PresharedKey, PublicKey};
 
@@ -15,6 +17,10 @@ use crate::{Error, PresharedKey, PublicKey};
 pub trait Tunnel: Send + Sync {
     /// This node's key, for Hello and for the exporter's context. Read back from an adopted device.
     fn public_key(&self) -> PublicKey;
+
+    /// What our tunnel key and another's give together, for both nodes to show that they hold theirs. `None` for a
+    /// key that cannot be anybody's.
+    fn agree(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>>;
 
     /// The UDP port the device listens on, for Hello.
     fn port(&self) -> u16;
@@ -40,6 +46,33 @@ pub trait Tunnel: Send + Sync {
     /// [`Error::UnknownPeer`] if the peer is not there.
     fn rekey(&self, peer: PublicKey, key: PresharedKey) -> BoxFuture<'_, Result<(), Error>>;
 
+    /// Opens the device beside this one, as [`crate::Options::second`] explains; it is down, like every new one.
+    /// `None` from a kind that changes its keys in place ([`Self::rotate`]).
+    fn beside(&self, _key: StaticKey) -> BoxFuture<'_, Result<Option<Arc<dyn Tunnel>>, Error>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// A peer as it was installed, to be installed on the device beside this one; `None` where nothing moves.
+    fn installed(&self, _peer: PublicKey) -> BoxFuture<'_, Option<Peer>> {
+        Box::pin(std::future::ready(None))
+    }
+
+    /// Has the device speak to a peer at once, instead of with the first packet: it says where it can be reached.
+    fn rouse(&self, _peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Changes the keys of all peers within their sessions, make before break, where the kind can. Says which peers
+    /// cannot follow: they need new sessions.
+    fn rotate(&self) -> BoxFuture<'_, Result<Vec<PublicKey>, Error>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Peers whose keys only a new session can change. To be asked every minute or so.
+    fn stuck(&self) -> BoxFuture<'_, Result<Vec<PublicKey>, Error>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     /// Removes the peer and its running keys. Cut the peer's epoch first (PROTOCOL.md, Tunnel keys 4).
     fn remove(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>>;
 
@@ -51,6 +84,15 @@ pub trait Tunnel: Send + Sync {
 
     /// Takes the device and its daemon away. The tunnel is of no use afterwards.
     fn detach(&self) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// The static key of a second device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StaticKey {
+    /// A new one: this node's key changes.
+    Fresh,
+    /// The first device's: a peer's key changes, and this one is to be reached by both.
+    Same,
 }
 
 /// A peer node as the session and its node SVID describe it.
@@ -135,8 +177,23 @@ pub struct Status {
     pub port: u16,
     /// Mark of the tunnel's own packets.
     pub fwmark: u32,
+    /// What the device could not take or give.
+    pub losses: Losses,
     /// By public key.
     pub peers: Vec<PeerStatus>,
+}
+
+/// Packets that a device refused, as the kernel counts them since the device was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Losses {
+    /// Received and wrong: forged, replayed, of no peer.
+    pub received_errors: u64,
+    /// To be sent and impossible: no peer, no key, no way.
+    pub sent_errors: u64,
+    /// Received and dropped for want of room.
+    pub received_dropped: u64,
+    /// To be sent and dropped for want of room, or of an answer.
+    pub sent_dropped: u64,
 }
 
 /// A peer as the device reports it.
@@ -151,7 +208,7 @@ pub struct PeerStatus {
     pub prefixes: Vec<IpNet>,
     /// Whether a preshared key is set; without one the tunnel is bound to no session.
     pub preshared: bool,
-    /// When the running keys were made.
+    /// When the running keys were agreed upon, and something was heard under them.
     pub last_handshake: Option<SystemTime>,
     /// Bytes received through the tunnel.
     pub received_bytes: u64,

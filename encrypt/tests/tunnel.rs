@@ -12,7 +12,7 @@ mod common;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Agent, Pair, connect, connect_by_daemons, install, skipped};
+use common::{Agent, Node, Pair, connect, connect_by_daemons, install, skipped};
 
 #[test]
 #[ignore = "the agent process of the other tests"]
@@ -124,6 +124,68 @@ fn static_keys_change_by_a_second_device_and_nothing_is_lost() {
         pair.a.processes("wireguard-go").len(),
         pair.b.processes("wireguard-go").len()
     );
+}
+
+#[test]
+fn one_nodes_static_key_changes_and_the_other_keeps_its_own_and_nothing_is_lost() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    for node in [&pair.a, &pair.b] {
+        node.run("sysctl -q -w net.ipv4.conf.all.rp_filter=1");
+    }
+    let (mut a, mut b) = connect(&pair, "first", "first");
+    let key_of_b = b.tell("key");
+    assert!(pair.a.reaches(&pair.b));
+    let ping = |from: &Node, to: &Node| {
+        let line = format!(
+            "ping -q -i 0.005 -c 1200 -W 2 -I {} {}",
+            from.inside[0], to.inside[0]
+        );
+        let mut command = from.command(&line);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let pings = [ping(&pair.a, &pair.b), ping(&pair.b, &pair.a)];
+    // Twice, so that it goes from the first device to the second and back.
+    for (round, port) in [(0, 51873), (1, 51872)] {
+        let key_of_a = a.tell("open-other");
+        let hosting = b.tell(if round == 0 { "open-host" } else { "key" });
+        assert_eq!(hosting, key_of_b, "its key is the same on both devices");
+        a.tell("up");
+        b.tell("up");
+        // It cannot know yet where it is hosted, and need not.
+        a.tell(&format!(
+            "install {key_of_b} round{round} {}:51872 {}",
+            pair.b.underlay, pair.b.prefixes
+        ));
+        b.tell(&format!(
+            "install {key_of_a} round{round} {}:{port} {}",
+            pair.a.underlay, pair.a.prefixes
+        ));
+        b.tell(&format!("rouse {key_of_a}"));
+        for agent in [&mut a, &mut b] {
+            wait(|| agent.tell("status").contains("shaken=true"));
+        }
+        a.tell(&format!("routes {}", pair.b.prefixes));
+        std::thread::sleep(Duration::from_millis(300));
+        b.tell(&format!("routes {}", pair.a.prefixes));
+        std::thread::sleep(Duration::from_millis(300));
+        a.tell("detach-former");
+        if round == 0 {
+            // The former peer goes, and the new one comes back to the first device.
+            b.tell("forget-former");
+            b.tell(&format!("back {key_of_a}"));
+            b.tell(&format!("routes {}", pair.a.prefixes));
+            std::thread::sleep(Duration::from_millis(300));
+            b.tell("detach-former");
+            b.tell("open-host");
+        }
+    }
+    for ping in pings {
+        let output = String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
+        assert!(output.contains("1200 received, 0% packet loss"), "{output}");
+    }
 }
 
 #[test]
@@ -311,4 +373,12 @@ fn detaching_leaves_nothing() {
     assert_eq!(b.tell("detach"), "false");
     assert!(!pair.b.try_run("ip link show dev hf-wg0").status.success());
     assert!(pair.b.processes("wireguard-go").is_empty());
+}
+
+fn wait(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it did not come in time");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -4,8 +4,9 @@
 //!
 //! The same as for WireGuard, and one thing more:
 //!
-//! 1. Hello carries [`Tunnel::public_key`]. It is no key here but this node's name in this boot: random, public,
-//!    and part of every key's derivation. [`Tunnel::port`] has no meaning for ESP and is that of IKE's NAT
+//! 1. Hello carries [`Tunnel::public_key`]. It encrypts nothing here but is this node's name in this boot: part of
+//!    every key's derivation, and a public key only so that a node can show that the name is its own
+//!    ([`Tunnel::agree`]). [`Tunnel::port`] has no meaning for ESP and is that of IKE's NAT
 //!    traversal, 4500, which nothing listens on. Both nodes of a session must have the same kind of tunnel; Hello
 //!    has to say which, and another one's is refused by name.
 //! 2. The session's exporter gives the secret, with both node IDs and both names as context: what is called the
@@ -21,7 +22,7 @@
 //!    which peer's association a packet came in (`bpf_skb_get_xfrm_state`).
 //!    That gate has to ask before it holds a packet: what is held forgets its association. The kernel lets it pass
 //!    by the gates' mark, [`IpsecOptions::marks`].
-//! 5. Now and then [`Ipsec::stuck`]: these peers get new keys only by a new session.
+//! 5. Now and then [`Tunnel::stuck`]: these peers get new keys only by a new session.
 //!
 //! # Why nothing leaves in clear
 //!
@@ -53,6 +54,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 use self::chain::{Chain, Direction};
 use self::kernel::{Reading, SaId, Way, Xfrm};
@@ -61,7 +63,9 @@ use self::peer::{Means, PeerState};
 use self::store::{KeptPeer, Store};
 use crate::netlink::Netlink;
 use crate::prefixes::{check_free, normal};
-use crate::{Device, Error, Health, Peer, PeerStatus, PresharedKey, PublicKey, Status, Tunnel};
+use crate::{
+    Device, Error, Health, Peer, PeerStatus, PresharedKey, PrivateKey, PublicKey, Status, Tunnel,
+};
 
 /// For Hello, which wants a port.
 const PORT: u16 = 4500;
@@ -82,6 +86,7 @@ struct Inner {
     options: IpsecOptions,
     netlink: Netlink,
     xfrm: Xfrm,
+    name: PrivateKey,
     public_key: PublicKey,
     state: Mutex<State>,
     device: Plain<Device>,
@@ -126,7 +131,8 @@ impl Ipsec {
             }
         };
         let inner = Arc::new(Inner {
-            public_key: PublicKey::new(store.kept.name),
+            public_key: store.kept.name.public_key(),
+            name: store.kept.name.clone(),
             state: Mutex::new(State {
                 store,
                 peers,
@@ -141,23 +147,6 @@ impl Ipsec {
         });
         let supervisor = tokio::spawn(supervise::run(Arc::clone(&inner)));
         Ok(Self { inner, supervisor })
-    }
-
-    /// Changes the keys of every peer now, make before break, in both directions; nothing is lost. Says which
-    /// peers cannot follow yet: nothing was received from them under the keys in use.
-    pub async fn rotate(&self) -> Result<Vec<PublicKey>, Error> {
-        self.inner.tend(true).await
-    }
-
-    /// Peers whose keys only a new session can change: they are silent, or a key could not be installed. To be
-    /// asked every minute or so.
-    pub async fn stuck(&self) -> Result<Vec<PublicKey>, Error> {
-        let state = self.inner.state.lock().await;
-        let readings = self.inner.xfrm.associations().await?;
-        let means = self.inner.means();
-        let stuck = state.peers.iter();
-        let stuck = stuck.filter(|(_, peer)| peer.is_stuck(means, &readings));
-        Ok(stuck.map(|(key, _)| *key).collect())
     }
 
     /// Takes away what an earlier agent left, without making a device if there is none. Says whether there was
@@ -188,7 +177,7 @@ async fn clear(xfrm: &Xfrm) -> Result<(), Error> {
 /// Whether the kernel has ESP and its cipher, found by an association that is removed at once and leads
 /// nowhere (RFC 5737).
 async fn probe_ciphers(xfrm: &Xfrm) -> Result<(), Error> {
-    let mut secret = zeroize::Zeroizing::new([0; 32]);
+    let mut secret = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(secret.as_mut()).map_err(|_| Error::Derivation)?;
     let nobody = PublicKey::new([0; 32]);
     let mut chain = Chain::new(PresharedKey::new(secret), nobody, nobody);
@@ -425,15 +414,26 @@ impl Inner {
         outcome.map(|()| unable)
     }
 
+    /// Peers that are silent, or a key of theirs could not be installed.
+    async fn stuck(&self) -> Result<Vec<PublicKey>, Error> {
+        let state = self.state.lock().await;
+        let readings = self.xfrm.associations().await?;
+        let stuck = state.peers.iter();
+        let stuck = stuck.filter(|(_, peer)| peer.is_stuck(self.means(), &readings));
+        Ok(stuck.map(|(key, _)| *key).collect())
+    }
+
     async fn status(&self) -> Result<Status, Error> {
         let state = self.state.lock().await;
         let readings = self.xfrm.associations().await?;
+        let link = self.netlink.link_at(self.device().index).await?;
         let peers = state.peers.values();
         Ok(Status {
             device: self.device(),
             public_key: self.public_key,
             port: PORT,
             fwmark: self.options.fwmark,
+            losses: link.map(|link| link.losses).unwrap_or_default(),
             peers: peers.map(|peer| status_of(peer, &readings)).collect(),
         })
     }
@@ -488,8 +488,20 @@ impl Tunnel for Ipsec {
         self.inner.public_key
     }
 
+    fn agree(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>> {
+        self.inner.name.agree(other)
+    }
+
     fn port(&self) -> u16 {
         PORT
+    }
+
+    fn rotate(&self) -> BoxFuture<'_, Result<Vec<PublicKey>, Error>> {
+        self.inner.tend(true).boxed()
+    }
+
+    fn stuck(&self) -> BoxFuture<'_, Result<Vec<PublicKey>, Error>> {
+        self.inner.stuck().boxed()
     }
 
     fn device(&self) -> Device {

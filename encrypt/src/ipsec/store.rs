@@ -1,5 +1,5 @@
 //! What has to outlive the agent, and not the boot: this node's name toward its peers, and which of the
-//! kernel's entries are whose. No secret is in it.
+//! kernel's entries are whose. The name's private half encrypts nothing: whoever reads it could claim the name.
 
 use std::fs;
 use std::io::{self, Write};
@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::kernel;
-use crate::{Error, PublicKey};
+use crate::{Error, PrivateKey, PublicKey};
 
 /// The most that is read: some thousand peers with some dozen prefixes each.
 const LARGEST: u64 = 16 << 20;
@@ -24,8 +25,9 @@ pub(super) struct Store {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Kept {
-    /// Told to peers in Hello, and part of every key's derivation. Random, new in every boot.
-    pub(super) name: [u8; 32],
+    /// Its public half is told to peers in Hello, and part of every key's derivation. New in every boot.
+    #[serde(with = "crate::keys::kept")]
+    pub(super) name: PrivateKey,
     pub(super) peers: Vec<KeptPeer>,
 }
 
@@ -59,14 +61,10 @@ impl Store {
         let path = run_dir.join("ipsec.json");
         let kept = match read(&path)? {
             Some(kept) => kept,
-            None => {
-                let mut name = [0; 32];
-                aws_lc_rs::rand::fill(&mut name).map_err(|_| Error::Derivation)?;
-                Kept {
-                    name,
-                    peers: Vec::new(),
-                }
-            }
+            None => Kept {
+                name: PrivateKey::generate(),
+                peers: Vec::new(),
+            },
         };
         Ok(Self { path, kept })
     }
@@ -100,6 +98,7 @@ impl Store {
     pub(super) fn save(&self) -> Result<(), Error> {
         let doing = || Error::io(format!("writing {}", self.path.display()));
         let text = serde_json::to_vec(&self.kept).map_err(|error| doing()(error.into()))?;
+        let text = Zeroizing::new(text);
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder).map_err(doing())?;
         }
@@ -124,7 +123,7 @@ fn read(path: &Path) -> Result<Option<Kept>, Error> {
     if length > LARGEST {
         return Err(doing()(io::Error::other("too large to be ours")));
     }
-    let text = fs::read(path).map_err(doing())?;
+    let text = Zeroizing::new(fs::read(path).map_err(doing())?);
     serde_json::from_slice(&text)
         .map(Some)
         .map_err(|error| doing()(error.into()))
@@ -153,14 +152,12 @@ mod tests {
         store.set(peer(1, 7)).unwrap();
         store.remove(PublicKey::new([2; 32])).unwrap();
         let again = Store::open(folder.path()).unwrap();
-        assert_eq!(again.kept.name, store.kept.name);
+        assert_eq!(again.kept.name.public_key(), store.kept.name.public_key());
         assert_eq!(again.kept.peers, [peer(1, 7)]);
         Store::delete(folder.path()).unwrap();
         Store::delete(folder.path()).unwrap();
-        assert_ne!(
-            Store::open(folder.path()).unwrap().kept.name,
-            store.kept.name
-        );
+        let anew = Store::open(folder.path()).unwrap();
+        assert_ne!(anew.kept.name.public_key(), store.kept.name.public_key());
     }
 
     #[test]

@@ -136,7 +136,8 @@ pub(super) async fn take_over(
             key
         }
         None => {
-            let key = PrivateKey::generate();
+            let chosen = options.private_key.clone();
+            let key = chosen.unwrap_or_else(PrivateKey::generate);
             change.private_key = Some(key.clone());
             change.replace_peers = true;
             key

@@ -13,8 +13,8 @@ mod uapi;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex as Plain, PoisonError};
 
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
@@ -27,8 +27,12 @@ pub use self::options::{Choice, Options};
 use crate::netlink::Netlink;
 use crate::prefixes::{check_free, normal};
 use crate::{
-    Device, Error, Health, Peer, PeerStatus, PresharedKey, PrivateKey, PublicKey, Status, Tunnel,
+    Device, Error, Health, Peer, PeerStatus, PresharedKey, PrivateKey, PublicKey, StaticKey,
+    Status, Tunnel,
 };
+
+/// Seconds between keepalives where one is wanted at once.
+const ROUSING: u16 = 25;
 
 /// The tunnel. Dropping it leaves the device, its peers and its daemon as they are: the next agent adopts them.
 pub struct WireGuard {
@@ -114,10 +118,13 @@ impl WireGuard {
         Ok(Self { inner, supervisor })
     }
 
-    /// What our tunnel key and another's give together, for both to show that they hold theirs. `None` for a key
-    /// that cannot be anybody's.
-    pub fn agree(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>> {
-        self.inner.private_key.agree(other)
+    /// The device that an earlier agent left, if there is one.
+    pub async fn left_over(options: Options) -> Result<Option<Self>, Error> {
+        let there = adopt(&options, &Netlink::open()?).await?.is_some();
+        match there {
+            true => Self::open(options).await.map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Lets this device receive what the node answers by another one, whatever the reverse path filter says. To be
@@ -245,6 +252,47 @@ impl Inner {
         Ok(())
     }
 
+    /// Both devices receive from here on, whichever of them the node answers by.
+    async fn beside(&self, key: StaticKey) -> Result<WireGuard, Error> {
+        let options = Options {
+            private_key: match key {
+                StaticKey::Same => Some(self.private_key.clone()),
+                StaticKey::Fresh => None,
+            },
+            ..self.options.beside()
+        };
+        let second = WireGuard::open(options).await?;
+        let device = self.device();
+        let loosely = async {
+            let netlink = &self.netlink;
+            netlink.receive_loosely(&device.name, device.index).await?;
+            second.receive_beside_another().await
+        };
+        match loosely.await {
+            Ok(()) => Ok(second),
+            Err(error) => {
+                second.detach().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// A keepalive, sent at once, begins a handshake. Forgotten and installed again, so that one that was begun in
+    /// vain does not keep the next one waiting.
+    async fn rouse(&self, key: PublicKey) -> Result<(), Error> {
+        let state = self.state.lock().await;
+        let peer = state.peers.get(&key).ok_or(Error::UnknownPeer(key))?;
+        let set = |keepalive, allowed| PeerChange::Set {
+            peer: peer.clone(),
+            keepalive: Some(keepalive),
+            allowed,
+        };
+        self.apply(&state, PeerChange::Remove(key)).await?;
+        self.apply(&state, set(ROUSING, Allowed::Replace)).await?;
+        let usual = self.options.keepalive.unwrap_or(0);
+        self.apply(&state, set(usual, Allowed::Keep)).await
+    }
+
     async fn remove(&self, key: PublicKey) -> Result<(), Error> {
         let mut state = self.state.lock().await;
         // First, so that a device that is being restored does not get it back.
@@ -275,6 +323,7 @@ impl Inner {
     async fn status(&self) -> Result<Status, Error> {
         let control = Arc::clone(&self.state.lock().await.control);
         let reading = control.read().await.map_err(|error| self.gone(error))?;
+        let link = self.netlink.link_at(self.device().index).await?;
         let mut peers: Vec<PeerStatus> = reading.peers.into_iter().map(status_of).collect();
         peers.sort_by_key(|peer| peer.public_key);
         Ok(Status {
@@ -282,6 +331,7 @@ impl Inner {
             public_key: self.public_key,
             port: reading.port,
             fwmark: reading.fwmark,
+            losses: link.map(|link| link.losses).unwrap_or_default(),
             peers,
         })
     }
@@ -315,8 +365,27 @@ impl Tunnel for WireGuard {
         self.inner.public_key
     }
 
+    fn agree(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>> {
+        self.inner.private_key.agree(other)
+    }
+
     fn port(&self) -> u16 {
         self.inner.options.port
+    }
+
+    fn beside(&self, key: StaticKey) -> BoxFuture<'_, Result<Option<Arc<dyn Tunnel>>, Error>> {
+        let opened = self.inner.beside(key);
+        opened
+            .map_ok(|second| Some(Arc::new(second) as Arc<dyn Tunnel>))
+            .boxed()
+    }
+
+    fn installed(&self, peer: PublicKey) -> BoxFuture<'_, Option<Peer>> {
+        async move { self.inner.state.lock().await.peers.get(&peer).cloned() }.boxed()
+    }
+
+    fn rouse(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
+        self.inner.rouse(peer).boxed()
     }
 
     fn device(&self) -> Device {

@@ -18,9 +18,18 @@ impl DeviceName {
         Self("hf-wg0".to_owned())
     }
 
-    /// `hf-wg1`, the second device's: the one that takes over when static keys change.
-    pub fn second() -> Self {
-        Self("hf-wg1".to_owned())
+    /// The second device's name: the one that takes over when static keys change. `hf-wg1` beside `hf-wg0`.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let mut name = self.0.clone();
+        let last = name.pop().unwrap_or('0');
+        match last {
+            '0' => name.push('1'),
+            last if name.len() + 2 <= LONGEST => name.extend([last, '1']),
+            '1' => name.push('2'),
+            _ => name.push('1'),
+        }
+        Self(name)
     }
 
     /// `hf-xfrm0`, the default of IPsec's device.
@@ -58,6 +67,22 @@ impl fmt::Display for DeviceName {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_second_device_is_named_after_the_first() {
+        for (first, second) in [
+            ("hf-wg0", "hf-wg1"),
+            ("mesh", "mesh1"),
+            ("abcdefghijklmn0", "abcdefghijklmn1"),
+            ("abcdefghijklmn1", "abcdefghijklmn2"),
+            ("abcdefghijklmno", "abcdefghijklmn1"),
+        ] {
+            let named: DeviceName = first.parse().unwrap();
+            let beside = named.beside();
+            assert_eq!(beside.as_str(), second);
+            assert_eq!(beside.to_string().parse::<DeviceName>().unwrap(), beside);
+        }
+    }
 
     #[test]
     fn only_plain_short_names_are_taken() {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::DeviceName;
+use crate::PrivateKey;
 
 /// Far from the mark bits of kube-proxy (0xC000), Cilium (the low 12) and handfast's own (0x3c).
 pub(crate) const DEFAULT_FWMARK: u32 = 0x7250_0000;
@@ -27,8 +28,12 @@ pub struct Options {
     pub choice: Choice,
     /// Userspace implementation: a name or a path. None: WG_USERSPACE_IMPLEMENTATION, then wireguard-go.
     pub implementation: Option<PathBuf>,
+    /// The port and name of the other device, if this is the second one.
+    pub(crate) first: Option<(DeviceName, u16)>,
     /// Seconds between keepalives, for nodes behind a stateful firewall or NAT; none by default.
     pub keepalive: Option<u16>,
+    /// The static key of a device that is made; a fresh one by default. One that is there keeps its own.
+    pub private_key: Option<PrivateKey>,
 }
 
 /// Who is to encrypt.
@@ -55,22 +60,42 @@ impl Options {
             mtu: None,
             choice: Choice::Auto,
             implementation: None,
+            first: None,
             keepalive: None,
+            private_key: None,
         }
     }
 
-    /// The same on the second device, `hf-wg1`, at the next port: where a new static key lives beside the old one.
+    /// The same on the second device, `hf-wg1`, at the next port: where keys live that are about to take over.
     ///
-    /// So that nothing is lost while static keys change, both nodes of a pair open their second device, install
-    /// each other there (with a preshared key for the new pair of keys), have both devices receive
-    /// ([`crate::WireGuard::receive_beside_another`]), and say that they are ready. Then each moves the other's
-    /// routes over ([`crate::Routes::set_each`]). When all peers have moved, the first device is detached. The
-    /// next change goes the other way.
+    /// So that nothing is lost while a static key changes, each node of a pair has a device for the key that leaves
+    /// and one for the key that comes, since a device gives a prefix to one peer only. The node whose key changes
+    /// makes a new key for its second device; the other one hosts that key on its own second device, under the
+    /// static key that it has ([`Self::private_key`]). Both devices receive
+    /// ([`crate::WireGuard::receive_beside_another`]); when both nodes are ready, each moves the other's routes over
+    /// ([`crate::Routes::set_each`]). A device without peers is detached. The next change goes the other way.
+    #[must_use]
     pub fn second(&self) -> Self {
         Self {
-            name: DeviceName::second(),
+            name: self.name.beside(),
             port: self.port.saturating_add(1),
+            first: Some((self.name.clone(), self.port)),
+            private_key: None,
             ..self.clone()
+        }
+    }
+
+    /// Those of the other device: the second one's of the first, and the first one's of the second.
+    pub(crate) fn beside(&self) -> Self {
+        match self.first.clone() {
+            None => self.second(),
+            Some((name, port)) => Self {
+                name,
+                port,
+                first: None,
+                private_key: None,
+                ..self.clone()
+            },
         }
     }
 }

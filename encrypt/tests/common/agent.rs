@@ -4,10 +4,11 @@ use std::io::{BufRead, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 
 use handfast_encrypt::{
     Choice, Error, Health, Ipsec, IpsecOptions, Options, Peer, PresharedKey, PublicKey,
-    RouteOptions, Routes, Tunnel, WireGuard, nat, probe,
+    RouteOptions, Routes, StaticKey, Tunnel, WireGuard, nat, probe,
 };
 
 pub const RUN_DIR: &str = "HANDFAST_TEST_RUN_DIR";
@@ -56,15 +57,10 @@ pub fn run() {
 struct TestAgent {
     options: Options,
     ipsec: IpsecOptions,
-    tunnel: Option<Kind>,
+    tunnel: Option<Arc<dyn Tunnel>>,
     /// The one before, while static keys change.
-    former: Option<Kind>,
+    former: Option<Arc<dyn Tunnel>>,
     routes: Option<Routes>,
-}
-
-enum Kind {
-    WireGuard(WireGuard),
-    Ipsec(Ipsec),
 }
 
 impl TestAgent {
@@ -76,46 +72,42 @@ impl TestAgent {
             ["name", name] => self.options.name = name.parse()?,
             ["port", port] => self.options.port = port.parse().unwrap(),
             ["open"] => {
-                self.tunnel = Some(Kind::WireGuard(
-                    WireGuard::open(self.options.clone()).await?,
-                ));
+                self.tunnel = Some(Arc::new(WireGuard::open(self.options.clone()).await?));
                 return Ok(self.opened());
             }
             ["open-ipsec"] => {
-                self.tunnel = Some(Kind::Ipsec(Ipsec::open(self.ipsec.clone()).await?));
+                self.tunnel = Some(Arc::new(Ipsec::open(self.ipsec.clone()).await?));
                 return Ok(self.opened());
             }
             // From here on the second device is the tunnel; the first goes on beside it.
-            ["open-other"] => {
-                self.options = match self.options.port {
-                    51872 => self.options.second(),
-                    _ => Options {
-                        name: "hf-wg0".parse()?,
-                        port: 51872,
-                        ..self.options.clone()
-                    },
-                };
-                self.former = self.tunnel.take();
-                let tunnel = WireGuard::open(self.options.clone()).await?;
-                tunnel.receive_beside_another().await?;
-                if let Some(Kind::WireGuard(former)) = &self.former {
-                    former.receive_beside_another().await?;
+            ["open-other"] => return self.open_beside(StaticKey::Fresh).await,
+            // The same, to host a peer's new key under the key that this node has.
+            ["open-host"] => return self.open_beside(StaticKey::Same).await,
+            ["rouse", key] => self.tunnel().rouse(public_key(key)).await?,
+            ["forget-former"] => {
+                let former = self.former.as_ref().unwrap();
+                for peer in former.status().await?.peers {
+                    former.remove(peer.public_key).await?;
                 }
-                self.tunnel = Some(Kind::WireGuard(tunnel));
-                return Ok(self.opened());
+            }
+            // A peer of this device goes over to the one that was there before, which is the tunnel again.
+            ["back", key] => {
+                let peer = self.tunnel().installed(public_key(key)).await.unwrap();
+                std::mem::swap(&mut self.tunnel, &mut self.former);
+                self.tunnel().install(peer).await?;
             }
             ["detach-former"] => {
-                if let Some(Kind::WireGuard(former)) = self.former.take() {
+                if let Some(former) = self.former.take() {
                     former.detach().await?;
                 }
             }
             ["limit", packets] => self.ipsec.life.packets = packets.parse().unwrap(),
             ["activate", key] => self.tunnel().activate(public_key(key)).await?,
             ["rotate"] => {
-                let unable = self.as_ipsec().rotate().await?;
+                let unable = self.tunnel().rotate().await?;
                 return Ok(unable.len().to_string());
             }
-            ["stuck"] => return Ok(self.as_ipsec().stuck().await?.len().to_string()),
+            ["stuck"] => return Ok(self.tunnel().stuck().await?.len().to_string()),
             ["refused"] => {
                 let status = self.tunnel().status().await?;
                 let refused = status.peers.iter().filter_map(|peer| peer.refused_packets);
@@ -188,11 +180,8 @@ impl TestAgent {
                 self.routes.as_ref().unwrap().set(index, &prefixes).await?;
             }
             ["nat"] => {
-                let device = match &self.tunnel {
-                    Some(Kind::Ipsec(_)) => self.ipsec.name.clone(),
-                    _ => self.options.name.clone(),
-                };
-                nat::install(&[device], nat::Marks::default()).await?;
+                let device = self.tunnel().device().name;
+                nat::install(&[device.parse()?], nat::Marks::default()).await?;
             }
             ["detach"] => {
                 nat::remove().await?;
@@ -214,18 +203,14 @@ impl TestAgent {
         Ok(String::new())
     }
 
-    fn tunnel(&self) -> &dyn Tunnel {
-        match self.tunnel.as_ref().expect("opened before") {
-            Kind::WireGuard(tunnel) => tunnel,
-            Kind::Ipsec(tunnel) => tunnel,
-        }
+    fn tunnel(&self) -> &Arc<dyn Tunnel> {
+        self.tunnel.as_ref().expect("opened before")
     }
 
-    fn as_ipsec(&self) -> &Ipsec {
-        match &self.tunnel {
-            Some(Kind::Ipsec(tunnel)) => tunnel,
-            _ => panic!("no IPsec was opened"),
-        }
+    async fn open_beside(&mut self, key: StaticKey) -> Result<String, Error> {
+        let second = self.tunnel().beside(key).await?;
+        self.former = std::mem::replace(&mut self.tunnel, second);
+        Ok(self.opened())
     }
 
     /// Tells of the device's health from now on; the answer to opening is the node's key.
