@@ -86,17 +86,18 @@ impl DenyList {
         })
     }
 
-    /// For tests of who asks it.
-    #[cfg(test)]
-    pub(crate) fn unsigned(denials: Vec<Denial>) -> Self {
+    /// What a CA that cannot sign judges by itself; it is handed to nobody.
+    pub(crate) fn unsigned(number: u64, denials: Vec<Denial>) -> Self {
         let index = denials
             .iter()
             .map(|denial| denial.subject.clone())
             .collect();
         Self {
+            number,
+            issued_at_ms: crate::now_ms(),
             denials,
             index,
-            ..Self::default()
+            bytes: Vec::new(),
         }
     }
 
@@ -115,7 +116,7 @@ impl DenyList {
         &self.denials
     }
 
-    /// The signed list as it came, to be stored and relayed; empty for the empty list.
+    /// The signed list as it came, to be stored and relayed; empty if nobody has signed it.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

@@ -133,6 +133,12 @@ pub enum Error {
     #[error("{0}")]
     Recovering(String),
     /// The store failed in another way.
+    /// This server signs nothing: it was removed, is cut off, or has nothing to sign with.
+    #[error("{0}")]
+    NotSigning(String),
+    /// What several callers waited for together has failed.
+    #[error(transparent)]
+    Shared(Arc<Self>),
     #[error("the CA's store: {0}")]
     Store(#[source] sqlx::Error),
     /// The other side refused a call.
@@ -201,13 +207,15 @@ impl Error {
         use tonic::Code;
         match self {
             Self::Invalid { .. } | Self::Csr(_) => Code::InvalidArgument,
+            Self::NotSigning(_) => "not-signing",
+            Self::Shared(error) => error.reason(),
             Self::Missing { .. } => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
             Self::Denied(_) | Self::Token(_) => Code::PermissionDenied,
             Self::Rejected(_) => Code::Unauthenticated,
             Self::Clock { .. } => Code::FailedPrecondition,
             Self::StoreFull => Code::ResourceExhausted,
-            Self::Audit(_) | Self::Recovering(_) => Code::Unavailable,
+            Self::Audit(_) | Self::Recovering(_) | Self::NotSigning(_) => Code::Unavailable,
             Self::Refused { code, .. } => *code,
             Self::Unreachable { .. } | Self::StoreAway(_) => Code::Unavailable,
             _ => Code::Internal,

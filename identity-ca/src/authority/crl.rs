@@ -38,7 +38,7 @@ impl Authority {
             revoked_certs: revoked_certs.collect::<Result<_, Error>>()?,
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let issuing = self.issuing();
+        let issuing = self.issuing()?;
         Ok(params.signed_by(&issuing.issuer)?.der().to_vec())
     }
 }

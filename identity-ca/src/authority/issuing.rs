@@ -51,12 +51,9 @@ impl Issuing {
         } else {
             return Ok(());
         };
-        Err(Error::invalid(
-            "issuing CA",
-            format!(
-                "by this machine's clock ({now} s since 1970) it {problem}; is the clock right? If it is, `handfast ca rotate --what issuing`"
-            ),
-        ))
+        Err(Error::NotSigning(format!(
+            "by this machine's clock ({now} s since 1970) the issuing CA {problem}; is the clock right?"
+        )))
     }
 }
 

@@ -5,6 +5,7 @@
 //! registry. Which authority signs stands in the store, the private keys are
 //! files of this server.
 
+mod able;
 mod crl;
 mod folder;
 mod issuing;
@@ -21,6 +22,7 @@ mod successor;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use rcgen::{Issuer, SubjectPublicKeyInfo};
@@ -36,10 +38,13 @@ use crate::names::{audit_id, deny_list_id, server_id};
 use crate::registry::Store;
 use crate::{Error, deny, node_id, now_ms, proto};
 
+use self::able::Lease;
 use self::folder::Folder;
 use self::issuing::Issuing;
 use self::keys::Keys;
 
+pub(crate) use self::able::Moment;
+pub use self::able::SIGN_WITHOUT_STORE;
 pub(crate) use self::folder::{Lock, check_folder};
 pub(crate) use self::jwt::JwtKey;
 pub(crate) use self::offline::certificate;
@@ -63,14 +68,15 @@ pub struct Authority {
     lifetimes: Lifetimes,
     server: String,
     keys: Keys,
+    lease: Lease,
     current: RwLock<Arc<Current>>,
 }
 
-/// What signs now.
+/// What signs now; a server that was removed has neither.
 struct Current {
     authorities: Authorities,
-    issuing: Arc<Issuing>,
-    jwt: Arc<JwtKey>,
+    issuing: Option<Arc<Issuing>>,
+    jwt: Option<Arc<JwtKey>>,
 }
 
 /// A certificate that was just signed.
@@ -107,8 +113,17 @@ impl Authority {
         let mut reader = store.reader().acquire().await?;
         let authorities = Authorities::new(Record::all(&mut reader).await?);
         drop(reader);
-        let current = Current::of(authorities, &folder.keys, &folder.server, None)
-            .map_err(|error| folder.explain(error))?;
+        let removed = authorities.removed(&folder.server);
+        let current = Current::of(authorities, &folder.keys, &folder.server, None)?;
+        if let Some(what) = current.missing() {
+            return Err(match removed {
+                Some(reason) => Error::NotSigning(reason),
+                None => folder.explain(Error::Missing {
+                    what,
+                    name: folder.server.clone(),
+                }),
+            });
+        }
         // Only now: a store that does not know what we sign with is not ours,
         // and no reason to destroy a key.
         folder.keys.tidy(current.authorities.all())?;
@@ -118,6 +133,7 @@ impl Authority {
             lifetimes: folder.lifetimes,
             server: folder.server,
             keys: folder.keys,
+            lease: Lease::new(Duration::MAX),
             current: RwLock::new(Arc::new(current)),
         };
         authority.bundle(0)?;
@@ -192,18 +208,21 @@ impl Authority {
             .map_or(0, |root| root.not_after_ms / 1000))
     }
 
-    /// Unix seconds.
+    /// Unix seconds; 0 if there is none.
     pub(crate) fn issuing_not_after(&self) -> u64 {
-        self.issuing().not_after
+        self.issuing().map_or(0, |issuing| issuing.not_after)
     }
 
-    /// Changes when another issuing CA signs.
-    pub(crate) fn issuing_id(&self) -> String {
-        certificate_id(&self.issuing().certificate)
+    /// Changes when another issuing CA signs; none if there is none in its time.
+    pub(crate) fn issuing_id(&self) -> Option<String> {
+        let issuing = self.issuing().ok()?;
+        issuing.check_time(now_ms() / 1000).ok()?;
+        Some(certificate_id(&issuing.certificate))
     }
 
     /// Signs a node SVID.
     pub fn node_svid(&self, request: &CsrKey, binding: &NodeBinding) -> Result<Issued, Error> {
+        self.in_touch()?;
         let id = node_id(&self.trust_domain, &binding.name)?;
         self.leaf(request, id, &Profile::Node(binding), self.lifetimes.node)
     }
@@ -215,6 +234,7 @@ impl Authority {
         id: SpiffeId,
         binding: &ProofBinding,
     ) -> Result<Issued, Error> {
+        self.in_touch()?;
         crate::model::check_labels(&binding.labels)?;
         self.leaf(request, id, &Profile::Proof(binding), self.lifetimes.proof)
     }
@@ -227,6 +247,7 @@ impl Authority {
         dns_names: &[String],
         life: Option<u64>,
     ) -> Result<Issued, Error> {
+        self.in_touch()?;
         let life = life.unwrap_or(self.lifetimes.workload);
         self.leaf(request, id, &Profile::Workload { dns_names }, life)
     }
@@ -280,7 +301,7 @@ impl Authority {
         life: u64,
     ) -> Result<Issued, Error> {
         let key = SubjectPublicKeyInfo::from_der(request.spki())?;
-        let issuing = self.issuing();
+        let issuing = self.issuing()?;
         let now = now_ms() / 1000;
         issuing.check_time(now)?;
         let validity = Validity {
@@ -306,12 +327,21 @@ impl Authority {
     }
 
     /// What signs JWT-SVIDs now: take it anew for each token, since it rotates.
-    pub(crate) fn jwt_key(&self) -> Arc<JwtKey> {
-        Arc::clone(&self.current().jwt)
+    pub(crate) fn jwt_key(&self) -> Result<Arc<JwtKey>, Error> {
+        self.in_touch()?;
+        self.current()
+            .jwt
+            .clone()
+            .ok_or_else(|| self.has_no("JWT key"))
     }
 
-    fn issuing(&self) -> Arc<Issuing> {
-        Arc::clone(&self.current().issuing)
+    fn issuing(&self) -> Result<Arc<Issuing>, Error> {
+        let issuing = self.current().issuing.clone();
+        issuing.ok_or_else(|| self.has_no("issuing CA"))
+    }
+
+    fn has_no(&self, what: &str) -> Error {
+        Error::NotSigning(format!("server {} has no active {what}", self.server))
     }
 
     fn current(&self) -> Arc<Current> {
@@ -327,36 +357,40 @@ impl Current {
         server: &str,
         before: Option<&Self>,
     ) -> Result<Self, Error> {
-        let missing = |what| Error::Missing {
-            what,
-            name: server.to_owned(),
+        let issuing = authorities.active(Kind::Issuing, server);
+        let jwt = authorities.active(Kind::Jwt, server);
+        let known = before.and_then(|before| before.issuing.clone());
+        let issuing = match (issuing, known) {
+            (None, _) => None,
+            (Some(record), Some(known)) if *known.certificate == *record.der => Some(known),
+            (Some(record), _) => {
+                let certificate = CertificateDer::from(record.der.clone());
+                let key = keys.read(&record.key)?;
+                Some(Arc::new(Issuing::new(certificate, key)?))
+            }
         };
-        let issuing = authorities
-            .active(Kind::Issuing, server)
-            .ok_or_else(|| missing("active issuing CA of server"))?;
-        let jwt = authorities
-            .active(Kind::Jwt, server)
-            .ok_or_else(|| missing("active JWT key of server"))?;
-        let same_issuing = before
-            .filter(|before| *before.issuing.certificate == *issuing.der)
-            .map(|before| Arc::clone(&before.issuing));
-        let same_jwt = before
-            .filter(|before| before.jwt.key_id() == jwt.id)
-            .map(|before| Arc::clone(&before.jwt));
+        let known = before.and_then(|before| before.jwt.clone());
+        let jwt = match (jwt, known) {
+            (None, _) => None,
+            (Some(record), Some(known)) if known.key_id() == record.id => Some(known),
+            (Some(record), _) => {
+                let until = record.not_after_ms / 1000;
+                Some(Arc::new(JwtKey::new(&keys.read(&record.key)?, until)?))
+            }
+        };
         Ok(Self {
-            issuing: match same_issuing {
-                Some(same) => same,
-                None => {
-                    let certificate = CertificateDer::from(issuing.der.clone());
-                    Arc::new(Issuing::new(certificate, keys.read(&issuing.key)?)?)
-                }
-            },
-            jwt: match same_jwt {
-                Some(same) => same,
-                None => Arc::new(JwtKey::new(&keys.read(&jwt.key)?, jwt.not_after_ms / 1000)?),
-            },
             authorities,
+            issuing,
+            jwt,
         })
+    }
+
+    fn missing(&self) -> Option<&'static str> {
+        match (&self.issuing, &self.jwt) {
+            (None, _) => Some("active issuing CA of server"),
+            (_, None) => Some("active JWT key of server"),
+            _ => None,
+        }
     }
 }
 

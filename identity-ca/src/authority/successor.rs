@@ -115,7 +115,7 @@ impl Authority {
             return Record::of_issuing(&certificate, &self.server, &root.id, name, standing);
         }
         let message = [ENDORSEMENT, &csr].concat();
-        let endorsement = self.issuing().issuer.key().0.sign(&message)?;
+        let endorsement = self.issuing()?.issuer.key().0.sign(&message)?;
         Ok(Record::of_request(
             csr,
             &self.server,
@@ -200,6 +200,7 @@ impl Authority {
         server: &str,
         request: &str,
     ) -> Result<CertificateDer<'static>, Error> {
+        self.in_touch()?;
         let server: crate::NodeName = server.parse()?;
         let csr = CertificateSigningRequestDer::from_pem_slice(request.as_bytes())
             .map_err(|error| Error::invalid("request", format!("not a PEM request: {error}")))?;

@@ -7,6 +7,7 @@ use sqlx::Row;
 
 use super::Registry;
 use super::federations::Federations;
+use super::mesh::Mesh;
 use super::operators::Operators;
 use super::store::uint;
 use super::table::EntryTable;
@@ -42,7 +43,7 @@ pub(crate) struct Snapshot {
     /// What agents are to leave: issuing CAs and JWT keys.
     pub(crate) retired: Arc<BTreeSet<String>>,
     /// All nodes, those that have not joined too.
-    pub(crate) nodes: Arc<Vec<Node>>,
+    pub(crate) nodes: Arc<Mesh>,
     pub(crate) entries: Arc<EntryTable>,
     pub(crate) operators: Arc<Operators>,
     pub(crate) policies: Arc<Vec<PolicyDocument>>,
@@ -84,8 +85,12 @@ impl Snapshot {
             Some(before) => Arc::clone(&before.deny),
             None => {
                 let denials = registry.denials().await?;
-                let signed = authority.sign_deny_list(revisions.deny, &denials)?;
-                Arc::new(DenyList::from_bytes(&signed, &bundle)?)
+                Arc::new(match authority.sign_deny_list(revisions.deny, &denials) {
+                    Ok(signed) => DenyList::from_bytes(&signed, &bundle)?,
+                    // It counts here all the same; agents get it when there is a signature.
+                    Err(Error::NotSigning(_)) => DenyList::unsigned(revisions.deny, denials),
+                    Err(error) => return Err(error),
+                })
             }
         };
         let kept = fresh(|revisions| revisions.nodes)
@@ -97,7 +102,10 @@ impl Snapshot {
                 for node in &mut nodes {
                     node.revoked = deny.denies_node(&node.name);
                 }
-                Arc::new(nodes)
+                Arc::new(match before {
+                    Some(before) => before.nodes.next(nodes, revisions.last),
+                    None => Mesh::first(nodes, revisions.last),
+                })
             }
         };
         let entries = registry.entry_table(before, &revisions).await?;
@@ -135,12 +143,7 @@ impl Snapshot {
 
     /// A node of the registry.
     pub(crate) fn node(&self, name: &NodeName) -> Option<&Node> {
-        // Loaded in the order of names.
-        let at = self
-            .nodes
-            .binary_search_by(|node| node.name.cmp(name))
-            .ok()?;
-        self.nodes.get(at)
+        self.nodes.get(name).map(Arc::as_ref)
     }
 
     /// An entry, if it applies to a node.

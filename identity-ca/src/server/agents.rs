@@ -139,6 +139,7 @@ impl Agents for Service {
     ) -> Result<Response<UpdateStream>, Status> {
         let node = authenticated(&peer(&request)?)?;
         unexpired(&node)?;
+        self.state.authority.in_touch()?;
         admit(&self.state.now(), &node)?;
         let request = request.into_inner();
         check_clocks(request.now_ms, now_ms())?;

@@ -55,7 +55,7 @@ fn sign(
     let now = state.now();
     let node = now.admitted(caller)?;
     let entry = entitled(&now, node, &request.entry_id)?;
-    let key = state.authority.jwt_key();
+    let key = state.authority.jwt_key()?;
     let life = state.authority.lifetimes().jwt;
     let life = entry.jwt_ttl_seconds.map_or(life, u64::from);
     let issued = jwt::issue(

@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::transport::server::Connected;
 
+use super::connections::Open;
 use super::state::State;
 use crate::Error;
 use crate::registry::Snapshot;
@@ -107,7 +108,7 @@ pub(super) fn agents(
     let (ready, accepted) = mpsc::channel(16);
     let gate = Gate {
         acceptor,
-        snapshot: state.snapshot.subscribe(),
+        state,
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         anonymous: Arc::new(Semaphore::new(MAX_ANONYMOUS)),
     };
@@ -118,7 +119,7 @@ pub(super) fn agents(
 #[derive(Clone)]
 struct Gate {
     acceptor: TlsAcceptor,
-    snapshot: watch::Receiver<Arc<Snapshot>>,
+    state: Arc<State>,
     connections: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
 }
@@ -170,13 +171,15 @@ impl Gate {
                 return Err(error.to_string());
             }
         };
-        let (mut node, mut operator) = (None, None);
+        let (mut node, mut operator, mut open) = (None, None, None);
         if let Some(chain) = tls.get_ref().1.peer_certificates() {
-            let snapshot = Arc::clone(&self.snapshot.borrow());
-            let shown = recognise(&snapshot, chain, crate::now());
-            match shown.map_err(|rejection| rejection.to_string())? {
-                Shown::Node(shown) => node = Some(Arc::new(shown)),
-                Shown::Operator(shown) => operator = Some(Arc::new(shown)),
+            let now = self.state.now();
+            let shown = recognise(&now, chain, crate::now());
+            let shown = shown.map_err(|rejection| rejection.to_string())?;
+            open = Some(self.state.keep_judging(chain, &shown, &now)?);
+            match shown {
+                Shown::Node(shown) => node = Some(shown),
+                Shown::Operator(shown) => operator = Some(shown),
             }
         }
         let anonymous = match (&node, &operator) {
@@ -194,6 +197,7 @@ impl Gate {
                 node,
                 operator,
             },
+            open,
             anonymous,
             _permit: permit,
         })
@@ -228,10 +232,10 @@ pub(super) struct Peer {
 }
 
 /// What the certificate says that was shown.
-#[derive(Debug)]
-enum Shown {
-    Node(PeerNode),
-    Operator(WorkloadSvid),
+#[derive(Debug, Clone)]
+pub(super) enum Shown {
+    Node(Arc<PeerNode>),
+    Operator(Arc<WorkloadSvid>),
 }
 
 /// A node that has shown its certificate.
@@ -245,17 +249,19 @@ pub(super) struct PeerNode {
 }
 
 /// Judges a certificate: a node's, or that of a workload that is an operator.
-fn recognise(
+pub(super) fn recognise(
     snapshot: &Snapshot,
     chain: &[CertificateDer<'_>],
     now: UnixTime,
 ) -> Result<Shown, Rejection> {
     let rejection = match recognise_node(snapshot, chain, now) {
-        Ok(node) => return Ok(Shown::Node(node)),
+        Ok(node) => return Ok(Shown::Node(Arc::new(node))),
         Err(rejection) => rejection,
     };
     match snapshot.verifier.workload(chain, now) {
-        Ok(svid) if snapshot.operators.knows(&svid.spiffe_id) => Ok(Shown::Operator(svid)),
+        Ok(svid) if snapshot.operators.knows(&svid.spiffe_id) => {
+            Ok(Shown::Operator(Arc::new(svid)))
+        }
         _ => Err(rejection),
     }
 }
@@ -294,6 +300,8 @@ fn recognise_node(
 pub(super) struct AgentStream {
     tls: TlsStream<TcpStream>,
     peer: Peer,
+    /// Tells when what was shown is no longer good enough.
+    open: Option<Open>,
     /// Ends who never shows a certificate.
     anonymous: Option<(Pin<Box<Sleep>>, OwnedSemaphorePermit)>,
     _permit: OwnedSemaphorePermit,
@@ -313,6 +321,9 @@ impl AsyncRead for AgentStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(open) = &mut self.open {
+            open.poll_ended(context)?;
+        }
         if let Poll::Ready(read) = Pin::new(&mut self.tls).poll_read(context, buffer) {
             return Poll::Ready(read);
         }

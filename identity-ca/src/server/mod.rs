@@ -5,6 +5,7 @@ mod agents;
 mod attest;
 mod audit;
 mod backup;
+mod connections;
 mod crls;
 mod federation;
 mod heads;
@@ -37,7 +38,7 @@ use tower::util::MapFutureLayer;
 use self::state::State;
 use crate::attest::{AttestationConfig, Attestors};
 use crate::audit::{self as log, Audit};
-use crate::authority::{Authority, Lock, check_folder, open_store};
+use crate::authority::{Authority, Lock, SIGN_WITHOUT_STORE, check_folder, open_store};
 use crate::federation::FederationConfig;
 use crate::model::Role;
 use crate::proto::admin_server::AdminServer;
@@ -85,6 +86,10 @@ pub struct Options {
     pub federation: FederationConfig,
 }
 
+    /// The Kubernetes cluster that it serves, if any.
+    pub kubernetes: Option<ClusterConfig>,
+    /// How long it signs without knowing that its store still says what it signs by.
+    pub sign_without_store: Duration,
 impl Options {
     /// Where a CA always is and listens; everything else is off.
     pub fn new(dir: PathBuf, listen: SocketAddr, admin_socket: PathBuf) -> Self {
@@ -99,6 +104,8 @@ impl Options {
             federation: FederationConfig::default(),
         }
     }
+            kubernetes: None,
+            sign_without_store: SIGN_WITHOUT_STORE,
 }
 
 impl Options {
@@ -129,7 +136,8 @@ impl Server {
         let lock = Lock::take(&options.dir)?;
         let store = open_store(&options.dir).await?;
         let passphrase = options.passphrase_file.clone();
-        let authority = Authority::load(&options.dir, passphrase, &store).await?;
+        let mut authority = Authority::load(&options.dir, passphrase, &store).await?;
+        authority.limit_signing(options.sign_without_store);
         let domain = authority.trust_domain().clone();
         let registry = Registry::new(store, domain, authority.prefix_ranges().to_vec());
         registry.reserve_ca_address(options.listen.ip()).await?;
@@ -222,6 +230,7 @@ impl Server {
         let ended = tokio::select! {
             ended = &mut serving => ended,
             () = shutdown => {
+        let connections = tokio::spawn(connections::keep(Arc::clone(&self.state)));
                 tracing::info!("stopping");
                 stop.send_replace(true);
                 match tokio::time::timeout(GRACE, &mut serving).await {
@@ -243,6 +252,7 @@ impl Server {
         match ended {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Error::Protocol(error.to_string())),
+        connections.abort();
             Err(error) => Err(Error::Protocol(error.to_string())),
         }
     }
@@ -261,7 +271,10 @@ impl Health {
         if let Some(recovery) = self.0.recovery() {
             return Err(recovery.reason());
         }
-        Ok(())
+        self.0
+            .authority
+            .may_sign()
+            .map_err(|error| error.to_string())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The stream of updates: each has what has changed since the last, whole sections at a time.
+//! The stream of updates: each has what has changed since the last.
 //!
 //! A slow agent never queues: it gets the newest state when it is ready for it.
 
@@ -21,11 +21,18 @@ use crate::{now_ms, proto};
 
 pub(super) type UpdateStream = ReceiverStream<Result<proto::Update, Status>>;
 
+/// The differences that an agent understands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Understands {
+    pub(super) entry_changes: bool,
+    pub(super) node_changes: bool,
+}
+
 /// Starts a stream for a node that was admitted.
 pub(super) fn start(
     state: &Arc<State>,
     peer: Arc<PeerNode>,
-    entry_changes: bool,
+    understands: Understands,
     stopping: watch::Receiver<bool>,
 ) -> UpdateStream {
     let (sender, updates) = mpsc::channel(1);
@@ -34,12 +41,13 @@ pub(super) fn start(
         snapshots: state.snapshot.subscribe(),
         crls: state.crls.subscribe(),
         servers: state.servers.subscribe(),
-        entry_changes,
+        understands,
         stopping,
         _connected: state.connected(&peer.svid.name),
         peer,
         sender,
         sent: None,
+        head_at_ms: 0,
     };
     tokio::spawn(stream.run());
     ReceiverStream::new(updates)
@@ -51,11 +59,12 @@ struct Push {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     crls: watch::Receiver<Crls>,
     servers: watch::Receiver<Arc<Vec<String>>>,
-    /// The agent takes differences of entries.
-    entry_changes: bool,
+    understands: Understands,
     stopping: watch::Receiver<bool>,
     sender: mpsc::Sender<Result<proto::Update, Status>>,
     sent: Option<Revisions>,
+    /// When the head of the audit log was signed that was sent last.
+    head_at_ms: u64,
     _connected: Connected,
 }
 
@@ -75,8 +84,8 @@ impl Push {
             match admit(&snapshot, &self.peer) {
                 Ok(node) => {
                     let sent = self.sent.replace(snapshot.revisions);
-                    let mut update = update(&snapshot, node, sent, self.entry_changes);
-                    let heads = self.state.audit_head().into_iter().collect();
+                    let mut update = update(&snapshot, node, sent, self.understands);
+                    update.audit_heads = self.audit_head();
                     if self.state.recovery().is_some() {
                         // Ours may be older than what the agent has.
                         update.deny_list = None;
@@ -86,10 +95,12 @@ impl Push {
                             sent.deny = 0;
                         }
                     }
-                    update.audit_heads = Some(proto::AuditHeads { heads });
                     if sent.is_none() || self.crls.has_changed().unwrap_or(false) {
                         let crls = self.crls.borrow_and_update().to_vec();
-                        update.crls = Some(proto::Crls { crls });
+                        // None made yet: what the agent has stays good.
+                        update.crls = Some(crls)
+                            .filter(|crls| !crls.is_empty())
+                            .map(|crls| proto::Crls { crls });
                     }
                     if sent.is_none() || self.servers.has_changed().unwrap_or(false) {
                         let addresses = self.servers.borrow_and_update().to_vec();
@@ -125,16 +136,26 @@ impl Push {
     }
 }
 
+impl Push {
+    /// The head of the audit log, if the agent has not seen it yet: it verifies each.
+    fn audit_head(&mut self) -> Option<proto::AuditHeads> {
+        let head = self.state.audit_head()?;
+        let news = head.at_ms != self.head_at_ms;
+        self.head_at_ms = head.at_ms;
+        news.then(|| proto::AuditHeads { heads: vec![head] })
+    }
+}
+
 fn update(
     snapshot: &Snapshot,
     node: &Node,
     sent: Option<Revisions>,
-    entry_changes: bool,
+    understands: Understands,
 ) -> proto::Update {
     let now = snapshot.revisions;
     let changed = |of: fn(&Revisions) -> u64| sent.is_none_or(|sent| of(&sent) != of(&now));
     let nodes = || proto::Nodes {
-        nodes: snapshot.nodes.iter().filter_map(as_peers_see).collect(),
+        nodes: snapshot.nodes.all().filter_map(as_peers_see).collect(),
     };
     let entries = || proto::Entries {
         entries: snapshot
@@ -143,18 +164,27 @@ fn update(
             .map(|entry| proto::Entry::from(&**entry))
             .collect(),
     };
+    let nodes_moved = changed(|r| r.nodes) || changed(|r| r.deny);
+    let node_changes = sent
+        .filter(|_| understands.node_changes && nodes_moved)
+        .and_then(|sent| snapshot.nodes.since(sent.last))
+        .map(|changed| changed.into_iter().filter_map(as_peers_see).collect());
     let difference = sent
-        .filter(|sent| entry_changes && sent.entries != now.entries)
+        .filter(|sent| understands.entry_changes && sent.entries != now.entries)
         .and_then(|sent| snapshot.entries.since(node, sent.entries, now_ms()));
     let policies = || proto::Policies {
         policies: snapshot.policies.iter().map(proto::Policy::from).collect(),
     };
-    let deny = || prost::Message::decode(snapshot.deny.bytes()).ok();
+    let signed = || Some(snapshot.deny.bytes()).filter(|bytes| !bytes.is_empty());
+    let deny = || prost::Message::decode(signed()?).ok();
     proto::Update {
         sequence: now.last,
         now_ms: now_ms(),
         bundle: changed(|r| r.bundle).then(|| proto::Bundle::from(&*snapshot.bundle)),
-        nodes: (changed(|r| r.nodes) || changed(|r| r.deny)).then(nodes),
+        nodes: (node_changes.is_none() && nodes_moved).then(nodes),
+        node_changes: node_changes
+            .filter(|changed: &Vec<_>| !changed.is_empty())
+            .map(|nodes| proto::Nodes { nodes }),
         entries: (difference.is_none() && changed(|r| r.entries)).then(entries),
         entry_changes: difference.filter(|one| !one.is_empty()).map(wire_changes),
         policies: changed(|r| r.policies).then(policies),
@@ -198,6 +228,8 @@ fn as_peers_see(node: &Node) -> Option<proto::Node> {
         acknowledged: 0,
         problem: String::new(),
         seen_at_ms: 0,
+        attestation: String::new(),
+        authorities_in_use: Vec::new(),
         ..proto::Node::from(node)
     })
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::state::State;
 use crate::audit::Act;
+use crate::authority::Moment;
 use crate::registry::{HEARTBEAT_MS, Snapshot};
 use crate::{Error, now_ms};
 
@@ -24,6 +25,8 @@ pub(super) async fn keep(state: Arc<State>) {
 impl State {
     /// Takes in what other servers have changed.
     async fn refresh(self: &Arc<Self>) -> Result<(), Error> {
+        // The answer may be late; it is as old as the question.
+        let asked = Moment::now();
         let writing = self.lock().await;
         let before = self.now();
         if self.registry.last_number().await? != before.revisions.last {
@@ -31,6 +34,7 @@ impl State {
             self.snapshot.send_replace(Arc::new(after));
         }
         drop(writing);
+        self.authority.confirm(asked);
         Ok(())
     }
 
@@ -57,13 +61,17 @@ impl State {
 
 /// Hears of other servers' changes, and looks for them now and then.
 async fn follow(state: &Arc<State>) {
-    let Some(mut notices) = state.registry.notices() else {
-        // The store is ours alone.
-        return;
-    };
+    // None if the store is ours alone: then it is only asked whether it is still there.
+    let mut notices = state.registry.notices();
     loop {
-        let heard = tokio::time::timeout(POLL, notices.next()).await;
-        if let Ok(Err(error)) = heard {
+        let heard = match &mut notices {
+            Some(notices) => tokio::time::timeout(POLL, notices.next()).await.ok(),
+            None => {
+                tokio::time::sleep(POLL).await;
+                None
+            }
+        };
+        if let Some(Err(error)) = heard {
             tracing::debug!(%error, "no notices from the store; trying again");
             tokio::time::sleep(RETRY).await;
         }

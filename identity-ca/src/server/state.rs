@@ -13,6 +13,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::{Notify, watch};
 
+use super::connections::Connections;
 use super::crls::Crls;
 use super::federation::Fetcher;
 use super::heads::Heads;
@@ -39,6 +40,8 @@ pub(super) struct State {
     pub(super) fetcher: Fetcher,
     pub(super) heads: Heads,
     pub(super) crls: watch::Sender<Crls>,
+    pub(super) hearing: Hearing,
+    pub(super) connections: Connections,
     pub(super) recovery: Mutex<Option<Recovery>>,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) certificate: Arc<OwnCertificate>,
@@ -78,6 +81,7 @@ impl State {
             crls: watch::Sender::default(),
             recovery: Mutex::new(recovery),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
+            connections: Connections::default(),
             certificate,
             rotation: Notify::new(),
             writer: tokio::sync::Mutex::new(()),
@@ -209,7 +213,7 @@ impl Drop for Connected {
 /// The certificate that the CA shows to agents: signed by itself, renewed when
 /// half of its life is over, or another issuing CA signs.
 #[derive(Debug)]
-pub(super) struct OwnCertificate(RwLock<Shown>);
+pub(super) struct OwnCertificate(RwLock<Option<Shown>>);
 
 #[derive(Debug)]
 struct Shown {
@@ -221,16 +225,24 @@ struct Shown {
 
 impl OwnCertificate {
     fn make(authority: &Authority) -> Result<Self, Error> {
-        Ok(Self(RwLock::new(Shown::fresh(authority)?)))
+        let own = Self(RwLock::default());
+        own.renew_if_due(authority)?;
+        Ok(own)
     }
+    /// None to show if the CA has nothing to sign with: agents then find
+    /// nobody here until it has.
 
     pub(super) fn renew_if_due(&self, authority: &Authority) -> Result<(), Error> {
         let stale = {
             let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            now_ms() / 1000 >= shown.due || shown.issuer != authority.issuing_id()
+            shown.as_ref().map_or(issuer.is_some(), |shown| {
+                now_ms() / 1000 >= shown.due || Some(&shown.issuer) != issuer.as_ref()
+            })
+        let issuer = authority.issuing_id();
         };
         if stale {
-            *self.0.write().unwrap_or_else(PoisonError::into_inner) = Shown::fresh(authority)?;
+            let fresh = issuer.map(|issuer| Shown::fresh(authority, issuer));
+            *self.0.write().unwrap_or_else(PoisonError::into_inner) = fresh.transpose()?;
         }
         Ok(())
     }
@@ -239,13 +251,12 @@ impl OwnCertificate {
 impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        Some(Arc::clone(&shown.key))
+        shown.as_ref().map(|shown| Arc::clone(&shown.key))
     }
 }
 
 impl Shown {
-    fn fresh(authority: &Authority) -> Result<Self, Error> {
-        let issuer = authority.issuing_id();
+    fn fresh(authority: &Authority, issuer: String) -> Result<Self, Error> {
         let (key, issued) = authority.server_identity()?;
         Ok(Self {
             key: certified(issued.chain, &key)?,

@@ -284,7 +284,7 @@ fn x8_a_root_that_is_cross_signed_is_followed_to() {
     };
     let cut = Verifier::new(
         bundle("example.org", &[&old]),
-        DenyList::unsigned(vec![denial]),
+        DenyList::unsigned(1, vec![denial]),
     );
     assert!(matches!(
         cut.workload(&shown, at(NOW)),

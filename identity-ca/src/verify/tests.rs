@@ -406,7 +406,7 @@ fn the_deny_list_cuts_by_id_node_and_serial_issuers_too() {
             reason: "test".to_owned(),
             since_ms: 0,
         };
-        let verifier = Verifier::new(pki.bundle.clone(), DenyList::unsigned(vec![denial]));
+        let verifier = Verifier::new(pki.bundle.clone(), DenyList::unsigned(1, vec![denial]));
         let result = verifier.proof(&chain, at(NOW));
         assert!(
             matches!(result, Err(Rejection::Denied(_))),
