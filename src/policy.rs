@@ -4,6 +4,7 @@ mod cases;
 mod check;
 mod diff;
 mod documents;
+mod enforce;
 mod explain;
 mod files;
 mod graph;
@@ -48,6 +49,8 @@ enum Command {
     Graph(graph::GraphArgs),
     /// The least that allows what was seen
     Suggest(suggest::SuggestArgs),
+    /// From audit to required: only if every pair that was seen has a proof
+    Enforce(enforce::EnforceArgs),
     /// From another enforcer's policies to HandfastPolicies, with what changes on the way
     Migrate(migrate::MigrateArgs),
     /// The JSON Schema of a kind of document, or the CustomResourceDefinition
@@ -95,6 +98,7 @@ pub async fn run(args: PolicyArgs) -> anyhow::Result<()> {
         Command::Diff(diff) => diff::run(&diff),
         Command::Graph(graph) => graph::run(&graph, &args.socket).await,
         Command::Suggest(suggest) => suggest::run(&suggest, &args.socket).await,
+        Command::Enforce(enforce) => enforce::run(&enforce, &args.socket).await,
         Command::Migrate(migrate) => migrate::run(&migrate),
         Command::Schema(schema) => schema::run(&schema),
         Command::Apply { paths, dry_run } => apply(&args.socket, &paths.paths, dry_run).await,

@@ -14,7 +14,7 @@ use crate::document::{Document, Spec};
 use crate::entry::{Entry, Pairing, Remote, Workload};
 use crate::file::{File, Numbers};
 use crate::local::LocalPolicy;
-use crate::model::{Direction, PolicyInfo, RuleInfo, RuleRef};
+use crate::model::{Authentication, Direction, PolicyInfo, RuleInfo, RuleRef};
 use crate::pairing;
 
 /// A text with the name that errors call it by: a path, or `policy/name`.
@@ -271,6 +271,13 @@ impl PolicySet {
     pub fn rules(&self) -> impl Iterator<Item = (RuleRef, &RuleInfo)> {
         let rules = self.files.iter().flat_map(|file| &file.rules);
         rules.map(|(number, info)| (*number, info))
+    }
+
+    /// Whether any rule counts what it would drop.
+    #[must_use]
+    pub fn audits(&self) -> bool {
+        self.rules()
+            .any(|(_, rule)| rule.authentication == Some(Authentication::Audit))
     }
 
     /// The first rule that tells ICMP messages apart by their type, if one does: not every gate can.

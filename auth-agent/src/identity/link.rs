@@ -10,6 +10,7 @@ use handfast_ca::client::{
     AgentClient, Attestation, CaTrust, IssuedJwt, Joined, NodeIdentity, Refusal, Svid, SvidRequest,
     Update, Updates, attest,
 };
+use handfast_ca::model::ObservedPair;
 use handfast_ca::verify::Verifier;
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -65,6 +66,7 @@ enum Command {
     Attest(Arc<dyn Attestation>),
     Renew(Vec<(Renewal, SvidRequest)>),
     Issue(Vec<SvidRequest>, oneshot::Sender<Answers>),
+    Observe(Vec<ObservedPair>, u64, oneshot::Sender<Result<(), NotReached>>),
     Jwt(
         String,
         Vec<String>,
@@ -148,6 +150,14 @@ impl Link {
     ) -> Result<Result<IssuedJwt, Refusal>, NotReached> {
         let (sender, answer) = oneshot::channel();
         let command = Command::Jwt(entry.to_owned(), audiences, sender);
+        self.commands.send(command).map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?
+    }
+
+    /// Reports what flows under rules in audit mode did, and waits until the CA has it.
+    pub async fn observe(&self, pairs: Vec<ObservedPair>, lost: u64) -> Result<(), NotReached> {
+        let (sender, answer) = oneshot::channel();
+        let command = Command::Observe(pairs, lost, sender);
         self.commands.send(command).map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
@@ -441,6 +451,10 @@ impl Task {
                     let answers = client.issue(batch).await;
                     let _ = answer.send(answers.map_err(|error| not_reached(&error)));
                 }
+                Command::Observe(pairs, lost, answer) => {
+                    let told = client.observe(&pairs, lost).await;
+                    let _ = answer.send(told.map_err(|error| not_reached(&error)));
+                }
                 Command::Jwt(entry, audiences, answer) => {
                     let answers = client.issue_jwt(&entry, &audiences).await;
                     let _ = answer.send(answers.map_err(|error| not_reached(&error)));
@@ -481,6 +495,7 @@ impl Task {
             }
             Command::Attest(by) => self.attest(by),
             Command::Issue(_, answer) => drop(answer.send(Err(away()))),
+            Command::Observe(_, _, answer) => drop(answer.send(Err(away()))),
             Command::Jwt(_, _, answer) => drop(answer.send(Err(away()))),
         }
     }

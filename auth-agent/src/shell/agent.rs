@@ -14,6 +14,7 @@ use handfast_policies::{PolicySet, Workload};
 
 use super::gates::Gates;
 use super::net::Net;
+use super::observations::Observations;
 use super::observe::History;
 use super::park::Park;
 use super::policy::PolicyTable;
@@ -76,6 +77,7 @@ pub(super) struct Agent {
     pub(super) endpoints: EndpointRecords,
     pub(super) netlink: rtnetlink::Handle,
 
+    pub(super) observations: Observations,
     pub(super) history: History,
     pub(super) alarms: VecDeque<String>,
 }

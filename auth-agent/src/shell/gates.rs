@@ -343,6 +343,11 @@ impl Gates {
         Ok(sum)
     }
 
+    /// Events that the gates could not tell.
+    pub(super) fn events_lost(&self) -> Result<u64, RunError> {
+        Ok(self.tables().counter(Reason::EventLost)?)
+    }
+
     /// Packets by reason, those that there were.
     pub(super) fn counters(&self) -> Result<BTreeMap<String, u64>, RunError> {
         let counters = self.tables().counters()?;

@@ -15,6 +15,7 @@ impl Agent {
     /// One event of the gates.
     pub(super) async fn hear_kernel(&mut self, event: handfast_bpf::Event) {
         let observed = self.observed(&event);
+        self.note_audited(&event, &observed);
         self.history.record(observed);
         // A peer's workload that has not been announced: its node is asked who that is.
         if event.hook == Hook::FromTunnel
@@ -150,7 +151,7 @@ fn protocol(number: u8) -> String {
     }
 }
 
-fn wall() -> f64 {
+pub(super) fn wall() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())

@@ -12,6 +12,7 @@ mod identities;
 mod kernel_events;
 mod metrics;
 mod net;
+mod observations;
 mod observe;
 mod park;
 mod policies;

@@ -334,6 +334,7 @@ impl Agent {
         if let Err(error) = self.gates.collect(clock::boot()) {
             self.alarm(format!("old connections: {error}"));
         }
+        self.report_observations();
         self.measure();
     }
 }

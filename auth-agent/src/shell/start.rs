@@ -19,6 +19,7 @@ use super::agent::{Agent, workload};
 use super::gates::Gates;
 use super::identities::private_key;
 use super::net::{FromNet, Net};
+use super::observations::Observations;
 use super::observe::History;
 use super::park::Park;
 use super::policy::PolicyTable;
@@ -175,6 +176,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         policy: PolicyTable::new(config.default_authentication),
         tunnels,
         tunnel_unrestored: false,
+        observations: Observations::default(),
         history: History::new(),
         alarms: std::collections::VecDeque::new(),
         policy_version: 0,

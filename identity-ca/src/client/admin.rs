@@ -304,7 +304,32 @@ impl Admin {
                 ..proto::Policy::default()
             })
             .collect();
-        let request = proto::PutPoliciesRequest { policies };
+        self.put(policies, String::new()).await
+    }
+
+    /// Puts another text in the place of this version of a document, and of no
+    /// other. The reason is kept in the audit log.
+    pub async fn replace_policy(
+        &mut self,
+        document: &PolicyDocument,
+        text: String,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let policy = proto::Policy {
+            name: document.name.clone(),
+            text,
+            version: document.version,
+            ..proto::Policy::default()
+        };
+        self.put(vec![policy], reason.to_owned()).await.map(drop)
+    }
+
+    async fn put(
+        &mut self,
+        policies: Vec<proto::Policy>,
+        reason: String,
+    ) -> Result<Vec<PolicyDocument>, Error> {
+        let request = proto::PutPoliciesRequest { policies, reason };
         let reply = self
             .client
             .put_policies(bounded(request))

@@ -1,7 +1,7 @@
 //! Policy documents: kept, versioned and handed on; never read here.
 
 use super::Registry;
-use super::store::{Section, int, uint};
+use super::store::{Change, Section, int, uint};
 use crate::model::PolicyDocument;
 use crate::{Error, now_ms};
 
@@ -16,6 +16,8 @@ const MAX_TOTAL: u64 = 32 << 20;
 pub(crate) struct PolicyOrder {
     pub(crate) name: String,
     pub(crate) text: String,
+    /// Only if this is its version now.
+    pub(crate) instead_of: Option<u64>,
 }
 
 type Row = (String, String, i64, i64);
@@ -40,6 +42,9 @@ impl Registry {
         let mut documents = Vec::with_capacity(orders.len());
         let mut changed = false;
         for order in orders {
+            if let Some(expected) = order.instead_of {
+                still(&mut change, &order.name, expected).await?;
+            }
             let written = sqlx::query(
                 "INSERT INTO policies VALUES ($1, $2, 1, $3)
                  ON CONFLICT (name) DO UPDATE SET text = $2, version = policies.version + 1, changed_ms = $3
@@ -107,6 +112,27 @@ impl Registry {
             change.commit().await?;
         }
         Ok(documents)
+    }
+}
+
+/// Refuses to replace what its writer has not seen.
+async fn still(change: &mut Change, name: &str, expected: u64) -> Result<(), Error> {
+    let version: Option<i64> = sqlx::query_scalar("SELECT version FROM policies WHERE name = $1")
+        .bind(name)
+        .fetch_optional(&mut **change)
+        .await?;
+    match version.map(uint) {
+        Some(version) if version == expected => Ok(()),
+        Some(version) => Err(Error::invalid(
+            format!("policy {name:?}"),
+            format!(
+                "it has changed meanwhile (version {version}, not {expected}): look at it again"
+            ),
+        )),
+        None => Err(Error::Missing {
+            what: "policy",
+            name: name.to_owned(),
+        }),
     }
 }
 

@@ -301,6 +301,7 @@ mod tests {
         let (_folder, registry) = registry().await;
         let put = |size: usize| {
             let order = PolicyOrder {
+                instead_of: None,
                 name: format!("p{size}"),
                 text: "x".repeat(size),
             };

@@ -31,7 +31,7 @@ impl Admin for Service {
         let authority = &self.state.authority;
         let (alarms, tokens_open) = self.state.registry.counts().await?;
         let ranges = authority.prefix_ranges().iter().map(ToString::to_string);
-        let joined = now.nodes.iter().filter(|node| node.joined_at_ms.is_some());
+        let joined = now.nodes.all().filter(|node| node.joined_at_ms.is_some());
         Ok(Response::new(proto::StatusReply {
             trust_domain: authority.trust_domain().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -41,7 +41,7 @@ impl Admin for Service {
             issuing_not_after_ms: authority.issuing_not_after() * 1000,
             root_fingerprint: authority.root_fingerprint().to_string(),
             prefix_ranges: ranges.collect(),
-            nodes: now.nodes.len() as u64,
+            nodes: now.nodes.all().len() as u64,
             nodes_joined: joined.count() as u64,
             nodes_connected: self.state.nodes_connected() as u64,
             entries: now.entries.len() as u64,
@@ -180,7 +180,7 @@ impl Admin for Service {
         request: Request<proto::PutPoliciesRequest>,
     ) -> Result<Response<proto::Policies>, Status> {
         let by = self.state.operator(&request, Role::Registrar)?;
-        let policies = request.into_inner().policies;
+        let proto::PutPoliciesRequest { policies, reason } = request.into_inner();
         if policies.len() > MAX_POLICIES {
             return Err(Status::invalid_argument(format!(
                 "at most {MAX_POLICIES} documents at once"
@@ -192,6 +192,7 @@ impl Admin for Service {
             .map(|policy| PolicyOrder {
                 name: policy.name,
                 text: policy.text,
+                instead_of: Some(policy.version).filter(|version| *version > 0),
             })
             .collect();
         let documents = self
@@ -201,7 +202,12 @@ impl Admin for Service {
         let documents = self
             .state
             .conclude("policy.put", &by, names, documents, |act, documents| {
-                act.with("versions", versions(documents))
+                let act = act.with("versions", versions(documents));
+                if reason.is_empty() {
+                    act
+                } else {
+                    act.with("reason", reason)
+                }
             })
             .await?;
         let policies = documents.iter().map(proto::Policy::from).collect();

@@ -13,5 +13,6 @@ mod entries;
 mod full_disk;
 mod large;
 mod nodes;
+mod observations;
 mod operators;
 mod servers;

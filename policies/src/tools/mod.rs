@@ -7,6 +7,7 @@ pub mod check;
 mod classes;
 mod cover;
 pub mod diff;
+pub mod enforce;
 pub mod explain;
 pub mod flow;
 pub mod graph;
