@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use handfast_agent::admin::Request;
 use handfast_agent::config::{AgentConfig, DefaultAuthentication};
-use handfast_agent::identity::{Method, X509PopFiles};
+use handfast_agent::identity::{IdentityError, K8sPsatFile, Method, NodeStore, X509PopFiles};
 use handfast_agent::shell::Readiness;
 use handfast_ca::bundle::{Fingerprint, TrustBundle};
 use handfast_ca::client::CaTrust;
@@ -22,11 +22,12 @@ pub struct AgentArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Join the mesh with a token file from `handfast token create`, or with a certificate of another CA
+    /// Join the mesh with a token file from `handfast token create`, a certificate of another CA, or a token of Kubernetes
     ///
     /// Makes the node's key on this machine, gets its SVID from the CA, and keeps both in the data directory. A
-    /// token works once; afterwards the file can be deleted. A certificate (--x509pop-cert) works as often as needed:
-    /// the agent uses it by itself if the CA evicts the node.
+    /// token works once; afterwards the file can be deleted. A certificate (--x509pop-cert) or a token that the cluster
+    /// projects into the agent's pod (--k8s-token) works as often as needed: the agent uses it by itself if the CA
+    /// evicts the node.
     Join(JoinArgs),
     /// Run the agent in the foreground, until SIGTERM or Ctrl-C
     ///
@@ -42,33 +43,48 @@ struct JoinArgs {
     /// The token file
     #[arg(
         value_name = "FILE",
-        required_unless_present = "certificate",
-        conflicts_with = "certificate"
+        required_unless_present = "standing",
+        conflicts_with = "standing"
     )]
     file: Option<PathBuf>,
     /// PEM file with the chain of a certificate that a CA gave this machine which the mesh's CA knows, leaf first
-    #[arg(long = "x509pop-cert", value_name = "FILE", requires_all = ["key", "ca_address"])]
+    #[arg(long = "x509pop-cert", value_name = "FILE", group = "standing", requires_all = ["key", "ca_address"])]
     certificate: Option<PathBuf>,
     /// PEM file with its private key
     #[arg(long = "x509pop-key", value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
+    /// File with the service account token that Kubernetes projects into this pod for the CA's audience
+    #[arg(
+        long,
+        value_name = "FILE",
+        group = "standing",
+        conflicts_with = "certificate",
+        requires = "ca_address"
+    )]
+    k8s_token: Option<PathBuf>,
+    /// The Kubernetes node that this is; the CA refuses a token of a pod on another one
+    #[arg(long, value_name = "NAME", requires = "k8s_token")]
+    k8s_node: Option<String>,
     /// HOST:PORT of the mesh's CA
-    #[arg(long, value_name = "HOST:PORT", requires = "certificate")]
+    #[arg(long, value_name = "HOST:PORT", requires = "standing")]
     ca_address: Option<String>,
     /// The mesh's trust domain
-    #[arg(long, value_name = "NAME", requires = "certificate")]
+    #[arg(long, value_name = "NAME", requires = "standing")]
     trust_domain: Option<String>,
     /// Fingerprint of the mesh's root, as `handfast ca status` shows it
     #[arg(
         long,
         value_name = "sha256:HEX",
-        requires = "certificate",
+        requires = "standing",
         conflicts_with = "bundle"
     )]
     root: Option<Fingerprint>,
     /// Trust bundle of the mesh's CA (SPIFFE JSON, from `handfast bundle show`) instead of a fingerprint
-    #[arg(long, value_name = "FILE", requires = "certificate")]
+    #[arg(long, value_name = "FILE", requires = "standing")]
     bundle: Option<PathBuf>,
+    /// Do nothing if this machine has joined already
+    #[arg(long, conflicts_with = "again")]
+    unless_joined: bool,
     /// Attest again as the node that this machine is already, after an eviction; the agent must not run
     #[arg(long)]
     again: bool,
@@ -79,18 +95,42 @@ struct JoinArgs {
 
 impl JoinArgs {
     fn method(&self) -> anyhow::Result<Method> {
-        let (Some(certificate), Some(key), Some(ca_address)) =
-            (&self.certificate, &self.key, &self.ca_address)
-        else {
+        let Some(ca_address) = self.ca_address.clone() else {
             let file = self.file.clone().context("name the token file")?;
             return Ok(Method::Token { file });
         };
+        let trust = self.trust()?;
+        if let Some(token) = &self.k8s_token {
+            return Ok(Method::K8sPsat {
+                file: K8sPsatFile {
+                    token: std::path::absolute(token)?,
+                    node: self.k8s_node.clone(),
+                },
+                ca_address,
+                trust,
+            });
+        }
+        let (Some(certificate), Some(key)) = (&self.certificate, &self.key) else {
+            anyhow::bail!("by what is this machine to join? nothing was changed");
+        };
+        Ok(Method::X509Pop {
+            files: X509PopFiles {
+                certificate: std::path::absolute(certificate)?,
+                key: std::path::absolute(key)?,
+            },
+            ca_address,
+            trust,
+        })
+    }
+
+    /// How the CA is recognised.
+    fn trust(&self) -> anyhow::Result<CaTrust> {
         let trust_domain = self
             .trust_domain
             .as_deref()
-            .context("--trust-domain is needed with --x509pop-cert; nothing was changed")?;
+            .context("--trust-domain is needed to recognise the CA; nothing was changed")?;
         let trust_domain = handfast_ca::authority::trust_domain(trust_domain)?;
-        let trust = match (&self.root, &self.bundle) {
+        Ok(match (&self.root, &self.bundle) {
             (Some(root), _) => CaTrust::Root(trust_domain, *root),
             (None, Some(path)) => {
                 let text = std::fs::read(path)
@@ -100,14 +140,6 @@ impl JoinArgs {
             (None, None) => anyhow::bail!(
                 "how is the CA to be recognised? give --root or --bundle; nothing was changed"
             ),
-        };
-        Ok(Method::X509Pop {
-            files: X509PopFiles {
-                certificate: std::path::absolute(certificate)?,
-                key: std::path::absolute(key)?,
-            },
-            ca_address: ca_address.clone(),
-            trust,
         })
     }
 }
@@ -173,6 +205,16 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
     match args.command {
         Command::Join(args) => {
             let method = args.method()?;
+            if args.unless_joined {
+                match NodeStore::open(&args.data_dir) {
+                    Err(IdentityError::NotJoined(_)) => {}
+                    opened => {
+                        opened?;
+                        println!("this machine has joined already; nothing was changed");
+                        return Ok(());
+                    }
+                }
+            }
             let joined =
                 handfast_agent::identity::join(&method, &args.data_dir, args.again).await?;
             println!(

@@ -157,6 +157,14 @@ pub enum Error {
         /// Why.
         problem: String,
     },
+    /// The Kubernetes API refused, or did not answer.
+    #[error("Kubernetes: cannot {doing}: {problem}")]
+    Cluster {
+        /// What was asked.
+        doing: &'static str,
+        /// What it said.
+        problem: String,
+    },
     /// The other side said something that the protocol does not allow.
     #[error("the other side broke the protocol: {0}")]
     Protocol(String),
@@ -217,7 +225,9 @@ impl Error {
             Self::StoreFull => Code::ResourceExhausted,
             Self::Audit(_) | Self::Recovering(_) | Self::NotSigning(_) => Code::Unavailable,
             Self::Refused { code, .. } => *code,
-            Self::Unreachable { .. } | Self::StoreAway(_) => Code::Unavailable,
+            Self::Unreachable { .. } | Self::StoreAway(_) | Self::Cluster { .. } => {
+                Code::Unavailable
+            },
             _ => Code::Internal,
         }
     }

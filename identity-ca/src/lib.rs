@@ -32,6 +32,7 @@ mod error;
 mod failpoint;
 pub mod federation;
 pub mod jwt;
+pub mod kubernetes;
 mod metrics;
 pub mod model;
 mod names;

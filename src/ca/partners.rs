@@ -1,14 +1,14 @@
 //! Options of `handfast ca serve` that concern others: who attests how, and whom it federates with.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use handfast_ca::attest::AttestationConfig;
 use handfast_ca::federation::FederationConfig;
 use handfast_ca::server::Options;
+use serde::de::DeserializeOwned;
 
 /// How nodes attest, and how our bundle reaches partners.
 #[derive(Debug, Args)]
@@ -16,6 +16,10 @@ pub struct Partners {
     /// How nodes may attest beside join tokens (YAML; see docs/attestation.md)
     #[arg(long, value_name = "FILE")]
     attestation: Option<PathBuf>,
+    /// The Kubernetes cluster to serve: nodes that attest by its tokens, entries for its pods, policies from its
+    /// objects (YAML; see docs/kubernetes.md)
+    #[arg(long, value_name = "FILE")]
+    kubernetes: Option<PathBuf>,
     /// Serve our bundle to partners of a federation here, over HTTPS
     #[arg(long, value_name = "IP:PORT")]
     bundle_endpoint: Option<SocketAddr>,
@@ -41,11 +45,10 @@ impl Partners {
             anyhow::bail!("--bundle-refresh-hint: at least 1s");
         }
         if let Some(file) = self.attestation {
-            let text =
-                std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-            let config: AttestationConfig =
-                serde_norway::from_str(&text).with_context(|| file.display().to_string())?;
-            options.attestation = config;
+            options.attestation = read(&file)?;
+        }
+        if let Some(file) = self.kubernetes {
+            options.kubernetes = Some(read(&file)?);
         }
         options.federation = FederationConfig {
             endpoint: self.bundle_endpoint,
@@ -55,4 +58,10 @@ impl Partners {
         };
         Ok(())
     }
+}
+
+/// A file of settings (YAML).
+fn read<T: DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    serde_norway::from_str(&text).with_context(|| file.display().to_string())
 }

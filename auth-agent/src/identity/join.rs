@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use handfast_ca::client::{Attestation, CaTrust, X509Pop, attest};
+use handfast_ca::client::{Attestation, CaTrust, K8sPsat, X509Pop, attest};
 use handfast_ca::token::JoinToken;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,47 @@ pub enum Method {
         /// How the CA is recognised.
         trust: CaTrust,
     },
+    /// By the token that a Kubernetes cluster keeps in a file of this agent's pod; as often as needed.
+    K8sPsat {
+        /// Where the token is.
+        file: K8sPsatFile,
+        /// `HOST:PORT` of the CA.
+        ca_address: String,
+        /// How the CA is recognised.
+        trust: CaTrust,
+    },
+}
+
+/// A projected service account token. Read at each attestation, since the kubelet renews it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct K8sPsatFile {
+    /// The file.
+    pub token: PathBuf,
+    /// The Kubernetes node that this one is; none for whatever the token says.
+    pub node: Option<String>,
+}
+
+/// By what a node can attest anew by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// The key of another CA's certificate.
+    X509pop(X509PopFiles),
+    /// The cluster's token.
+    K8sPsat(K8sPsatFile),
+}
+
+impl Standing {
+    /// Ready to attest.
+    pub fn read(&self) -> Result<Arc<dyn Attestation>, IdentityError> {
+        match self {
+            Self::X509pop(files) => files.read(),
+            Self::K8sPsat(file) => Ok(Arc::new(K8sPsat {
+                token: file.token.clone(),
+                node: file.node.clone(),
+            })),
+        }
+    }
 }
 
 /// PEM files of another CA's certificate for this machine. Read at each attestation, since others renew them.
@@ -66,7 +107,7 @@ pub async fn join(method: &Method, data_dir: &Path, again: bool) -> Result<Joine
     };
     let joined = match &ready {
         Ready::Token(token) => handfast_ca::client::join(token).await?,
-        Ready::X509Pop {
+        Ready::Standing {
             ca_address,
             trust,
             by,
@@ -82,13 +123,15 @@ pub async fn join(method: &Method, data_dir: &Path, again: bool) -> Result<Joine
             dir: data_dir.to_owned(),
         });
     }
-    let (ca_address, files) = match &ready {
+    let (ca_address, standing) = match &ready {
         Ready::Token(token) => (token.ca_address.as_str(), None),
-        Ready::X509Pop {
-            ca_address, files, ..
-        } => (ca_address.as_str(), Some(*files)),
+        Ready::Standing {
+            ca_address,
+            standing,
+            ..
+        } => (ca_address.as_str(), Some(standing)),
     };
-    store.save_joined(ca_address, files, &joined)?;
+    store.save_joined(ca_address, standing, &joined)?;
     Ok(Joined {
         spiffe_id: joined.node.spiffe_id,
         not_after: joined.node.not_after,
@@ -98,28 +141,34 @@ pub async fn join(method: &Method, data_dir: &Path, again: bool) -> Result<Joine
 /// A method whose files were read.
 enum Ready<'a> {
     Token(JoinToken),
-    X509Pop {
+    Standing {
         ca_address: &'a String,
         trust: &'a CaTrust,
-        files: &'a X509PopFiles,
+        standing: Standing,
         by: Arc<dyn Attestation>,
     },
 }
 
 impl<'a> Ready<'a> {
     fn of(method: &'a Method) -> Result<Self, IdentityError> {
-        Ok(match method {
-            Method::Token { file } => Self::Token(JoinToken::read(file)?),
+        let (standing, ca_address, trust) = match method {
+            Method::Token { file } => return Ok(Self::Token(JoinToken::read(file)?)),
             Method::X509Pop {
                 files,
                 ca_address,
                 trust,
-            } => Self::X509Pop {
+            } => (Standing::X509pop(files.clone()), ca_address, trust),
+            Method::K8sPsat {
+                file,
                 ca_address,
                 trust,
-                files,
-                by: files.read()?,
-            },
+            } => (Standing::K8sPsat(file.clone()), ca_address, trust),
+        };
+        Ok(Self::Standing {
+            ca_address,
+            trust,
+            by: standing.read()?,
+            standing,
         })
     }
 }

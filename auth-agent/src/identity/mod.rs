@@ -21,7 +21,7 @@ use spiffe::SpiffeId;
 
 pub use attest::Attestor;
 pub use audit_heads::AuditHeads;
-pub use join::{Method, X509PopFiles, join};
+pub use join::{K8sPsatFile, Method, Standing, X509PopFiles, join};
 pub use link::{Credentials, FromCa, Link, NotReached};
 pub use reattest::Reattest;
 pub use selectors::{Demands, SELECTOR_KINDS, Subject, matches};

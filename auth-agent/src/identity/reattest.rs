@@ -18,7 +18,7 @@ impl Reattest {
     /// By what to attest now; none if it was tried a moment ago, or if this node needs a token for it.
     ///
     /// # Errors
-    /// The certificate or key that the node attests by cannot be read.
+    /// What the node attests by cannot be read.
     pub fn due(
         &mut self,
         store: &NodeStore,
@@ -27,8 +27,8 @@ impl Reattest {
             return Ok(None);
         }
         self.0 = Some(Instant::now());
-        match store.x509pop()? {
-            Some(files) => files.read().map(Some),
+        match store.standing()? {
+            Some(standing) => standing.read().map(Some),
             None => Ok(None),
         }
     }

@@ -19,7 +19,7 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{IdentityError, X509PopFiles};
+use super::{IdentityError, Standing};
 use crate::files;
 
 const IDENTITY: &str = "node.pem";
@@ -41,8 +41,8 @@ pub struct NodeStore {
 struct Settings {
     ca_address: String,
     /// How this node may attest anew by itself; none for a node that joined by a token.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    x509pop: Option<X509PopFiles>,
+    #[serde(flatten)]
+    standing: Option<Standing>,
 }
 
 /// What the CA said last, for a start without it.
@@ -241,12 +241,12 @@ impl NodeStore {
     pub fn save_joined(
         &self,
         ca_address: &str,
-        x509pop: Option<&X509PopFiles>,
+        standing: Option<&Standing>,
         joined: &Joined,
     ) -> Result<(), IdentityError> {
         let settings = Settings {
             ca_address: ca_address.to_owned(),
-            x509pop: x509pop.cloned(),
+            standing: standing.cloned(),
         };
         files::write_json(&self.path(SETTINGS), &settings)?;
         self.save_bundle(&joined.bundle)?;
@@ -292,9 +292,9 @@ impl NodeStore {
     }
 
     /// How this node may attest anew by itself.
-    pub fn x509pop(&self) -> Result<Option<X509PopFiles>, IdentityError> {
+    pub fn standing(&self) -> Result<Option<Standing>, IdentityError> {
         let settings = files::read_json::<Settings>(&self.path(SETTINGS))?;
-        Ok(settings.and_then(|settings| settings.x509pop))
+        Ok(settings.and_then(|settings| settings.standing))
     }
 
     /// What is said of a kept identity that makes no sense.

@@ -82,6 +82,12 @@ impl Attestors {
         Ok(Self(kinds))
     }
 
+    /// With one more kind.
+    pub(crate) fn and(mut self, kind: impl NodeAttestor + 'static) -> Self {
+        self.0.push(Box::new(kind));
+        self
+    }
+
     /// The kind of that name.
     pub(crate) fn kind(&self, name: &str) -> Result<&dyn NodeAttestor, Error> {
         let found = self.0.iter().find(|kind| kind.kind() == name);

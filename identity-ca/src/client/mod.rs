@@ -12,6 +12,7 @@ pub mod federation;
 mod join;
 mod observations;
 pub mod operators;
+mod psat;
 pub mod rotation;
 
 use std::fmt;
@@ -25,6 +26,7 @@ use crate::{Error, proto};
 pub use self::agent::{AgentClient, IssuedJwt, MAX_BATCH, Update, Updates};
 pub use self::attest::{Attestation, CaTrust, X509Pop, attest};
 pub use self::join::{Joined, join};
+pub use self::psat::K8sPsat;
 
 pub(crate) use self::connect::{check_clocks, moment};
 

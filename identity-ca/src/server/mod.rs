@@ -40,6 +40,7 @@ use crate::attest::{AttestationConfig, Attestors};
 use crate::audit::{self as log, Audit};
 use crate::authority::{Authority, Lock, SIGN_WITHOUT_STORE, check_folder, open_store};
 use crate::federation::FederationConfig;
+use crate::kubernetes::{Cluster, ClusterConfig};
 use crate::model::Role;
 use crate::proto::admin_server::AdminServer;
 use crate::proto::agents_server::AgentsServer;
@@ -84,6 +85,8 @@ pub struct Options {
     pub attestation: AttestationConfig,
     /// Our bundle for others, and theirs for us.
     pub federation: FederationConfig,
+    /// The Kubernetes cluster that it serves, if any.
+    pub kubernetes: Option<ClusterConfig>,
 }
 
     /// The Kubernetes cluster that it serves, if any.
@@ -102,6 +105,7 @@ impl Options {
             passphrase_file: None,
             attestation: AttestationConfig::default(),
             federation: FederationConfig::default(),
+            kubernetes: None,
         }
     }
             kubernetes: None,
@@ -151,7 +155,14 @@ impl Server {
             authority.server(),
             options.syslog.clone(),
         )?;
-        let attestors = Attestors::open(&options.attestation, authority.trust_domain())?;
+        let mut attestors = Attestors::open(&options.attestation, authority.trust_domain())?;
+        let cluster = match &options.kubernetes {
+            Some(config) => Some(Cluster::open(config).await?),
+            None => None,
+        };
+        if let Some(cluster) = &cluster {
+            attestors = cluster.attestors(attestors)?;
+        }
         let bundle_endpoint = federation::bind(&options.federation).await?;
         metrics::describe();
         let state = State::open(
