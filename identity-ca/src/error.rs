@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::certificate::CsrError;
 use crate::verify::Rejection;
@@ -132,13 +133,13 @@ pub enum Error {
     /// Nothing is signed until a restored CA has heard from its agents.
     #[error("{0}")]
     Recovering(String),
-    /// The store failed in another way.
     /// This server signs nothing: it was removed, is cut off, or has nothing to sign with.
     #[error("{0}")]
     NotSigning(String),
     /// What several callers waited for together has failed.
     #[error(transparent)]
     Shared(Arc<Self>),
+    /// The store failed in another way.
     #[error("the CA's store: {0}")]
     Store(#[source] sqlx::Error),
     /// The other side refused a call.
@@ -206,6 +207,8 @@ impl Error {
             Self::Exists { .. } => "exists",
             Self::StoreFull | Self::StoreDamaged { .. } | Self::Store(_) => "store",
             Self::Audit(_) | Self::AuditBroken { .. } => "audit",
+            Self::NotSigning(_) => "not-signing",
+            Self::Shared(error) => error.reason(),
             _ => "other",
         }
     }
@@ -215,8 +218,6 @@ impl Error {
         use tonic::Code;
         match self {
             Self::Invalid { .. } | Self::Csr(_) => Code::InvalidArgument,
-            Self::NotSigning(_) => "not-signing",
-            Self::Shared(error) => error.reason(),
             Self::Missing { .. } => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
             Self::Denied(_) | Self::Token(_) => Code::PermissionDenied,
@@ -225,9 +226,10 @@ impl Error {
             Self::StoreFull => Code::ResourceExhausted,
             Self::Audit(_) | Self::Recovering(_) | Self::NotSigning(_) => Code::Unavailable,
             Self::Refused { code, .. } => *code,
+            Self::Shared(error) => error.code(),
             Self::Unreachable { .. } | Self::StoreAway(_) | Self::Cluster { .. } => {
                 Code::Unavailable
-            },
+            }
             _ => Code::Internal,
         }
     }

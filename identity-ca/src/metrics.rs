@@ -88,5 +88,5 @@ pub(crate) fn registry(now: &Snapshot) {
     gauge!(SEQUENCE).set(now.revisions.last as f64);
     gauge!(BUNDLE).set(now.revisions.bundle as f64);
     gauge!(ENTRIES).set(now.entries.len() as f64);
-    gauge!(NODES).set(now.nodes.len() as f64);
+    gauge!(NODES).set(now.nodes.all().len() as f64);
 }

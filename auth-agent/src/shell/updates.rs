@@ -146,7 +146,8 @@ impl Agent {
         // Workloads wait for this on open streams; the rest may take its time.
         self.workloads.apply(Change::of(&update));
         if let Some(nodes) = update.nodes {
-            self.knowledge.nodes = nodes.iter().map(known_node).collect();
+            let known = std::mem::take(&mut self.knowledge.nodes);
+            self.knowledge.nodes = nodes.map(known_node).onto(known);
             self.unsettled.nodes = true;
         }
         if update.entries.is_some() {

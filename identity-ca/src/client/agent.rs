@@ -1,14 +1,12 @@
 //! A joined node's side of the CA: certificates in batches, updates as they happen.
 
-use std::collections::HashSet;
-
 use spiffe::SpiffeId;
 use tonic::Streaming;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
 use super::connect::{Trust, agents, bounded, connect_channel};
-use super::{NodeIdentity, Refusal, Svid, SvidRequest, refused};
+use super::{NodeIdentity, Refusal, Section, Svid, SvidRequest, refused};
 use crate::audit::AuditHead;
 use crate::bundle::TrustBundle;
 use crate::deny::DenyList;
@@ -94,6 +92,7 @@ impl AgentClient {
         let request = proto::WatchRequest {
             now_ms: now_ms(),
             entry_changes: true,
+            node_changes: true,
         };
         let stream = self
             .client
@@ -105,7 +104,6 @@ impl AgentClient {
         Ok(Updates {
             stream,
             bundle: self.bundle.clone(),
-            entries: Vec::new(),
         })
     }
 
@@ -217,7 +215,7 @@ pub struct IssuedJwt {
 }
 
 /// What has changed. A section that is none has not; one that is there is
-/// complete.
+/// complete, or a [`Section`] that says what has changed.
 #[derive(Debug, Clone)]
 pub struct Update {
     /// To be acknowledged with [`AgentClient::ack`]; rises from update to update.
@@ -226,10 +224,10 @@ pub struct Update {
     pub ca_time_ms: u64,
     /// The trust bundle.
     pub bundle: Option<TrustBundle>,
-    /// All nodes that have joined, this one among them.
-    pub nodes: Option<Vec<Node>>,
+    /// The nodes that have joined, this one among them.
+    pub nodes: Option<Section<Node>>,
     /// The entries that apply to this node.
-    pub entries: Option<Vec<Entry>>,
+    pub entries: Option<Section<Entry>>,
     /// All policy documents.
     pub policies: Option<Vec<PolicyDocument>>,
     /// The deny list, its signature verified.
@@ -258,8 +256,6 @@ pub struct Updates {
     stream: Streaming<proto::Update>,
     /// Verifies deny lists.
     bundle: TrustBundle,
-    /// What the stream has said so far: later it says only what differs.
-    entries: Vec<Entry>,
 }
 
 impl Updates {
@@ -294,15 +290,16 @@ impl Updates {
             });
             understood(heads, &mut problems)
         });
-        let all = |nodes: proto::Nodes| nodes.nodes.into_iter().map(Node::try_from).collect();
-        let entries = self.entries(update.entries, update.entry_changes)?;
+        let node_changes = update.node_changes.map(|nodes| (nodes.nodes, Vec::new()));
+        let entry_changes = update.entry_changes;
+        let entry_changes = entry_changes.map(|changes| (changes.changed, changes.removed));
         Ok(Some(Update {
             sequence: update.sequence,
             recovering: update.recovering,
             ca_time_ms: update.now_ms,
             bundle,
-            nodes: update.nodes.map(all).transpose()?,
-            entries,
+            nodes: section(update.nodes.map(|all| all.nodes), node_changes)?,
+            entries: section(update.entries.map(|all| all.entries), entry_changes)?,
             policies: update.policies.map(|list| {
                 list.policies
                     .into_iter()
@@ -326,42 +323,24 @@ impl Updates {
     }
 }
 
-impl Updates {
-    /// All entries, if any of them changed.
-    fn entries(
-        &mut self,
-        all: Option<proto::Entries>,
-        changes: Option<proto::EntryChanges>,
-    ) -> Result<Option<Vec<Entry>>, Error> {
-        if all.is_none() && changes.is_none() {
-            return Ok(None);
-        }
-        let read = |list: Vec<proto::Entry>| -> Result<Vec<Entry>, Error> {
-            list.into_iter().map(Entry::try_from).collect()
-        };
-        if let Some(all) = all {
-            self.entries = read(all.entries)?;
-        }
-        if let Some(changes) = changes {
-            let changed = read(changes.changed)?;
-            let gone: HashSet<&str> = changed
-                .iter()
-                .map(|entry| entry.id.as_str())
-                .chain(changes.removed.iter().map(String::as_str))
-                .collect();
-            self.entries
-                .retain(|entry| !gone.contains(entry.id.as_str()));
-            self.entries.extend(changed);
-            // As the CA orders them: the first is a workload's default identity.
-            self.entries
-                .sort_by(|one, other| order(one).cmp(&order(other)));
-        }
-        Ok(Some(self.entries.clone()))
+/// All of a section, or what has changed in it: whichever the message has.
+fn section<W, T>(
+    all: Option<Vec<W>>,
+    changes: Option<(Vec<W>, Vec<String>)>,
+) -> Result<Option<Section<T>>, Error>
+where
+    T: TryFrom<W, Error = Error>,
+{
+    let read =
+        |wire: Vec<W>| -> Result<Vec<T>, Error> { wire.into_iter().map(T::try_from).collect() };
+    match (all, changes) {
+        (Some(all), _) => Ok(Some(Section::All(read(all)?))),
+        (None, Some((changed, removed))) => Ok(Some(Section::Changes {
+            changed: read(changed)?,
+            removed,
+        })),
+        (None, None) => Ok(None),
     }
-}
-
-fn order(entry: &Entry) -> (&str, &str) {
-    (entry.spiffe_id.path(), &entry.id)
 }
 
 /// Those that can be read; why the others cannot.

@@ -14,6 +14,7 @@ mod observations;
 pub mod operators;
 mod psat;
 pub mod rotation;
+mod section;
 
 use std::fmt;
 
@@ -27,6 +28,7 @@ pub use self::agent::{AgentClient, IssuedJwt, MAX_BATCH, Update, Updates};
 pub use self::attest::{Attestation, CaTrust, X509Pop, attest};
 pub use self::join::{Joined, join};
 pub use self::psat::K8sPsat;
+pub use self::section::{Keyed, Section};
 
 pub(crate) use self::connect::{check_clocks, moment};
 

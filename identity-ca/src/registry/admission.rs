@@ -92,6 +92,9 @@ impl Registry {
                 "UPDATE nodes SET banned = 0, reason = $1 WHERE name = $2 AND banned = 1"
             }
         };
+        // In the order in which `hear` locks them.
+        let mut names: Vec<&NodeName> = names.iter().collect();
+        names.sort_unstable();
         let mut change = self.store.begin().await?;
         let mut changed = 0;
         for name in names {

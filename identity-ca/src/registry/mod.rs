@@ -8,6 +8,8 @@ mod admission;
 mod denials;
 mod entries;
 mod federations;
+mod heard;
+mod mesh;
 mod nodes;
 mod observations;
 mod operators;
@@ -28,6 +30,7 @@ use crate::Error;
 
 pub(crate) use self::entries::{EntryOrder, Imported, parent_of};
 pub(crate) use self::federations::Fetched;
+pub(crate) use self::heard::{Heard, News};
 pub(crate) use self::nodes::{NodeOrder, session_address};
 pub(crate) use self::operators::Who;
 pub(crate) use self::policies::PolicyOrder;

@@ -225,41 +225,6 @@ impl Registry {
         Ok(hash.flatten())
     }
 
-    /// Records the key of a node's next certificate before it is handed out.
-    pub(crate) async fn renewed(&self, name: &NodeName, key_hash: &[u8; 32]) -> Result<(), Error> {
-        let mut change = self.store.begin().await?;
-        sqlx::query("UPDATE nodes SET key_hash = $1 WHERE name = $2")
-            .bind(key_hash.as_slice())
-            .bind(name.as_str())
-            .execute(&mut *change)
-            .await?;
-        change.commit().await
-    }
-
-    /// Records what an agent said of an update.
-    pub(crate) async fn acknowledged(
-        &self,
-        name: &NodeName,
-        sequence: u64,
-        problem: &str,
-        authorities: &[String],
-    ) -> Result<(), Error> {
-        let mut change = self.store.begin_beside().await?;
-        // What could not be applied is not acknowledged.
-        let applied = if problem.is_empty() { sequence } else { 0 };
-        sqlx::query(
-            "UPDATE nodes SET acknowledged = CASE WHEN acknowledged > $1 THEN acknowledged ELSE $1 END, problem = $2, seen_ms = $3, authorities_in_use = $4 WHERE name = $5",
-        )
-        .bind(int(applied))
-        .bind(problem)
-        .bind(int(now_ms()))
-        .bind(self.stored(serde_json::to_string(authorities))?)
-        .bind(name.as_str())
-        .execute(&mut *change)
-        .await?;
-        change.commit().await
-    }
-
     /// Keeps an address of the CA out of everybody's prefixes, from now on.
     pub(crate) async fn reserve_ca_address(&self, address: IpAddr) -> Result<(), Error> {
         let mut change = self.store.begin().await?;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::listen::{Peer, PeerNode};
-use super::push::{self, UpdateStream};
+use super::push::{self, Understands, UpdateStream};
 use super::state::State;
 use crate::audit::Act;
 use crate::authority::Issued;
@@ -15,7 +15,7 @@ use crate::certificate::{CsrKey, NodeBinding, ProofBinding};
 use crate::client::{MAX_BATCH, check_clocks};
 use crate::model::{Entry, Node};
 use crate::proto::agents_server::Agents;
-use crate::registry::Snapshot;
+use crate::registry::{Heard, News, Snapshot};
 use crate::token::Secret;
 use crate::{Error, metrics, now_ms, proto};
 
@@ -146,7 +146,10 @@ impl Agents for Service {
         Ok(Response::new(push::start(
             &self.state,
             node,
-            request.entry_changes,
+            Understands {
+                entry_changes: request.entry_changes,
+                node_changes: request.node_changes,
+            },
             self.stopping.clone(),
         )))
     }
@@ -182,9 +185,17 @@ impl Agents for Service {
             .take(MAX_PROBLEM)
             .collect();
         let in_use = authorities_in_use(request.authorities_in_use)?;
+        let what = News::Acknowledged {
+            sequence: request.sequence,
+            problem,
+            authorities: in_use,
+        };
         self.state
-            .registry
-            .acknowledged(&node.svid.name, request.sequence, &problem, &in_use)
+            .hearing
+            .durable(Heard {
+                node: node.svid.name.clone(),
+                what,
+            })
             .await?;
         self.state.rotation.notify_one();
         metrics::acknowledged(node.svid.name.as_str(), request.sequence);
@@ -232,8 +243,11 @@ impl Service {
                     // It knows an older root only: this leads it to the new one.
                     issued.chain.extend(self.state.authority.bridge());
                 }
-                let hash = crate::bundle::sha256(key.point());
-                self.state.registry.renewed(&node.name, &hash).await?;
+                let heard = Heard {
+                    node: node.name.clone(),
+                    what: News::NextKey(crate::bundle::sha256(key.point())),
+                };
+                self.state.hearing.durable(heard).await?;
                 issued
             }
             proto::SvidKind::Proof => {

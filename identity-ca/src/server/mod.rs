@@ -9,6 +9,7 @@ mod connections;
 mod crls;
 mod federation;
 mod heads;
+mod heard;
 mod jwt;
 mod listen;
 mod observations;
@@ -87,12 +88,10 @@ pub struct Options {
     pub federation: FederationConfig,
     /// The Kubernetes cluster that it serves, if any.
     pub kubernetes: Option<ClusterConfig>,
-}
-
-    /// The Kubernetes cluster that it serves, if any.
-    pub kubernetes: Option<ClusterConfig>,
     /// How long it signs without knowing that its store still says what it signs by.
     pub sign_without_store: Duration,
+}
+
 impl Options {
     /// Where a CA always is and listens; everything else is off.
     pub fn new(dir: PathBuf, listen: SocketAddr, admin_socket: PathBuf) -> Self {
@@ -106,10 +105,9 @@ impl Options {
             attestation: AttestationConfig::default(),
             federation: FederationConfig::default(),
             kubernetes: None,
+            sign_without_store: SIGN_WITHOUT_STORE,
         }
     }
-            kubernetes: None,
-            sign_without_store: SIGN_WITHOUT_STORE,
 }
 
 impl Options {
@@ -155,6 +153,7 @@ impl Server {
             authority.server(),
             options.syslog.clone(),
         )?;
+        rotation::revive(&authority, &registry, &audit).await?;
         let mut attestors = Attestors::open(&options.attestation, authority.trust_domain())?;
         let cluster = match &options.kubernetes {
             Some(config) => Some(Cluster::open(config).await?),
@@ -219,7 +218,9 @@ impl Server {
             .max_concurrent_streams(64)
             .add_routes(administration(&self.state, &self.dir))
             .add_service(AgentsServer::new(agents).max_decoding_message_size(MAX_AGENT_MESSAGE))
-            .add_service(ObserverServer::new(observations::service(Arc::clone(&self.state))))
+            .add_service(ObserverServer::new(observations::service(Arc::clone(
+                &self.state,
+            ))))
             .serve_with_incoming_shutdown(
                 listen::agents(self.tcp, Arc::clone(&self.state))?,
                 stopped(stopping.clone()),
@@ -230,6 +231,7 @@ impl Server {
             .serve_with_incoming_shutdown(listen::operators(self.unix), stopped(stopping));
         let upkeep = tokio::spawn(state::upkeep(Arc::clone(&self.state)));
         let share = tokio::spawn(share::keep(Arc::clone(&self.state)));
+        let connections = tokio::spawn(connections::keep(Arc::clone(&self.state)));
         let log = self.dir.join(log::FOLDER);
         let crls = tokio::spawn(crls::keep(Arc::clone(&self.state), log));
         let rotations = tokio::spawn(rotation::keep(Arc::clone(&self.state)));
@@ -241,7 +243,6 @@ impl Server {
         let ended = tokio::select! {
             ended = &mut serving => ended,
             () = shutdown => {
-        let connections = tokio::spawn(connections::keep(Arc::clone(&self.state)));
                 tracing::info!("stopping");
                 stop.send_replace(true);
                 match tokio::time::timeout(GRACE, &mut serving).await {
@@ -252,6 +253,7 @@ impl Server {
         };
         upkeep.abort();
         share.abort();
+        connections.abort();
         rotations.abort();
         crls.abort();
         fetching.abort();
@@ -263,7 +265,6 @@ impl Server {
         match ended {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Error::Protocol(error.to_string())),
-        connections.abort();
             Err(error) => Err(Error::Protocol(error.to_string())),
         }
     }

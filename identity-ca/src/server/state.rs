@@ -17,6 +17,7 @@ use super::connections::Connections;
 use super::crls::Crls;
 use super::federation::Fetcher;
 use super::heads::Heads;
+use super::heard::Hearing;
 use crate::attest::Attestors;
 use crate::audit::Audit;
 use crate::authority::Authority;
@@ -39,16 +40,16 @@ pub(super) struct State {
     pub(super) federation: FederationConfig,
     pub(super) fetcher: Fetcher,
     pub(super) heads: Heads,
-    pub(super) crls: watch::Sender<Crls>,
     pub(super) hearing: Hearing,
     pub(super) connections: Connections,
+    pub(super) crls: watch::Sender<Crls>,
     pub(super) recovery: Mutex<Option<Recovery>>,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
     pub(super) certificate: Arc<OwnCertificate>,
     /// Wakes the runner of rotations.
     pub(super) rotation: Notify,
     /// One change at a time, so that snapshots follow each other in order.
-    writer: tokio::sync::Mutex<()>,
+    writer: Arc<tokio::sync::Mutex<()>>,
     connected: Mutex<HashMap<NodeName, usize>>,
     address: SocketAddr,
     admin_socket: PathBuf,
@@ -70,7 +71,9 @@ impl State {
         let recovery = registry.recovery().await?;
         let snapshot = Snapshot::load(&registry, &authority, None).await?;
         let certificate = Arc::new(OwnCertificate::make(&authority)?);
+        let writer = Arc::default();
         Ok(Arc::new(Self {
+            hearing: Hearing::start(registry.clone(), Arc::clone(&writer)),
             authority,
             registry,
             audit,
@@ -78,13 +81,13 @@ impl State {
             federation,
             fetcher: Fetcher::default(),
             heads: Heads::default(),
+            connections: Connections::default(),
             crls: watch::Sender::default(),
             recovery: Mutex::new(recovery),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
-            connections: Connections::default(),
             certificate,
             rotation: Notify::new(),
-            writer: tokio::sync::Mutex::new(()),
+            writer,
             connected: Mutex::default(),
             address,
             admin_socket,
@@ -224,21 +227,21 @@ struct Shown {
 }
 
 impl OwnCertificate {
+    /// None to show if the CA has nothing to sign with: agents then find
+    /// nobody here until it has.
     fn make(authority: &Authority) -> Result<Self, Error> {
         let own = Self(RwLock::default());
         own.renew_if_due(authority)?;
         Ok(own)
     }
-    /// None to show if the CA has nothing to sign with: agents then find
-    /// nobody here until it has.
 
     pub(super) fn renew_if_due(&self, authority: &Authority) -> Result<(), Error> {
+        let issuer = authority.issuing_id();
         let stale = {
             let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
             shown.as_ref().map_or(issuer.is_some(), |shown| {
                 now_ms() / 1000 >= shown.due || Some(&shown.issuer) != issuer.as_ref()
             })
-        let issuer = authority.issuing_id();
         };
         if stale {
             let fresh = issuer.map(|issuer| Shown::fresh(authority, issuer));

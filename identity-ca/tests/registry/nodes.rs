@@ -1,5 +1,6 @@
 //! Nodes that are put out: evicted, banned, and let in again.
 
+use handfast_ca::client::Section;
 use handfast_ca::model::{NodeAct, Subject};
 
 use super::common::{Ca, next};
@@ -100,5 +101,39 @@ async fn a_banned_node_stays_out_until_that_is_lifted() {
     assert!(error.to_string().contains("attest again"), "{error}");
     let joined = handfast_ca::client::join(&fresh).await.unwrap();
     ca.connect(&joined).await.unwrap().updates().await.unwrap();
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_is_told_to_the_others_alone_and_what_agents_say_of_themselves_to_nobody() {
+    let mut ca = Ca::start().await;
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    ca.join("db1", "10.2.0.0/24").await;
+    let agent = ca.connect(&joined).await.unwrap();
+    let mut updates = agent.updates().await.unwrap();
+    let first = next(&mut updates).await;
+    assert!(matches!(first.nodes, Some(Section::All(all)) if all.len() == 2));
+
+    // A token changes what the registry knows of a node, but its peers nothing before it has joined.
+    let token = ca.token("db2", "10.3.0.0/24").await;
+    handfast_ca::client::join(&token).await.unwrap();
+    let mut told = Vec::new();
+    while told.is_empty() {
+        match next(&mut updates).await.nodes {
+            Some(Section::Changes { changed, removed }) => {
+                assert!(removed.is_empty());
+                told = changed;
+            }
+            Some(Section::All(all)) => panic!("all {} of them again", all.len()),
+            None => {}
+        }
+    }
+    let names: Vec<&str> = told.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["db2"]);
+
+    agent.ack(first.sequence, Some("a problem")).await.unwrap();
+    ca.entry("spiffe://example.org/web", Some("web1")).await;
+    let update = next(&mut updates).await;
+    assert!(update.entries.is_some() && update.nodes.is_none());
     ca.stop().await;
 }

@@ -113,7 +113,7 @@ async fn what_one_server_is_told_the_agents_of_the_other_hear_at_once() {
             last = update.sequence;
             if update
                 .entries
-                .is_some_and(|entries| entries.contains(&made))
+                .is_some_and(|entries| entries.named().contains(&made))
             {
                 break;
             }
@@ -264,7 +264,7 @@ async fn a_database_that_goes_away_under_load_loses_nothing_and_doubles_nothing(
         let update = update.unwrap().unwrap().unwrap();
         if update
             .entries
-            .is_some_and(|entries| entries.contains(&made))
+            .is_some_and(|entries| entries.named().contains(&made))
         {
             break;
         }

@@ -147,7 +147,8 @@ impl Held {
             *self.bundle.lock().unwrap() = bundle;
         }
         if let Some(entries) = update.entries {
-            knows.entries = entries.into_iter().map(|entry| entry.id).collect();
+            let known = std::mem::take(&mut knows.entries);
+            knows.entries = entries.map(|entry| entry.id.clone()).onto(known);
         }
         if let Some(retired) = update.retired {
             knows.retired = retired.into_iter().collect();

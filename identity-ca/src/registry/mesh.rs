@@ -1,0 +1,171 @@
+//! All nodes as one moment of the registry knows them, and which of them have changed lately for their peers: what
+//! one node's joining costs is not one message about all nodes to each of them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::NodeName;
+use crate::model::Node;
+
+/// Changes that are known one by one; who has missed more of them gets all nodes.
+const MAX_LOG: usize = 4096;
+
+/// The nodes of a snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Mesh {
+    /// By name.
+    nodes: Vec<Arc<Node>>,
+    /// What peers see that has changed, under the number of the snapshot that brought it.
+    log: VecDeque<(u64, Arc<Node>)>,
+    /// What came up to here is not in the log.
+    floor: u64,
+}
+
+impl Mesh {
+    /// The first that is known, at this number.
+    pub(super) fn first(nodes: Vec<Node>, number: u64) -> Self {
+        Self::default().next(nodes, number).without_log(number)
+    }
+
+    /// The next moment, at a number that is higher.
+    pub(super) fn next(&self, mut nodes: Vec<Node>, number: u64) -> Self {
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        let mut log = self.log.clone();
+        let mut floor = self.floor;
+        let mut kept = 0;
+        let nodes: Vec<Arc<Node>> = nodes
+            .into_iter()
+            .map(|node| {
+                let before = self.get(&node.name);
+                kept += usize::from(before.is_some());
+                match before {
+                    Some(before) if same_to_peers(before, &node) => Arc::clone(before),
+                    _ => {
+                        let node = Arc::new(node);
+                        log.push_back((number, Arc::clone(&node)));
+                        node
+                    }
+                }
+            })
+            .collect();
+        if kept < self.nodes.len() {
+            // Nodes are never deleted; if they are one day, everybody gets all that are left.
+            (log, floor) = (VecDeque::new(), number);
+        }
+        while log.len() > MAX_LOG
+            && let Some((oldest, _)) = log.pop_front()
+        {
+            floor = oldest;
+        }
+        Self { nodes, log, floor }
+    }
+
+    fn without_log(mut self, number: u64) -> Self {
+        self.log.clear();
+        self.floor = number;
+        self
+    }
+
+    /// A node.
+    pub(crate) fn get(&self, name: &NodeName) -> Option<&Arc<Node>> {
+        let at = self.nodes.binary_search_by(|node| node.name.cmp(name));
+        self.nodes.get(at.ok()?)
+    }
+
+    /// All of them, by name.
+    pub(crate) fn all(&self) -> impl ExactSizeIterator<Item = &Node> {
+        self.nodes.iter().map(Arc::as_ref)
+    }
+
+    /// Those that peers see otherwise than at `number`; none if that is too long ago to be told.
+    pub(crate) fn since(&self, number: u64) -> Option<Vec<&Node>> {
+        if number < self.floor {
+            return None;
+        }
+        let begin = self.log.partition_point(|(logged, _)| *logged <= number);
+        let latest: BTreeMap<&NodeName, &Node> = self
+            .log
+            .range(begin..)
+            .map(|(_, node)| (&node.name, node.as_ref()))
+            .collect();
+        Some(latest.into_values().collect())
+    }
+}
+
+/// What its agent says, and how it proved itself, is nothing to other nodes.
+fn same_to_peers(one: &Node, other: &Node) -> bool {
+    (&one.prefixes, &one.underlay, one.assignment)
+        == (&other.prefixes, &other.underlay, other.assignment)
+        && (one.managed, one.joined_at_ms) == (other.managed, other.joined_at_ms)
+        && (one.revoked, one.evicted, one.banned) == (other.revoked, other.evicted, other.banned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, assignment: u64) -> Node {
+        Node {
+            spiffe_id: format!("spiffe://example.org/handfast/node/{name}")
+                .parse()
+                .unwrap(),
+            name: name.parse().unwrap(),
+            prefixes: vec![],
+            underlay: vec![],
+            managed: true,
+            assignment,
+            joined_at_ms: Some(1),
+            seen_at_ms: None,
+            acknowledged: 0,
+            problem: String::new(),
+            revoked: false,
+            evicted: false,
+            banned: false,
+            attestation: String::new(),
+            authorities_in_use: vec![],
+        }
+    }
+
+    fn names(nodes: Option<Vec<&Node>>) -> Vec<String> {
+        nodes
+            .unwrap()
+            .iter()
+            .map(|node| node.name.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn only_what_has_changed_since_is_told_each_node_once_and_as_it_is_now() {
+        let mesh = Mesh::first(vec![node("b", 1), node("a", 1)], 10);
+        let mesh = mesh.next(vec![node("a", 2), node("b", 1)], 20);
+        let mesh = mesh.next(vec![node("a", 3), node("b", 1), node("c", 1)], 30);
+        assert_eq!(names(mesh.since(10)), ["a", "c"]);
+        assert_eq!(mesh.since(10).unwrap()[0].assignment, 3);
+        assert_eq!(names(mesh.since(20)), ["a", "c"]);
+        assert!(names(mesh.since(30)).is_empty());
+        assert!(mesh.since(9).is_none(), "that was before it began");
+    }
+
+    #[test]
+    fn what_an_agent_says_of_itself_is_no_change_to_others() {
+        let mesh = Mesh::first(vec![node("a", 1)], 10);
+        let mut heard = node("a", 1);
+        (heard.acknowledged, heard.seen_at_ms) = (9, Some(9));
+        heard.authorities_in_use = vec!["ca".to_owned()];
+        let mesh = mesh.next(vec![heard], 20);
+        assert!(names(mesh.since(10)).is_empty());
+    }
+
+    #[test]
+    fn who_has_missed_too_much_or_a_deletion_gets_all() {
+        let mut mesh = Mesh::first(vec![node("a", 0), node("b", 0)], 0);
+        for number in 1..=MAX_LOG as u64 + 1 {
+            mesh = mesh.next(vec![node("a", number), node("b", 0)], number);
+        }
+        assert!(mesh.since(0).is_none());
+        assert_eq!(names(mesh.since(1)), ["a"]);
+        let mesh = mesh.next(vec![node("b", 0)], 10_000);
+        assert!(mesh.since(9_999).is_none());
+        assert!(names(mesh.since(10_000)).is_empty());
+    }
+}
