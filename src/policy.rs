@@ -1,5 +1,6 @@
 //! `handfast policy`: what may talk to what, checked before it bites.
 
+mod apply;
 mod cases;
 mod check;
 mod diff;
@@ -13,10 +14,9 @@ mod migrate;
 mod schema;
 mod suggest;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use handfast_ca::model::PolicyDocument;
 use handfast_policies::{PolicyInfo, PolicySet, ReadError, Source};
@@ -24,7 +24,6 @@ use serde::Serialize;
 
 use crate::ca::CaSocket;
 use crate::output::{OutputArgs, timestamp};
-use documents::Document;
 
 /// Policies: what may talk to what, and which flows need a proof
 #[derive(Debug, Args)]
@@ -56,13 +55,7 @@ enum Command {
     /// The JSON Schema of a kind of document, or the CustomResourceDefinition
     Schema(schema::SchemaArgs),
     /// Put policies in force on every node: all that the files hold or, on an error, none
-    Apply {
-        #[command(flatten)]
-        paths: Paths,
-        /// Say what would change, and change nothing
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Apply(apply::ApplyArgs),
     /// The policies in force
     List {
         #[command(flatten)]
@@ -101,7 +94,7 @@ pub async fn run(args: PolicyArgs) -> anyhow::Result<()> {
         Command::Enforce(enforce) => enforce::run(&enforce, &args.socket).await,
         Command::Migrate(migrate) => migrate::run(&migrate),
         Command::Schema(schema) => schema::run(&schema),
-        Command::Apply { paths, dry_run } => apply(&args.socket, &paths.paths, dry_run).await,
+        Command::Apply(apply) => apply::run(&apply, &args.socket).await,
         Command::List { output } => list(&args.socket, output).await,
         Command::Delete {
             names,
@@ -146,68 +139,12 @@ fn refuse(errors: &[ReadError]) -> anyhow::Result<()> {
     }
 }
 
-async fn apply(socket: &CaSocket, paths: &[PathBuf], dry_run: bool) -> anyhow::Result<()> {
-    let (sources, mut errors) = files::read(paths)?;
-    errors.extend(PolicySet::read(sources.clone()).err().into_iter().flatten());
-    refuse(&errors)?;
-    let read = PolicySet::read(sources.clone()).unwrap_or_default();
-    if let Some(rule) = read.by_icmp_type() {
-        bail!(
-            "{rule}: agents' gates do not tell ICMP messages apart: remove icmps; nothing was changed"
-        );
-    }
-    let documents = documents::of(&sources)?;
-    ensure!(
-        !documents.is_empty(),
-        "there is no policy in these files; nothing was changed"
-    );
-
-    let mut admin = socket.connect().await?;
-    let stored = admin.policies().await?;
-    let before: BTreeMap<_, _> = stored
-        .iter()
-        .map(|p| (p.name.as_str(), p.text.as_str()))
-        .collect();
-    fits(&before, &documents)?;
-    let outcome = |document: &Document| match before.get(document.key.as_str()) {
-        None => "created",
-        Some(text) if *text == document.text => "unchanged",
-        Some(_) => "changed",
-    };
-    if !dry_run {
-        let put: Vec<_> = documents
-            .iter()
-            .map(|d| (d.key.clone(), d.text.clone()))
-            .collect();
-        admin
-            .put_policies(&put)
-            .await
-            .context("the CA did not take them; nothing was changed")?;
-    }
-    for document in &documents {
-        println!("{} {}{}", document.key, outcome(document), suffix(dry_run));
-    }
-    Ok(())
-}
-
 fn suffix(dry_run: bool) -> &'static str {
     if dry_run {
         " (dry run: nothing was changed)"
     } else {
         ""
     }
-}
-
-/// Refuses documents that agents could not read together with those that are stored already.
-fn fits(before: &BTreeMap<&str, &str>, documents: &[Document]) -> anyhow::Result<()> {
-    let mut after = before.clone();
-    after.extend(documents.iter().map(|d| (d.key.as_str(), d.text.as_str())));
-    let sources = after.into_iter().map(|(name, text)| Source {
-        name: name.to_owned(),
-        text: text.to_owned(),
-    });
-    let errors = PolicySet::read(sources.collect()).err().unwrap_or_default();
-    refuse(&errors).context("the policies do not go together with those in force")
 }
 
 /// A stored policy for people and programs.
