@@ -11,7 +11,7 @@ use data_encoding::BASE64;
 use handfast_ca::audit::AuditHead;
 use handfast_ca::bundle::{TrustBundle, pem};
 use handfast_ca::certificate::PrivateKey;
-use handfast_ca::client::{Joined, NodeIdentity};
+use handfast_ca::client::{Joined, Keyed, NodeIdentity};
 use handfast_ca::deny::DenyList;
 use ipnet::IpNet;
 use rustls_pki_types::pem::PemObject;
@@ -138,6 +138,18 @@ pub struct KnownEntry {
     /// From then on it counts as deleted (unix milliseconds).
     #[serde(default)]
     pub expires_at_ms: Option<u64>,
+}
+
+impl Keyed for KnownNode {
+    fn key(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Keyed for KnownEntry {
+    fn key(&self) -> &str {
+        &self.id
+    }
 }
 
 impl KnownEntry {

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use handfast_ca::bundle::TrustBundle;
-use handfast_ca::client::Update;
+use handfast_ca::client::{Section, Update};
 use handfast_ca::verify::{NodeSvid, Verifier};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
@@ -62,8 +62,8 @@ pub struct Beginning {
 pub struct Change {
     /// Bundle and deny list.
     pub verifier: Option<Verifier>,
-    /// All entries that apply to this node.
-    pub entries: Option<Vec<Arc<KnownEntry>>>,
+    /// The entries that apply to this node.
+    pub entries: Option<Section<Arc<KnownEntry>>>,
     /// All foreign bundles.
     pub federated: Option<Vec<TrustBundle>>,
     /// All revocation lists (DER).
@@ -99,10 +99,10 @@ impl Change {
     pub fn of(update: &Update) -> Self {
         Self {
             verifier: None,
-            entries: update.entries.as_ref().map(|entries| {
-                let known = entries.iter().map(KnownEntry::from);
-                known.map(Arc::new).collect()
-            }),
+            entries: update
+                .entries
+                .as_ref()
+                .map(|entries| entries.map(|entry| Arc::new(KnownEntry::from(entry)))),
             federated: update.federated.clone(),
             crls: update.crls.clone(),
             retired: update.retired.clone(),
@@ -229,6 +229,7 @@ impl Workloads {
         }
         let mut gone = Vec::new();
         if let Some(entries) = change.entries {
+            let entries = entries.onto(state.table.entries().cloned());
             gone = state.table.set_entries(entries, &inner.node, now);
             state.initialised = true;
         }
