@@ -1,0 +1,122 @@
+//! From what policies say of two ends to entries of the map.
+
+use std::collections::BTreeMap;
+
+use handfast_bpf::{Auth, Direction, IdentityNumber, PolicyKey, PolicyValue, Ports, Verdict};
+use handfast_policies::{
+    self as policies, Authentication, Closed, Encryption, Entry, Remote, ports_to_prefixes,
+};
+
+use super::{Key, PolicyTable};
+use crate::config::DefaultAuthentication;
+use crate::endpoint::EndpointId;
+
+impl PolicyTable {
+    /// What is allowed where no policy closes a direction: everything, and between managed addresses as the default
+    /// says. What lies outside the mesh has no identity and no tunnel: neither can be asked of it.
+    pub(super) fn open(
+        &self,
+        endpoint: EndpointId,
+        identity: u32,
+        closed: Closed,
+        wanted: &mut BTreeMap<Key, PolicyValue>,
+    ) {
+        let (auth, encryption) = match IdentityNumber(identity) {
+            IdentityNumber::ANY => (self.default_authentication(), true),
+            IdentityNumber::HOST | IdentityNumber::WORLD => (Auth::Disabled, false),
+            IdentityNumber(number) if number >= IdentityNumber::FIRST_CIDR.0 => {
+                (Auth::Disabled, false)
+            }
+            _ => return,
+        };
+        for direction in [policies::Direction::Ingress, policies::Direction::Egress] {
+            if closed.is(direction) {
+                continue;
+            }
+            let packets = PolicyKey {
+                direction: gate_direction(direction),
+                identity: IdentityNumber(identity),
+                ports: Ports::Any,
+            };
+            let value = PolicyValue {
+                verdict: Verdict::Allow,
+                auth,
+                encryption,
+                rule: 0,
+            };
+            wanted.insert(Key { endpoint, packets }, value);
+        }
+    }
+
+    pub(super) fn remote_entries(
+        &self,
+        endpoint: EndpointId,
+        identity: u32,
+        entries: Vec<Entry>,
+        wanted: &mut BTreeMap<Key, PolicyValue>,
+    ) {
+        let remote = self.matrix.remote(identity);
+        let outside = matches!(remote, Some(Remote::Host | Remote::World | Remote::Cidr(_)));
+        for entry in entries {
+            let value = PolicyValue {
+                verdict: match entry.verdict {
+                    policies::Verdict::Allow => Verdict::Allow,
+                    policies::Verdict::Deny => Verdict::Deny,
+                },
+                auth: match entry.auth {
+                    Some(Authentication::Disabled) => Auth::Disabled,
+                    Some(Authentication::Audit) => Auth::Audit,
+                    Some(Authentication::Required) => Auth::Required,
+                    Some(Authentication::TestAlwaysFail) => Auth::TestAlwaysFail,
+                    None if outside => Auth::Disabled,
+                    None => self.default_authentication(),
+                },
+                encryption: match entry.encryption {
+                    Some(encryption) => encryption == Encryption::Required,
+                    None => !outside,
+                },
+                rule: entry.rule.0,
+            };
+            for ports in gate_ports(&entry) {
+                let packets = PolicyKey {
+                    direction: gate_direction(entry.direction),
+                    identity: IdentityNumber(identity),
+                    ports,
+                };
+                wanted.insert(Key { endpoint, packets }, value);
+            }
+        }
+    }
+
+    fn default_authentication(&self) -> Auth {
+        match self.default {
+            DefaultAuthentication::Background => Auth::Disabled,
+            DefaultAuthentication::Required => Auth::Required,
+        }
+    }
+}
+
+fn gate_direction(direction: policies::Direction) -> Direction {
+    match direction {
+        policies::Direction::Ingress => Direction::Ingress,
+        policies::Direction::Egress => Direction::Egress,
+    }
+}
+
+/// The map keys for an entry's protocol and ports: the fewest prefixes that cover a range.
+fn gate_ports(entry: &Entry) -> Vec<Ports> {
+    let Some(protocol) = entry.protocol.number() else {
+        return vec![Ports::Any];
+    };
+    ports_to_prefixes(entry.ports)
+        .into_iter()
+        .map(|prefix| match prefix.length {
+            0 => Ports::Protocol(protocol),
+            bits => Ports::Prefix {
+                protocol,
+                port: prefix.port,
+                bits,
+            },
+        })
+        .collect()
+}

@@ -1,0 +1,189 @@
+//! The table as a whole: policies, endpoints and identities in, changes of the map out.
+
+use handfast_bpf::{Auth, Direction, IdentityNumber, Ports};
+
+use super::*;
+
+fn workload(path: &str, label: &str) -> Workload {
+    Workload {
+        spiffe_id: format!("spiffe://example.org/{path}").parse().unwrap(),
+        labels: label
+            .split_once('=')
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into_iter()
+            .collect(),
+    }
+}
+
+const NGINX: &str = r"
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: nginx}
+spec:
+  endpointSelector: {matchLabels: {run: nginx}}
+  ingress:
+- fromEndpoints: [{matchLabels: {client: good}}]
+  toPorts: [{ports: [{port: '80', protocol: TCP}]}]
+  authentication: {mode: required}
+";
+
+fn nginx() -> Arc<PolicySet> {
+    let source = handfast_policies::Source {
+        name: "nginx".into(),
+        text: NGINX.into(),
+    };
+    Arc::new(PolicySet::read(vec![source]).unwrap())
+}
+
+#[test]
+fn without_a_policy_an_endpoint_allows_everybody_both_ways() {
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    let changes = table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    let inside = |change: &&Change| matches!(change, Change::Set(_, value) if value.encryption);
+    assert_eq!(changes.iter().filter(inside).count(), 2);
+    assert!(changes.iter().filter(inside).all(|change| matches!(
+        change,
+        Change::Set(key, value)
+            if key.packets.identity == IdentityNumber::ANY && value.auth == Auth::Disabled
+    )));
+}
+
+#[test]
+fn what_lies_outside_the_mesh_is_asked_for_no_tunnel() {
+    let mut table = PolicyTable::new(DefaultAuthentication::Required);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    for number in [IdentityNumber::HOST, IdentityNumber::WORLD] {
+        let entries: Vec<_> = table
+            .installed()
+            .filter(|(key, _)| key.packets.identity == number)
+            .collect();
+        assert_eq!(entries.len(), 2, "both directions");
+        assert!(
+            entries
+                .iter()
+                .all(|(_, value)| !value.encryption && value.auth == Auth::Disabled)
+        );
+    }
+}
+
+#[test]
+fn what_the_kernel_refused_is_wanted_again() {
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    let changes = table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    assert!(table.refresh().is_empty());
+    table.undo(&changes[0]);
+    assert_eq!(table.refresh(), vec![changes[0]]);
+    let gone = table.replace_set(nginx());
+    let removal = gone
+        .iter()
+        .find(|change| matches!(change, Change::Remove(_)))
+        .unwrap();
+    table.undo(removal);
+    assert_eq!(table.refresh(), vec![*removal]);
+}
+
+#[test]
+fn a_policy_closes_the_selected_direction_and_opens_it_for_the_named_identity_only() {
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    table.set_identity(256, workload("good", "client=good"));
+    table.set_identity(257, workload("bad", "client=bad"));
+    table.replace_set(nginx());
+    let ingress: Vec<_> = table
+        .installed()
+        .filter(|(key, _)| key.packets.direction == Direction::Ingress)
+        .collect();
+    assert_eq!(ingress.len(), 1, "{ingress:?}");
+    let (key, value) = ingress[0];
+    assert_eq!(key.packets.identity, IdentityNumber(256));
+    let http = Ports::Prefix {
+        protocol: 6,
+        port: 80,
+        bits: 16,
+    };
+    assert_eq!(key.packets.ports, http);
+    assert_eq!(value.auth, Auth::Required);
+}
+
+#[test]
+fn an_identity_met_later_gets_its_entries_alone() {
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    table.replace_set(nginx());
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    let changes = table.set_identity(300, workload("good", "client=good"));
+    assert_eq!(changes.len(), 1);
+    assert!(
+        table
+            .set_identity(300, workload("good", "client=good"))
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_version_that_is_looked_at_in_part_leaves_nothing_for_a_whole_look() {
+    let source = |name: &str, text: &str| handfast_policies::Source {
+        name: name.into(),
+        text: text.into(),
+    };
+    let deny = "{apiVersion: handfast.io/v1alpha1, kind: HandfastPolicy, metadata: {name: deny}, spec: \
+                {endpointSelector: {}, enableDefaultDeny: {ingress: false}, ingressDeny: [{toPorts: [{ports: \
+                [{port: 23}]}]}], egress: [{toCIDR: [192.0.2.0/24]}]}}";
+    let versions = [
+        vec![source("nginx", NGINX)],
+        vec![source("nginx", NGINX), source("deny", deny)],
+        vec![source("deny", deny)],
+        vec![],
+    ];
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    table.set_endpoint(2, Some(workload("other", "run=other")));
+    table.set_endpoint(3, None);
+    table.set_identity(256, workload("good", "client=good"));
+    for version in versions {
+        let next = Arc::new(table.set().updated(version).unwrap());
+        assert!(!table.replace_set(next).is_empty());
+        assert_eq!(table.refresh(), vec![]);
+    }
+}
+
+#[test]
+fn the_same_policies_again_change_nothing() {
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    table.set_identity(300, workload("good", "client=good"));
+    assert!(!table.replace_set(nginx()).is_empty());
+    assert!(table.replace_set(nginx()).is_empty());
+}
+
+#[test]
+fn a_restarted_agent_that_knows_what_the_old_one_knew_changes_nothing() {
+    let mut old = PolicyTable::new(DefaultAuthentication::Background);
+    old.replace_set(nginx());
+    old.set_endpoint(1, Some(workload("web", "run=nginx")));
+    old.set_identity(300, workload("good", "client=good"));
+
+    let mut new = PolicyTable::new(DefaultAuthentication::Background);
+    new.adopt(
+        old.installed().map(|(key, value)| (*key, *value)),
+        old.cidrs(),
+    );
+    assert!(
+        new.set_identity(300, workload("good", "client=good"))
+            .is_empty()
+    );
+    assert!(new.replace_set(nginx()).is_empty());
+    assert!(
+        new.set_endpoint(1, Some(workload("web", "run=nginx")))
+            .is_empty()
+    );
+}
+
+#[test]
+fn removals_come_last_so_that_no_allowed_flow_falls_between_two_writes() {
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    table.set_identity(300, workload("good", "client=good"));
+    let changes = table.replace_set(nginx());
+    assert!(matches!(changes.first(), Some(Change::Set(..))));
+    assert!(matches!(changes.last(), Some(Change::Remove(_))));
+}
