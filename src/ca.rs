@@ -12,6 +12,7 @@ mod server;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -45,6 +46,9 @@ enum Command {
         /// Also send the audit log to the syslog collector at this socket (usually /dev/log)
         #[arg(long, value_name = "PATH")]
         syslog: Option<PathBuf>,
+        /// How long it goes on signing when it cannot reach its store, and may have missed a revocation
+        #[arg(long, default_value = "15m", value_name = "TIME", value_parser = sign_without_store)]
+        sign_without_store: Duration,
         /// Serve Prometheus metrics, /healthz and /readyz here (IP:PORT), or not (off)
         #[arg(long, default_value = "127.0.0.1:9751", value_name = "IP:PORT|off")]
         metrics: metrics::Place,
@@ -87,6 +91,7 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
             listen,
             advertise,
             syslog,
+            sign_without_store,
             metrics,
             passphrase,
             partners,
@@ -95,6 +100,7 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
             let mut options = Options {
                 syslog,
                 advertise,
+                sign_without_store,
                 passphrase_file: passphrase.passphrase_file,
                 ..Options::new(dir.dir, listen, socket.admin_socket)
             };
@@ -109,6 +115,16 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
         Command::Root(args) => root::run(args).await,
         Command::Server(args) => server::run(args).await,
     }
+}
+
+/// From 10 s, which a change of the database's leader may take, to a day.
+fn sign_without_store(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_secs(10)..=Duration::from_secs(24 * 3600);
+    allowed
+        .contains(&time)
+        .then_some(time)
+        .ok_or_else(|| "choose from 10s to 1d".to_owned())
 }
 
 async fn serve(options: &Options, metrics: metrics::Place) -> anyhow::Result<()> {

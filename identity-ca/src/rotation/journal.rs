@@ -358,7 +358,7 @@ impl Rotation {
         Ok(())
     }
 
-    async fn note(
+    pub(super) async fn note(
         &self,
         change: &mut Change,
         step: &str,

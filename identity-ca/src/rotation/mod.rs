@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod clock_tests;
+mod expired;
 pub(crate) mod journal;
 pub(crate) mod plan;
 #[cfg(test)]

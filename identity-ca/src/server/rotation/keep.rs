@@ -72,6 +72,10 @@ impl Waited {
 impl Runner {
     async fn round(&mut self, state: &Arc<State>) -> Result<(), Error> {
         state.certificate.renew_if_due(&state.authority)?;
+        if state.authority.in_touch().is_err() {
+            // Others do it, who know what the store says and still belong to it.
+            return Ok(());
+        }
         self.report(state).await?;
         self.answer_requests(state).await?;
         let live = live(state).await?;
@@ -285,7 +289,8 @@ async fn ensure_issuing(state: &Arc<State>, rotation: &Rotation) -> Result<(), E
     let Some(root) = authorities.find(&incoming) else {
         return Ok(());
     };
-    if authorities.all().iter().any(there) {
+    let signs = authorities.active(Kind::Issuing, &server).is_some();
+    if !signs || authorities.all().iter().any(there) {
         return Ok(());
     }
     let made = state.authority.make_issuing(root)?;
@@ -299,6 +304,13 @@ async fn ensure_issuing(state: &Arc<State>, rotation: &Rotation) -> Result<(), E
             let wanted = records
                 .iter()
                 .any(|known| known.id == root && known.standing == Standing::Prepared);
+            // Whoever was removed meanwhile does not come back by this.
+            let signs = |known: &Record| {
+                known.kind == Kind::Issuing
+                    && known.server == record.server
+                    && known.standing == Standing::Active
+            };
+            let wanted = wanted && records.iter().any(signs);
             if wanted {
                 record.insert(&mut change).await?;
                 change.number(Section::Retired).await?;
@@ -325,7 +337,9 @@ pub(super) async fn install(
         .change(move |state| async move {
             let mut change = state.registry.store().begin().await?;
             let records = Record::all(&mut change).await?;
-            if records.iter().any(|known| known.id == request) {
+            let open =
+                |known: &Record| known.id == request && known.standing == Standing::Requested;
+            if records.iter().any(open) {
                 Rotation::answer(&mut change, &request, &record).await?;
                 change.commit().await?;
             }

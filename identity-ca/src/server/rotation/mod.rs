@@ -2,6 +2,7 @@
 
 mod keep;
 mod report;
+mod revive;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::rotation::plan::{Stage, What};
 use crate::{Error, proto};
 
 pub(super) use self::keep::keep;
+pub(super) use self::revive::revive;
 use self::keep::{install, live, rotation_server};
 
 const MAX_REASON: usize = 512;
