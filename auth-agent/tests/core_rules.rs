@@ -16,7 +16,7 @@ use handfast_agent::core::{
     HoldKey, Identity, Local, LocalIdentity, Now, Pairing, PeerNode, Policy, PolicyView,
     RemoteProof, SessionState,
 };
-use handfast_agent::wire::{BootId, Frame, Hello, LeafHash};
+use handfast_agent::wire::{BootId, Frame, Hello, LeafHash, TunnelKind};
 
 const WALL: u64 = 1_800_000_000;
 
@@ -44,6 +44,7 @@ fn local() -> Local {
         name: "a".into(),
         boot_id: BootId([1; 16]),
         prefixes: vec!["10.0.0.0/24".parse().unwrap()],
+        tunnel_kind: TunnelKind::WireGuard,
         tunnel_key: [100; 32],
         tunnel_port: 51872,
     }
@@ -111,9 +112,11 @@ fn greet(core: &mut Core, index: u8, key: [u8; 32]) -> Vec<Effect> {
     let lineage = peers.iter().find(|peer| peer.id == id);
     let hello = Hello {
         version: 1,
+        oldest_version: 1,
         features: 0,
         node_id: id,
         boot_id: BootId([index; 16]),
+        tunnel_kind: TunnelKind::WireGuard,
         tunnel_key: key,
         tunnel_port: 51872,
         deny_number: 0,

@@ -1,6 +1,6 @@
 //! Frames of a session: whatever is taken in is legal, and says the same when sent on.
 
-use handfast_agent::wire::{BootId, Frame, Hello, LeafHash, MAX_FRAME, Reason};
+use handfast_agent::wire::{BootId, Frame, Hello, LeafHash, MAX_FRAME, Reason, TunnelKind};
 
 pub fn run(data: &[u8]) {
     let Ok(Some(frame)) = Frame::decode(data) else {
@@ -21,9 +21,11 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let frames = [
         Frame::Hello(Hello {
             version: 1,
+            oldest_version: 1,
             features: 0,
             node_id: "spiffe://example.org/handfast/node/n1".to_owned(),
             boot_id,
+            tunnel_kind: TunnelKind::WireGuard,
             tunnel_key: [9; 32],
             tunnel_port: 51872,
             deny_number: 1_700_000_000_000,
@@ -43,6 +45,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
         },
         Frame::ProofAccepted { leaf_hash },
         Frame::TunnelKey { tag: [5; 32] },
+        Frame::Ask {
+            id: 1,
+            question: vec![1; 9],
+        },
+        Frame::Answer {
+            id: 1,
+            answer: vec![2; 9],
+        },
         Frame::ProofRefused {
             leaf_hash: Some(leaf_hash),
             reason: reason.clone(),

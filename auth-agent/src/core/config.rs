@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::wire::BootId;
+use crate::wire::{BootId, TunnelKind};
 
 /// Settings. The defaults are those of PROTOCOL.md.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,10 @@ pub struct Limits {
     pub refusals_per_session: u32,
     /// Resolves a second, for each endpoint and each peer, with as large a burst.
     pub resolves_per_second: u32,
+    /// Questions about flows that a peer may ask in a second.
+    pub questions_per_second: u32,
+    /// Questions to one peer that wait for an answer.
+    pub questions_open: usize,
 }
 
 impl Default for Limits {
@@ -70,6 +74,8 @@ impl Default for Limits {
             identities: 65_536,
             refusals_per_session: 64,
             resolves_per_second: 128,
+            questions_per_second: 20,
+            questions_open: 64,
         }
     }
 }
@@ -130,7 +136,9 @@ pub struct Local {
     pub boot_id: BootId,
     /// Prefixes that the CA signed for it.
     pub prefixes: Vec<IpNet>,
-    /// WireGuard public key.
+    /// What carries its packets.
+    pub tunnel_kind: TunnelKind,
+    /// WireGuard public key, or IPsec's name of the node in this boot.
     pub tunnel_key: [u8; 32],
     /// UDP port of the tunnel.
     pub tunnel_port: u16,

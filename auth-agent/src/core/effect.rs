@@ -102,6 +102,8 @@ pub enum Effect {
         conn: ConnId,
         /// The peer's full SPIFFE ID.
         id: String,
+        /// Our own tunnel key, as the Hello of this connection said it.
+        own_key: [u8; 32],
         /// The WireGuard public key that it claims.
         peer_key: [u8; 32],
     },
@@ -111,6 +113,8 @@ pub enum Effect {
         conn: ConnId,
         /// The peer's full SPIFFE ID.
         id: String,
+        /// Our own tunnel key, as the Hello of this connection said it.
+        own_key: [u8; 32],
         /// The WireGuard public key that it claims.
         peer_key: [u8; 32],
         /// As received.
@@ -125,6 +129,8 @@ pub enum Effect {
         id: String,
         /// The connection whose exporter gives the preshared key.
         conn: ConnId,
+        /// Our own tunnel key, as the Hello of this connection said it.
+        own_key: [u8; 32],
         /// The peer's WireGuard public key.
         peer_key: [u8; 32],
         /// Where its packets go.
@@ -132,7 +138,16 @@ pub enum Effect {
         /// Its allowed IPs: exactly the signed prefixes.
         prefixes: Vec<IpNet>,
     },
-    /// Remove the tunnel toward a peer.
+    /// Both sides have installed what this session gave them, and only its epoch counts from now on: packets leave
+    /// under its keys, and what carried its predecessor goes after a grace. Once a session; nothing if the session's
+    /// tunnel is the one in use already.
+    ActivateTunnel {
+        /// The peer.
+        peer: PeerNumber,
+        /// The session's connection.
+        conn: ConnId,
+    },
+    /// Remove everything of the tunnel toward a peer.
     RemoveTunnel {
         /// The peer.
         peer: PeerNumber,
@@ -256,6 +271,27 @@ pub enum Effect {
         /// The key.
         key: HoldKey,
     },
+    /// A peer asks about a flow; answer with `AnswerGiven`, or not at all. Tell only what the peer may know: addresses
+    /// that are announced between the two.
+    Asked {
+        /// Who.
+        peer: PeerNumber,
+        /// The connection.
+        conn: ConnId,
+        /// To answer with.
+        id: u64,
+        /// As received, at most [`MAX_QUESTION`](crate::wire::MAX_QUESTION) bytes.
+        question: Vec<u8>,
+    },
+    /// A peer has answered what it was asked.
+    Answered {
+        /// Who.
+        peer: PeerNumber,
+        /// As asked.
+        id: u64,
+        /// As received, at most [`MAX_ANSWER`](crate::wire::MAX_ANSWER) bytes.
+        answer: Vec<u8>,
+    },
     /// Something a person should see.
     Alarm(Alarm),
 }
@@ -281,9 +317,12 @@ impl Effect {
 }
 
 impl Effect {
-    /// What the core must hear if the kernel refuses this write. Others are made again by whoever is concerned.
+    /// What the core must hear if the kernel refuses this write.
     pub fn refused(&self) -> Option<Event> {
         let peer = match self {
+            Self::SetIdentity { .. } | Self::SetLocal { .. } | Self::SetPrefix { .. } => {
+                Some(PeerNumber::LOCAL)
+            }
             Self::SetSession { peer, .. }
             | Self::SetAnnounced { peer, .. }
             | Self::RemoveAnnounced { peer, .. }

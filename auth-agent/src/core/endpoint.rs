@@ -71,11 +71,6 @@ impl Core {
                 });
             }
             self.locals.insert(*address, endpoint);
-            self.emit(Effect::SetLocal {
-                address: *address,
-                endpoint,
-                identity: identity.unwrap_or(IdentityNumber::UNKNOWN),
-            });
         }
         let kept = self.endpoints.remove(&endpoint);
         let new = Endpoint {
@@ -84,10 +79,25 @@ impl Core {
             holds: kept.as_ref().map_or(0, |kept| kept.holds),
             resolves: kept.map(|kept| kept.resolves).unwrap_or_default(),
         };
+        let entries: Vec<IpAddr> = new.addresses.iter().copied().collect();
         self.endpoints.insert(endpoint, new);
+        for address in entries {
+            let entry = self.local_entry(address, endpoint);
+            self.emit(entry);
+        }
         if let Some(identity) = identity {
             self.bearers.entry(identity).or_default().insert(endpoint);
             self.appeared(identity);
+        }
+    }
+
+    /// One entry of `locals`.
+    pub(super) fn local_entry(&self, address: IpAddr, endpoint: EndpointId) -> Effect {
+        let identity = self.identity_of(endpoint);
+        Effect::SetLocal {
+            address,
+            endpoint,
+            identity: identity.unwrap_or(IdentityNumber::UNKNOWN),
         }
     }
 

@@ -111,6 +111,38 @@ pub enum Event {
         /// The connection whose keys it was to have.
         conn: ConnId,
     },
+    /// A tunnel device with another key stands beside the one that is in use: from now on Hello says this one. Every
+    /// peer with a session gets a successor soon, which goes over to the new device when both sides are ready.
+    TunnelKey {
+        /// The new key.
+        key: [u8; 32],
+        /// Its UDP port.
+        port: u16,
+    },
+    /// A successor session with this peer, now. Nothing comes of it without a live session, or while a successor is
+    /// under way.
+    RenewSession {
+        /// The peer.
+        peer: PeerNumber,
+    },
+    /// Ask a peer about a flow; [`Effect::Answered`](super::Effect::Answered) comes if it answers.
+    Ask {
+        /// Whom.
+        peer: PeerNumber,
+        /// Chosen by the asker.
+        id: u64,
+        /// At most [`MAX_QUESTION`](crate::wire::MAX_QUESTION) bytes.
+        question: Vec<u8>,
+    },
+    /// The answer to [`Effect::Asked`](super::Effect::Asked).
+    AnswerGiven {
+        /// The connection that it was asked on.
+        conn: ConnId,
+        /// As asked.
+        id: u64,
+        /// At most [`MAX_ANSWER`](crate::wire::MAX_ANSWER) bytes.
+        answer: Vec<u8>,
+    },
     /// A gate has no decision and has parked a packet. Sent for the first packet of a key at least; more do no
     /// harm.
     Held(HoldKey),
@@ -125,8 +157,9 @@ pub enum Event {
     },
     /// A deny list whose signature is right and which is stored: from the CA or from a peer.
     DenyList(Arc<DenyList>),
-    /// The kernel has refused a write: of this peer's entries, or of who knows whose. What stands there is not what the
-    /// core believes, and is made anew in a successor session.
+    /// The kernel has refused a write: of this peer's entries, of this node's own ([`PeerNumber::LOCAL`]), or of who
+    /// knows whose. What stands there is not what the core believes: what sessions carry is made anew in a successor,
+    /// all else is written again, soon at first and then less often.
     NotWritten {
         /// Whose, if that can be told.
         peer: Option<PeerNumber>,

@@ -9,7 +9,8 @@
 
 use super::peer::Session;
 use super::types::{ConnId, PeerNumber};
-use super::{CloseReason, Core, Effect};
+use super::session::STOPS;
+use super::{Alarm, CloseReason, Core, Effect};
 use crate::wire::Frame;
 
 impl Core {
@@ -22,7 +23,9 @@ impl Core {
             .and_then(|peer| peer.greetings.get(&conn))
             .map(|greeting| greeting.hello.is_some());
         match (greeting, frame) {
-            (_, Frame::Goodbye { .. }) => self.goodbye(number, conn),
+            (greeting, Frame::Goodbye { reason }) => {
+                self.goodbye(number, conn, greeting.is_some(), reason.as_str());
+            }
             (Some(_), Frame::Hello(hello)) => self.hello(number, conn, hello),
             (Some(true), Frame::Grant { requests }) => self.granted(number, conn, requests),
             (Some(_), frame) | (None, frame @ Frame::Hello(_)) => {
@@ -35,9 +38,17 @@ impl Core {
         }
     }
 
-    fn goodbye(&mut self, number: PeerNumber, conn: ConnId) {
+    fn goodbye(&mut self, number: PeerNumber, conn: ConnId, greeting: bool, reason: &str) {
         self.conns.remove(&conn);
         self.count(CloseReason::Goodbye.name());
+        if let Some(peer) = self.peer(number).filter(|_| greeting && reason != STOPS) {
+            let alarm = Alarm::Refused {
+                id: peer.id.clone(),
+                what: "a session".to_owned(),
+                reason: reason.to_owned(),
+            };
+            self.alarm(alarm);
+        }
         self.emit(Effect::Close {
             conn,
             reason: CloseReason::Goodbye,
@@ -70,6 +81,8 @@ impl Core {
             Frame::DenyList { bytes, more } => {
                 self.deny_list_offered(number, conn, bytes, more);
             }
+            Frame::Ask { id, question } => self.asked(number, conn, id, question),
+            Frame::Answer { id, answer } => self.answered(number, id, answer),
             frame => {
                 let limit = self.config.limits.waiting_per_session;
                 let Some(live) = self.session_mut(number) else {

@@ -38,7 +38,7 @@ impl Numbers {
         let mut numbers = Self::new();
         for saved in known {
             let revoked = saved.revoked && !planted(Bug::DenyListForgottenOnResume);
-            numbers.insert(saved.number, Arc::new(saved.identity), revoked);
+            numbers.insert(saved.number, saved.identity, revoked);
             if let Some(known) = numbers.get_mut(saved.number) {
                 known.not_after = saved.not_after;
             }

@@ -19,6 +19,7 @@
 //!   believes is one entry an address and a generation that is lower than the withdrawal's is refused.
 
 mod announce;
+mod ask;
 mod config;
 mod deny;
 mod dial;
@@ -36,6 +37,7 @@ mod proof;
 mod reason;
 mod remote;
 mod restore;
+mod rewrite;
 mod session;
 mod snapshot;
 mod standing;
@@ -69,19 +71,22 @@ pub use types::{
     ConnId, Direction, EndpointId, HoldKey, Identity, IdentityNumber, Now, Pairing, PeerNumber,
     PolicyView,
 };
-pub use view::{ConnectionView, EndpointView, IdentityView, PairView, PeerView, View};
+pub use view::{ConnectionView, EndpointView, IdentityView, LiveView, PairView, PeerView, View};
 
 use endpoint::{Endpoint, Mine, Rest};
 use hold::Hold;
 use identity::Numbers;
 use pair::Pair;
 use peer::Peer;
+use rewrite::Rewrite;
 
 /// The state machine of one node.
 #[derive(Debug)]
 pub struct Core {
     config: Config,
     local: Local,
+    /// The key before `local.tunnel_key`: sessions that said it may go on for a while.
+    former_tunnel_key: Option<[u8; 32]>,
     now: Now,
     numbers: Numbers,
     mine: BTreeMap<IdentityNumber, Mine>,
@@ -109,6 +114,7 @@ pub struct Core {
     begun: bool,
     fresh: bool,
     housekeeping_at: Duration,
+    rewrite: Rewrite,
     counters: BTreeMap<&'static str, u64>,
     deadlines: BTreeSet<(Duration, PeerNumber)>,
     deadline_of: BTreeMap<PeerNumber, Duration>,
@@ -128,6 +134,7 @@ impl Core {
         let mut core = Self {
             config,
             local,
+            former_tunnel_key: None,
             now: Now {
                 boot: Duration::ZERO,
                 wall: 0,
@@ -155,6 +162,7 @@ impl Core {
             begun: false,
             fresh: snapshot.is_none(),
             housekeeping_at: Duration::ZERO,
+            rewrite: Rewrite::default(),
             counters: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             deadline_of: BTreeMap::new(),
@@ -172,12 +180,24 @@ impl Core {
 
     /// One step. `now` must not go back on the boot clock.
     pub fn handle(&mut self, now: Now, event: Event) -> Vec<Effect> {
+        self.handle_all(now, [event])
+    }
+
+    /// Several inputs as one step, in their order: what waits is taken in at once and stored once. The effects are
+    /// those of one step too: [`Effect::Persist`] first, [`Effect::Release`] last.
+    pub fn handle_all(
+        &mut self,
+        now: Now,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Vec<Effect> {
         self.advance(now);
         if !self.begun {
             self.begin();
         }
         self.run_timers();
-        self.dispatch(event);
+        for event in events {
+            self.dispatch(event);
+        }
         self.finish()
     }
 
@@ -188,6 +208,7 @@ impl Core {
         peers
             .into_iter()
             .chain(holds)
+            .chain(self.rewrite.at)
             .chain(self.begun.then_some(self.housekeeping_at))
             .min()
     }
@@ -195,6 +216,11 @@ impl Core {
     /// This node's number for a peer, by its full SPIFFE ID.
     pub fn peer_number(&self, id: &str) -> Option<PeerNumber> {
         self.by_id.get(id).copied()
+    }
+
+    /// Whose connection it is.
+    pub fn peer_of_connection(&self, conn: ConnId) -> Option<PeerNumber> {
+        self.conns.get(&conn).copied()
     }
 
     fn dispatch(&mut self, event: Event) {
@@ -226,6 +252,10 @@ impl Core {
             Event::TunnelKeyChecked { conn, held } => self.tunnel_key_checked(conn, held),
             Event::TunnelInstalled { conn } => self.tunnel_installed(conn),
             Event::TunnelFailed { conn } => self.tunnel_failed(conn),
+            Event::TunnelKey { key, port } => self.tunnel_key_changed(key, port),
+            Event::RenewSession { peer } => self.renew_session(peer),
+            Event::Ask { peer, id, question } => self.ask(peer, id, question),
+            Event::AnswerGiven { conn, id, answer } => self.answer_given(conn, id, answer),
             Event::Held(key) => self.held(key),
             Event::UnknownSource {
                 peer,
@@ -248,16 +278,7 @@ impl Core {
             self.emit(Effect::ClearTables);
         }
         self.cut_again();
-        let session = SessionEntry {
-            oldest: pair::LOCAL_EPOCH,
-            current: pair::LOCAL_EPOCH,
-            expires: Duration::MAX,
-            state: SessionState::Ready,
-        };
-        self.emit(Effect::SetSession {
-            peer: PeerNumber::LOCAL,
-            session,
-        });
+        self.write_local_session();
         let known: Vec<_> = self
             .numbers
             .iter()
@@ -268,6 +289,20 @@ impl Core {
         }
         self.write_prefixes();
         self.write_again();
+    }
+
+    /// Pairs within this node have a session that never ends.
+    fn write_local_session(&mut self) {
+        let session = SessionEntry {
+            oldest: pair::LOCAL_EPOCH,
+            current: pair::LOCAL_EPOCH,
+            expires: Duration::MAX,
+            state: SessionState::Ready,
+        };
+        self.emit(Effect::SetSession {
+            peer: PeerNumber::LOCAL,
+            session,
+        });
     }
 
     fn finish(&mut self) -> Vec<Effect> {
@@ -303,10 +338,12 @@ impl Core {
         self.peers.get(&number)
     }
 
-    /// Whoever changes a peer may have changed its timers.
+    /// Whoever changes a peer may have changed its timers, and what is to be stored of it.
     fn peer_mut(&mut self, number: PeerNumber) -> Option<&mut Peer> {
         self.touched.insert(number);
-        self.peers.get_mut(&number)
+        let peer = self.peers.get_mut(&number)?;
+        peer.stored.take();
+        Some(peer)
     }
 
     fn next_generation(&mut self) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -9,6 +10,7 @@ use ipnet::IpNet;
 use super::config::Times;
 use super::effect::{AnnouncedEntry, AnnouncedState, RemoteEntry, SessionEntry};
 use super::event::{NodeInfo, PeerNode};
+use super::snapshot::PeerSnapshot;
 use super::types::{ConnId, EndpointId, HoldKey, IdentityNumber, Now, PeerNumber};
 use crate::wire::{BootId, Frame, Hello, LeafHash};
 
@@ -55,6 +57,8 @@ pub(super) struct Peer {
     pub resolves_out: Bucket,
     pub holds: BTreeSet<HoldKey>,
     pub violations: u64,
+    /// As it was stored last, if it has not been touched since.
+    pub stored: OnceLock<Arc<PeerSnapshot>>,
 }
 
 /// A session as the kernel has it, and when each of its reasons to end comes.
@@ -91,6 +95,8 @@ pub(super) struct Greeting {
     pub node: PeerNode,
     pub address: IpAddr,
     pub local_not_after: u64,
+    /// Our tunnel key, as our Hello says it here.
+    pub own_key: [u8; 32],
     pub since: Duration,
     pub hello: Option<Hello>,
     pub grants: Grants,
@@ -121,11 +127,15 @@ pub(super) struct Session {
     /// A frame after Hello has come: the peer knows that the session is live.
     pub demonstrated: bool,
     pub tunnel: Tunnel,
+    /// Our tunnel key, as our Hello said it.
+    pub own_key: [u8; 32],
     pub key_shown: bool,
     pub peer_tunnel: bool,
     pub ready_sent: bool,
     pub ready_heard: bool,
     pub committed: bool,
+    /// Packets leave under its keys.
+    pub activated: bool,
     /// Its proofs make no pairs any more; a successor is on its way.
     pub flushed: bool,
     pub grants: Grants,
@@ -144,6 +154,9 @@ pub(super) struct Session {
     pub refusals: u32,
     pub resolves_in: Bucket,
     pub deny_lists_in: Bucket,
+    /// Questions that wait for the peer's answer, and since when.
+    pub asks: BTreeMap<u64, Duration>,
+    pub questions_in: Bucket,
 }
 
 /// This node's side of the tunnel.
@@ -303,6 +316,7 @@ impl Peer {
             resolves_out: Bucket::default(),
             holds: BTreeSet::new(),
             violations: 0,
+            stored: OnceLock::new(),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use super::types::{EndpointId, HoldKey, PeerNumber};
+use crate::wire::{OLDEST_VERSION, TunnelKind, VERSION};
 
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
@@ -45,8 +46,24 @@ pub enum CloseReason {
     #[error("the peer does not hold the tunnel key that it claims")]
     TunnelKeyNotHeld,
     /// The peer speaks no version that we do.
-    #[error("no common protocol version")]
-    Version,
+    #[error(
+        "no common protocol version: the peer speaks {theirs} and understands {oldest} and later, this node speaks \
+         {VERSION} and understands {OLDEST_VERSION} and later"
+    )]
+    Version {
+        /// What it speaks.
+        theirs: u32,
+        /// The oldest that it understands.
+        oldest: u32,
+    },
+    /// The peer's packets are carried by something else than ours.
+    #[error("this node's tunnel is {ours}, the peer's {theirs}: give both nodes the same kind")]
+    TunnelKind {
+        /// Ours.
+        ours: TunnelKind,
+        /// The peer's.
+        theirs: TunnelKind,
+    },
     /// No Hello in time.
     #[error("no hello in time")]
     HelloTimeout,
@@ -120,7 +137,8 @@ impl CloseReason {
             Self::TooManyRefused => "too-many-refused",
             Self::TunnelKeyTaken => "tunnel-key-taken",
             Self::TunnelKeyNotHeld => "tunnel-key-not-held",
-            Self::Version => "version",
+            Self::Version { .. } => "version",
+            Self::TunnelKind { .. } => "tunnel-kind",
             Self::HelloTimeout => "hello-timeout",
             Self::Silent => "silent",
             Self::OurselvesOnTheOtherSide => "ourselves",
@@ -186,6 +204,14 @@ pub enum Alarm {
     BootIdsTakeTurns {
         /// The node.
         id: String,
+    },
+    /// The two programs, or their settings, do not fit: there is no session.
+    #[error("no session with {id}: {reason}")]
+    NoSession {
+        /// The node.
+        id: String,
+        /// Why.
+        reason: CloseReason,
     },
     /// A peer broke the rules.
     #[error("{id} broke the protocol: {reason}")]

@@ -1,5 +1,7 @@
 //! From state to snapshot and back, and the view for people.
 
+use std::sync::Arc;
+
 use super::config::Local;
 use super::effect::{AnnouncedEntry, RemoteEntry, SessionEntry, SessionState};
 use super::endpoint::Rest;
@@ -11,7 +13,7 @@ use super::snapshot::{
     SessionSnapshot, Snapshot,
 };
 use super::types::{IdentityNumber, PeerNumber};
-use super::view::{ConnectionView, EndpointView, IdentityView, PairView, PeerView, View};
+use super::view::{ConnectionView, EndpointView, IdentityView, LiveView, PairView, PeerView, View};
 use super::{Core, Effect};
 
 /// The snapshot's format.
@@ -39,12 +41,12 @@ impl Core {
             identities: numbers
                 .map(|(number, known)| IdentitySnapshot {
                     number,
-                    identity: known.identity.as_ref().clone(),
+                    identity: known.identity.clone(),
                     not_after: known.not_after,
                     revoked: known.revoked,
                 })
                 .collect(),
-            peers: self.peers.values().map(peer_snapshot).collect(),
+            peers: self.peers.values().map(stored).collect(),
             removals: self.removals.clone(),
             rests: rests
                 .map(|(address, rest)| (*address, rest.until, rest.identity))
@@ -61,7 +63,7 @@ impl Core {
             self.rests.insert(address, Rest { until, identity });
         }
         for saved in snapshot.peers {
-            let peer = restored(saved);
+            let peer = restored(Arc::unwrap_or_clone(saved));
             self.next_peer = self.next_peer.max(peer.number.0.saturating_add(1));
             for address in peer.remotes.keys() {
                 self.holders.insert(*address, peer.number);
@@ -229,6 +231,19 @@ impl Core {
             prefixes: peer.prefixes().to_vec(),
             connection,
             session: peer.standing.map(|standing| standing.entry),
+            lineage: peer.lineage,
+            live: peer.live.as_ref().map(|live| LiveView {
+                conn: live.conn,
+                epoch: live.epoch,
+                since: live.since,
+                renew_at: live.renew_at,
+                ends: live.ends.at(self.now),
+                tunnel_ready: live.tunnel_ready(),
+                activated: live.activated,
+                committed: live.committed,
+                own_key: live.own_key,
+                peer_key: live.hello.tunnel_key,
+            }),
             given: live
                 .clone()
                 .flat_map(|live| &live.given)
@@ -279,6 +294,14 @@ impl Removals {
         }
         removals
     }
+}
+
+/// Made anew only if the peer has been touched.
+fn stored(peer: &Peer) -> Arc<PeerSnapshot> {
+    let snapshot = || Arc::new(peer_snapshot(peer));
+    let stored = peer.stored.get_or_init(snapshot);
+    debug_assert_eq!(**stored, peer_snapshot(peer), "changed unnoticed");
+    stored.clone()
 }
 
 fn peer_snapshot(peer: &Peer) -> PeerSnapshot {

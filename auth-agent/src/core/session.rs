@@ -7,11 +7,10 @@ use super::event::{Connected, PeerNode};
 use super::peer::{Bucket, Ends, Grants, Greeting, Peer, Said, Session, Standing, Tunnel};
 use super::types::{ConnId, PeerNumber};
 use super::{Alarm, CloseReason, Core, Effect};
-use crate::wire::{Frame, Hello};
+use crate::wire::{Frame, Hello, OLDEST_VERSION, VERSION};
 
-/// The protocol's version, and the oldest that still works.
-const VERSION: u32 = 1;
-const OLDEST_VERSION: u32 = 1;
+/// The last word of an agent that stops.
+pub(super) const STOPS: &str = "agent stops";
 /// Boot IDs remembered of one peer, to see two of them take turns.
 const BOOT_IDS: usize = 8;
 
@@ -50,6 +49,7 @@ impl Core {
             node,
             address,
             local_not_after,
+            own_key: [0; 32],
             since: now,
             hello: None,
             grants: Grants::default(),
@@ -60,7 +60,7 @@ impl Core {
             self.prefer_own_dial(number);
         } else {
             let lineage = self.peer(number).map_or(0, |peer| peer.lineage);
-            self.send_hello(conn, lineage);
+            self.send_hello(number, conn, lineage);
         }
         if !dialled {
             self.make_grants(number, conn);
@@ -119,13 +119,20 @@ impl Core {
         Some(number)
     }
 
-    fn send_hello(&mut self, conn: ConnId, lineage: u64) {
+    fn send_hello(&mut self, number: PeerNumber, conn: ConnId, lineage: u64) {
+        let own_key = self.local.tunnel_key;
+        let greetings = self.peer_mut(number).map(|peer| &mut peer.greetings);
+        if let Some(greeting) = greetings.and_then(|greetings| greetings.get_mut(&conn)) {
+            greeting.own_key = own_key;
+        }
         let hello = Hello {
             version: VERSION,
+            oldest_version: OLDEST_VERSION,
             features: 0,
             node_id: self.local.id.clone(),
             boot_id: self.local.boot_id,
-            tunnel_key: self.local.tunnel_key,
+            tunnel_kind: self.local.tunnel_kind,
+            tunnel_key: own_key,
             tunnel_port: self.local.tunnel_port,
             deny_number: self.deny.number,
             endpoints: u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX),
@@ -182,11 +189,11 @@ impl Core {
         if hello.node_id != id {
             return self.violation(conn, CloseReason::NodeIdMismatch);
         }
+        if let Some(reason) = self.unfit(&hello) {
+            return self.turn_away(number, conn, reason);
+        }
         if self.tunnel_key_taken(number, &hello.tunnel_key) {
             return self.violation(conn, CloseReason::TunnelKeyTaken);
-        }
-        if hello.version < OLDEST_VERSION {
-            return self.close_greeting(number, conn, CloseReason::Version);
         }
         let lineage = hello.lineage;
         if let Some(greeting) = self
@@ -206,6 +213,29 @@ impl Core {
                 conn,
                 frame: Frame::Ping,
             });
+        }
+    }
+
+    /// Why two programs, or their settings, cannot work together.
+    fn unfit(&self, hello: &Hello) -> Option<CloseReason> {
+        let (theirs, oldest) = (hello.version, hello.oldest_version);
+        if theirs < OLDEST_VERSION || oldest > VERSION {
+            return Some(CloseReason::Version { theirs, oldest });
+        }
+        let (ours, theirs) = (self.local.tunnel_kind, hello.tunnel_kind);
+        (ours != theirs).then_some(CloseReason::TunnelKind { ours, theirs })
+    }
+
+    /// Says why there is no session, on both sides: it takes a person to change that.
+    fn turn_away(&mut self, number: PeerNumber, conn: ConnId, reason: CloseReason) {
+        let frame = Frame::Goodbye {
+            reason: reason.to_string().as_str().into(),
+        };
+        self.emit(Effect::Send { conn, frame });
+        self.close_greeting(number, conn, reason);
+        self.back_off(number);
+        if let Some(id) = self.peer(number).map(|peer| peer.id.clone()) {
+            self.alarm(Alarm::NoSession { id, reason });
         }
     }
 
@@ -249,7 +279,7 @@ impl Core {
             true => ours,
             false => self.next_generation(),
         };
-        self.send_hello(conn, lineage);
+        self.send_hello(number, conn, lineage);
         self.go_live(number, conn, lineage);
     }
 
@@ -264,6 +294,7 @@ impl Core {
         self.take_prefixes(number, &greeting.node);
         let (now, times) = (self.now, self.config.times.clone());
         let leads = self.leads(&greeting.node.id);
+        let our_key_stands = greeting.own_key == self.local.tunnel_key;
         let Some(peer) = self.peer_mut(number) else {
             return;
         };
@@ -273,10 +304,11 @@ impl Core {
             not_after: greeting.node.not_after.min(greeting.local_not_after),
         };
         // The node that does not lead waits a little longer: its dial is for where ours is swallowed.
-        let renew = if leads {
-            times.renew
-        } else {
-            times.renew + times.renew / 6
+        let renew = match leads {
+            // Our key has changed since we said it.
+            _ if !our_key_stands => std::time::Duration::ZERO,
+            true => times.renew,
+            false => times.renew + times.renew / 6,
         };
         let known_key = peer.tunnel_key == Some(hello.tunnel_key);
         let tunnel = match known_key {
@@ -297,11 +329,13 @@ impl Core {
             pinged: now.boot,
             demonstrated: !leads,
             tunnel,
+            own_key: greeting.own_key,
             key_shown: false,
             peer_tunnel: false,
             ready_sent: false,
             ready_heard: false,
             committed: false,
+            activated: false,
             flushed: false,
             grants: greeting.grants,
             given: Default::default(),
@@ -315,6 +349,8 @@ impl Core {
             refusals: 0,
             resolves_in: Bucket::default(),
             deny_lists_in: Bucket::default(),
+            asks: Default::default(),
+            questions_in: Bucket::default(),
             hello,
         };
         let epoch = session.epoch;
@@ -327,15 +363,12 @@ impl Core {
         let standing = match peer.standing {
             None => Standing { entry: cold, ends },
             Some(old) => {
+                // Also where the peer's key has changed: the old tunnel carries packets until both sides are ready.
                 let ends = ends.earliest(old.ends);
-                let state = match known_key {
-                    true => old.entry.state,
-                    false => SessionState::Pending,
-                };
                 let entry = SessionEntry {
                     oldest: old.entry.oldest,
                     expires: ends.at(now),
-                    state,
+                    state: old.entry.state,
                     ..cold
                 };
                 Standing { entry, ends }
@@ -504,14 +537,15 @@ impl Core {
         self.lost(number, conn);
     }
 
-    /// What a session carries is written again by the next one.
-    pub(super) fn not_written(&mut self, peer: Option<PeerNumber>) {
-        let peers: Vec<PeerNumber> = match peer {
-            Some(number) => vec![number],
-            None => self.peers.keys().copied().collect(),
-        };
-        for number in peers {
-            self.close_live(number, CloseReason::NotWritten);
+    /// A successor is dialled now; the session goes on until it has taken over.
+    pub(super) fn renew_session(&mut self, number: PeerNumber) {
+        self.renew_by(number, self.now.boot);
+        self.maybe_dial(number);
+    }
+
+    pub(super) fn renew_by(&mut self, number: PeerNumber, at: std::time::Duration) {
+        if let Some(live) = self.session_mut(number) {
+            live.renew_at = live.renew_at.min(at);
         }
     }
 
@@ -520,7 +554,7 @@ impl Core {
         let conns: Vec<ConnId> = self.conns.keys().copied().collect();
         for conn in conns {
             let frame = Frame::Goodbye {
-                reason: "agent stops".into(),
+                reason: STOPS.into(),
             };
             self.emit(Effect::Send { conn, frame });
             self.disconnected(conn);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -34,7 +35,7 @@ pub struct Snapshot {
     /// Identity numbers in use.
     pub identities: Vec<IdentitySnapshot>,
     /// Peers with something in the kernel.
-    pub peers: Vec<PeerSnapshot>,
+    pub peers: Vec<Arc<PeerSnapshot>>,
     /// What the step that was stored last takes out of the kernel: done again, since it may not have been done.
     #[serde(default)]
     pub removals: Removals,
@@ -57,7 +58,7 @@ pub struct IdentitySnapshot {
     /// Its number.
     pub number: IdentityNumber,
     /// Who.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// Until when the kernel lets it count: unix seconds.
     pub not_after: u64,
     /// The kernel has it as cut.

@@ -84,6 +84,7 @@ impl Core {
             peer: number,
             session: entry,
         });
+        self.activate_tunnel(number);
         if moved {
             self.sweep(number, epoch);
         }

@@ -29,6 +29,7 @@ impl Core {
     }
 
     pub(super) fn run_timers(&mut self) {
+        self.run_rewrite();
         self.expire_holds();
         while let Some((at, peer)) = self.deadlines.first().copied() {
             if at > self.now.boot {
@@ -99,6 +100,7 @@ impl Core {
     fn housekeeping(&mut self) {
         let (now, limits) = (self.now, self.config.times.hold);
         self.rests.retain(|_, rest| rest.until > now.boot);
+        self.settle_rewrite();
         self.expire_pairs();
         let peers: Vec<_> = self.peers.keys().copied().collect();
         for number in peers {

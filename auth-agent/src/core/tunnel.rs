@@ -3,12 +3,20 @@
 //! A Hello claims a key. It counts as the peer's once the peer has shown that it holds the private half: otherwise
 //! whoever claims the key of another first would have that node's packets taken for its own, or keep it out. A peer
 //! that has shown its key once in a boot need not show it again for a successor session to be installed.
+//!
+//! Static keys change by successor sessions: a node that has a new one says it in the next Hello of each peer. The old
+//! tunnel carries packets until both ends have the new one and the successor has taken over.
+
+use std::time::Duration;
 
 use super::effect::SessionState;
 use super::peer::Tunnel;
 use super::types::{ConnId, PeerNumber};
 use super::{Alarm, CloseReason, Core, Effect};
 use crate::wire::Frame;
+
+/// Between the successors that a new tunnel key calls for.
+const APART: Duration = Duration::from_millis(5);
 
 impl Core {
     /// The session begins: shows our key, and goes on at once where the peer's is known.
@@ -23,6 +31,7 @@ impl Core {
         let effect = Effect::SendTunnelKey {
             conn: live.conn,
             id: peer.id.clone(),
+            own_key: live.own_key,
             peer_key: live.hello.tunnel_key,
         };
         self.emit(effect);
@@ -43,11 +52,12 @@ impl Core {
         if std::mem::replace(&mut live.key_shown, true) {
             return self.violation(conn, CloseReason::OutOfState("tunnel-key"));
         }
-        let peer_key = live.hello.tunnel_key;
+        let (own_key, peer_key) = (live.own_key, live.hello.tunnel_key);
         if live.tunnel == Tunnel::Claimed {
             self.emit(Effect::VerifyTunnelKey {
                 conn,
                 id,
+                own_key,
                 peer_key,
                 tag,
             });
@@ -88,6 +98,7 @@ impl Core {
     /// shown to hold. Otherwise the tunnel would take the other's packets for this peer's.
     pub(super) fn tunnel_key_taken(&self, number: PeerNumber, key: &[u8; 32]) -> bool {
         *key == self.local.tunnel_key
+            || Some(*key) == self.former_tunnel_key
             || self.peers.values().any(|other| {
                 other.number != number
                     && (other.standing.is_some() || other.live.is_some())
@@ -106,6 +117,7 @@ impl Core {
             peer: number,
             id: peer.id.clone(),
             conn: live.conn,
+            own_key: live.own_key,
             peer_key: live.hello.tunnel_key,
             endpoint: live.endpoint,
             prefixes: live.node.prefixes.clone(),
@@ -161,6 +173,44 @@ impl Core {
         self.tunnel_changed(number);
     }
 
+    /// Both ends have the session's tunnel, and nothing of its predecessor counts: packets leave by it.
+    pub(super) fn activate_tunnel(&mut self, number: PeerNumber) {
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        let (Some(live), Some(standing)) = (peer.live.as_mut(), &peer.standing) else {
+            return;
+        };
+        if live.activated || !live.tunnel_ready() || standing.entry.oldest != live.epoch {
+            return;
+        }
+        live.activated = true;
+        let conn = live.conn;
+        self.emit(Effect::ActivateTunnel { peer: number, conn });
+    }
+
+    /// A device with another key stands beside the one in use. Successor sessions say the new one; where there are
+    /// many, not all at once.
+    pub(super) fn tunnel_key_changed(&mut self, key: [u8; 32], port: u16) {
+        if (self.local.tunnel_key, self.local.tunnel_port) == (key, port) {
+            return;
+        }
+        let former = std::mem::replace(&mut self.local.tunnel_key, key);
+        self.local.tunnel_port = port;
+        if former != key {
+            self.former_tunnel_key = Some(former);
+        }
+        self.count("tunnel-keys-changed");
+        let live = self.peers.values().filter(|peer| peer.live.is_some());
+        let live: Vec<PeerNumber> = live.map(|peer| peer.number).collect();
+        let mut at = self.now.boot;
+        for number in live {
+            self.renew_by(number, at);
+            self.maybe_dial(number);
+            at += APART;
+        }
+    }
+
     /// Once it stands on both sides, packets may pass.
     fn tunnel_changed(&mut self, number: PeerNumber) {
         let Some(peer) = self.peer_mut(number) else {
@@ -170,9 +220,10 @@ impl Core {
         let Some(standing) = peer.standing.as_mut().filter(|_| ready) else {
             return;
         };
-        if standing.entry.state != SessionState::Ready {
-            standing.entry.state = SessionState::Ready;
-            let session = standing.entry;
+        let waited = std::mem::replace(&mut standing.entry.state, SessionState::Ready);
+        let session = standing.entry;
+        self.activate_tunnel(number);
+        if waited != SessionState::Ready {
             self.persist();
             self.emit(Effect::SetSession {
                 peer: number,

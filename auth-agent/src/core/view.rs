@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::effect::{AnnouncedState, PairKey, SessionEntry};
-use super::types::{EndpointId, HoldKey, Identity, IdentityNumber, PeerNumber};
+use super::types::{ConnId, EndpointId, HoldKey, Identity, IdentityNumber, PeerNumber};
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +44,10 @@ pub struct PeerView {
     pub connection: ConnectionView,
     /// What the kernel knows.
     pub session: Option<SessionEntry>,
+    /// Names the sessions that follow each other without a cut; 0 while none stands.
+    pub lineage: u64,
+    /// The session whose connection is live.
+    pub live: Option<LiveView>,
     /// Local identities that the peer has accepted proofs of in this session.
     pub given: BTreeSet<IdentityNumber>,
     /// Its identities that were proven in this session.
@@ -56,6 +60,31 @@ pub struct PeerView {
     pub refused: Vec<IpAddr>,
     /// How often it broke the rules.
     pub violations: u64,
+}
+
+/// A live session.
+#[derive(Clone, Debug)]
+pub struct LiveView {
+    /// Its connection.
+    pub conn: ConnId,
+    /// Its epoch on this node.
+    pub epoch: u32,
+    /// Boot clock.
+    pub since: Duration,
+    /// When a successor is due: boot clock.
+    pub renew_at: Duration,
+    /// Its hard expiry: boot clock.
+    pub ends: Duration,
+    /// Both sides have its tunnel.
+    pub tunnel_ready: bool,
+    /// Packets leave under its keys.
+    pub activated: bool,
+    /// Both sides have said that it carries everything.
+    pub committed: bool,
+    /// Our tunnel key in it.
+    pub own_key: [u8; 32],
+    /// The peer's.
+    pub peer_key: [u8; 32],
 }
 
 /// How a connection stands.

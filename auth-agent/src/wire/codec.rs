@@ -7,8 +7,8 @@ use prost::Message;
 use super::frame::{Frame, FrameError, Hello};
 use super::message as msg;
 use super::types::{
-    BootId, LeafHash, MAX_AUTHENTICATOR, MAX_DENY_LIST, MAX_FRAME, MAX_NODE_ID, MAX_REQUESTS,
-    Reason,
+    BootId, LeafHash, MAX_ANSWER, MAX_AUTHENTICATOR, MAX_DENY_LIST, MAX_FRAME, MAX_NODE_ID,
+    MAX_QUESTION, MAX_REQUESTS, Reason, TunnelKind,
 };
 
 /// Kind numbers, for ever. The name stands in errors.
@@ -32,6 +32,8 @@ mod kind {
     pub(super) const PONG: u32 = 17;
     pub(super) const GOODBYE: u32 = 18;
     pub(super) const TUNNEL_KEY: u32 = 19;
+    pub(super) const ASK: u32 = 20;
+    pub(super) const ANSWER: u32 = 21;
 }
 
 impl Frame {
@@ -54,6 +56,8 @@ impl Frame {
             Self::TunnelReady => "tunnel-ready",
             Self::Ready => "ready",
             Self::DenyList { .. } => "deny-list",
+            Self::Ask { .. } => "ask",
+            Self::Answer { .. } => "answer",
             Self::Ping => "ping",
             Self::Pong => "pong",
             Self::Goodbye { .. } => "goodbye",
@@ -68,7 +72,7 @@ impl Frame {
         let (kind, body) = self.body()?;
         let envelope = msg::Envelope {
             kind,
-            optional: false,
+            optional: matches!(self, Self::Ask { .. } | Self::Answer { .. }),
             body,
         };
         let length = envelope.encoded_len();
@@ -123,6 +127,19 @@ impl Frame {
                 let msg::DenyList { bytes, more } = read(&body)?;
                 sized(&bytes, 1, MAX_DENY_LIST, "deny-list", "bytes")?;
                 Self::DenyList { bytes, more }
+            }
+            kind::ASK => {
+                let msg::Asked { id, bytes } = read(&body)?;
+                sized(&bytes, 1, MAX_QUESTION, "ask", "bytes")?;
+                Self::Ask {
+                    id,
+                    question: bytes,
+                }
+            }
+            kind::ANSWER => {
+                let msg::Asked { id, bytes } = read(&body)?;
+                sized(&bytes, 1, MAX_ANSWER, "answer", "bytes")?;
+                Self::Answer { id, answer: bytes }
             }
             kind::PING => empty(&body, Self::Ping)?,
             kind::PONG => empty(&body, Self::Pong)?,
@@ -265,6 +282,16 @@ impl Frame {
                     .encode_to_vec(),
                 ))
             }
+            Self::Ask { id, question } => {
+                sized(question, 1, MAX_QUESTION, name, "bytes")?;
+                let (id, bytes) = (*id, question.clone());
+                Ok((kind::ASK, msg::Asked { id, bytes }.encode_to_vec()))
+            }
+            Self::Answer { id, answer } => {
+                sized(answer, 1, MAX_ANSWER, name, "bytes")?;
+                let (id, bytes) = (*id, answer.clone());
+                Ok((kind::ANSWER, msg::Asked { id, bytes }.encode_to_vec()))
+            }
             Self::Ping => Ok((kind::PING, Vec::new())),
             Self::Pong => Ok((kind::PONG, Vec::new())),
             Self::Goodbye { reason } => {
@@ -281,9 +308,15 @@ fn hello(body: msg::Hello) -> Result<Hello, FrameError> {
     const NAME: &str = "hello";
     Ok(Hello {
         version: body.version,
+        oldest_version: body.oldest_version,
         features: body.features,
         node_id: node_id(body.node_id)?,
         boot_id: BootId(exact(body.boot_id, NAME, "boot_id")?),
+        tunnel_kind: TunnelKind::from_wire(body.tunnel_kind).ok_or(field(
+            NAME,
+            "tunnel_kind",
+            "missing",
+        ))?,
         tunnel_key: exact(body.tunnel_key, NAME, "tunnel_key")?,
         tunnel_port: u16::try_from(body.tunnel_port)
             .ok()
@@ -299,11 +332,16 @@ fn hello_body(hello: &Hello) -> Result<Vec<u8>, FrameError> {
     if hello.tunnel_port == 0 {
         return Err(field("hello", "tunnel_port", "no port"));
     }
+    if hello.tunnel_kind.on_wire() == 0 {
+        return Err(field("hello", "tunnel_kind", "missing"));
+    }
     let body = msg::Hello {
         version: hello.version,
+        oldest_version: hello.oldest_version,
         features: hello.features,
         node_id: node_id(hello.node_id.clone())?,
         boot_id: hello.boot_id.0.to_vec(),
+        tunnel_kind: hello.tunnel_kind.on_wire(),
         tunnel_key: hello.tunnel_key.to_vec(),
         tunnel_port: u32::from(hello.tunnel_port),
         deny_number: hello.deny_number,

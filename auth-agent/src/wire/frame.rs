@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::types::{BootId, LeafHash, Reason};
+use super::types::{BootId, LeafHash, Reason, TunnelKind};
 
 /// One message between two nodes. Which are legal when is `core`'s business.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,20 @@ pub enum Frame {
         /// Another piece follows.
         more: bool,
     },
+    /// What do you know of this flow? Changes nothing; a program that does not know the frame skips it.
+    Ask {
+        /// To answer with.
+        id: u64,
+        /// The shells' to read and write.
+        question: Vec<u8>,
+    },
+    /// What this node knows of it. Skipped likewise.
+    Answer {
+        /// As asked.
+        id: u64,
+        /// The shells' to read and write.
+        answer: Vec<u8>,
+    },
     /// Are you there?
     Ping,
     /// Yes.
@@ -118,13 +132,17 @@ pub enum Frame {
 pub struct Hello {
     /// Protocol version.
     pub version: u32,
+    /// The oldest one that the sender understands.
+    pub oldest_version: u32,
     /// Feature bits.
     pub features: u64,
     /// The node's full SPIFFE ID.
     pub node_id: String,
     /// This boot of the node's kernel.
     pub boot_id: BootId,
-    /// WireGuard public key.
+    /// What carries its packets.
+    pub tunnel_kind: TunnelKind,
+    /// WireGuard public key, or IPsec's name of the node in this boot.
     pub tunnel_key: [u8; 32],
     /// UDP port of the tunnel.
     pub tunnel_port: u16,

@@ -34,6 +34,10 @@ pub(super) struct Hello {
     pub endpoints: u32,
     #[prost(uint64, tag = "9")]
     pub lineage: u64,
+    #[prost(uint32, tag = "10")]
+    pub oldest_version: u32,
+    #[prost(uint32, tag = "11")]
+    pub tunnel_kind: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -87,6 +91,15 @@ pub(super) struct DenyList {
     pub bytes: Vec<u8>,
     #[prost(bool, tag = "2")]
     pub more: bool,
+}
+
+/// A question about a flow, or an answer to one.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Asked {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    pub bytes: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]

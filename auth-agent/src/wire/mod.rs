@@ -15,6 +15,7 @@ mod types;
 
 pub use frame::{Frame, FrameError, Hello};
 pub use types::{
-    BootId, LeafHash, MAX_AUTHENTICATOR, MAX_DENY_LIST, MAX_FRAME, MAX_NODE_ID, MAX_REASON,
-    MAX_REQUESTS, MAX_WHOLE_DENY_LIST, Reason,
+    BootId, LeafHash, MAX_ANSWER, MAX_AUTHENTICATOR, MAX_DENY_LIST, MAX_FRAME, MAX_NODE_ID,
+    MAX_QUESTION, MAX_REASON, MAX_REQUESTS, MAX_WHOLE_DENY_LIST, OLDEST_VERSION, Reason,
+    TunnelKind, VERSION,
 };

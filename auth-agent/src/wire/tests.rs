@@ -30,7 +30,8 @@ fn leaf_hash() -> impl Strategy<Value = LeafHash> {
 
 prop_compose! {
     fn hello()(
-        (version, features) in any::<(u32, u64)>(),
+        (version, oldest_version, features, kind) in (any::<(u32, u32, u64)>(), 1..=u32::MAX)
+            .prop_map(|((version, oldest, features), kind)| (version, oldest, features, kind)),
         name in "[a-z0-9._-]{1,40}[a-z]",
         boot_id in any::<[u8; 16]>(),
         tunnel_key in any::<[u8; 32]>(),
@@ -39,9 +40,10 @@ prop_compose! {
     ) -> Frame {
         let node_id = format!("spiffe://example.org/handfast/node/{name}");
         let boot_id = BootId(boot_id);
+        let tunnel_kind = types::TunnelKind::from_wire(kind).unwrap();
         Frame::Hello(Hello {
-            version, features, node_id, boot_id, tunnel_key, tunnel_port, deny_number, endpoints,
-            lineage,
+            version, oldest_version, features, node_id, boot_id, tunnel_kind, tunnel_key,
+            tunnel_port, deny_number, endpoints, lineage,
         })
     }
 }
@@ -97,6 +99,9 @@ fn frame() -> impl Strategy<Value = Frame> {
         address().prop_map(|address| Frame::ResolveRefused { address }),
         (bytes(4000), any::<bool>()).prop_map(|(bytes, more)| Frame::DenyList { bytes, more }),
         reason().prop_map(|reason| Frame::Goodbye { reason }),
+        (any::<u64>(), bytes(MAX_QUESTION))
+            .prop_map(|(id, question)| Frame::Ask { id, question }),
+        (any::<u64>(), bytes(MAX_ANSWER)).prop_map(|(id, answer)| Frame::Answer { id, answer }),
         Just(Frame::TunnelReady),
         Just(Frame::Ready),
         Just(Frame::Ping),
@@ -261,9 +266,11 @@ fn a_node_id_has_one_spelling() {
     let hello = |node_id: &str| {
         Frame::Hello(Hello {
             version: 1,
+            oldest_version: 1,
             features: 0,
             node_id: node_id.into(),
             boot_id: BootId([0; 16]),
+            tunnel_kind: TunnelKind::WireGuard,
             tunnel_key: [0; 32],
             tunnel_port: 1,
             deny_number: 0,

@@ -19,6 +19,57 @@ pub const MAX_REQUESTS: usize = 256;
 /// Longest reason in a refusal or a goodbye, in bytes.
 pub const MAX_REASON: usize = 256;
 
+/// Largest question about a flow, in bytes.
+pub const MAX_QUESTION: usize = 1024;
+/// Largest answer to one, in bytes.
+pub const MAX_ANSWER: usize = 8 * 1024;
+
+/// The version of the protocol that this program speaks.
+pub const VERSION: u32 = 1;
+/// The oldest version that it still understands. Two programs understand each other if neither speaks a version that
+/// is older than the other's oldest.
+pub const OLDEST_VERSION: u32 = 1;
+
+/// What carries a node's packets. Both ends of a session must have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum TunnelKind {
+    /// WireGuard: 1 on the wire.
+    WireGuard,
+    /// IPsec, ESP in tunnel mode: 2 on the wire.
+    Ipsec,
+    /// One that a newer program has. Never 0.
+    Other(u32),
+}
+
+impl TunnelKind {
+    pub(super) fn from_wire(number: u32) -> Option<Self> {
+        match number {
+            0 => None,
+            1 => Some(Self::WireGuard),
+            2 => Some(Self::Ipsec),
+            other => Some(Self::Other(other)),
+        }
+    }
+
+    pub(super) fn on_wire(self) -> u32 {
+        match self {
+            Self::WireGuard => 1,
+            Self::Ipsec => 2,
+            Self::Other(number) => number,
+        }
+    }
+}
+
+impl fmt::Display for TunnelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WireGuard => f.write_str("WireGuard"),
+            Self::Ipsec => f.write_str("IPsec"),
+            Self::Other(number) => write!(f, "of unknown kind {number}"),
+        }
+    }
+}
+
 /// SHA-256 of an end-entity certificate in DER: what an announcement names a proof by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeafHash(pub [u8; 32]);

@@ -11,7 +11,9 @@ use handfast_agent::core::{
     HoldKey, Identity, Local, LocalIdentity, NodeInfo, Now, PairView, Pairing, PeerNode,
     PeerNumber, Policy, PolicyView, RemoteProof, SessionEntry, SessionState, Snapshot,
 };
-use handfast_agent::wire::{BootId, Frame, Hello, LeafHash};
+use handfast_agent::wire::{
+    BootId, Frame, Hello, LeafHash, OLDEST_VERSION, TunnelKind, VERSION,
+};
 use ipnet::IpNet;
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -76,10 +78,12 @@ pub fn peer_node(name: &str) -> PeerNode {
 
 pub fn hello(name: &str, boot_number: u8) -> Frame {
     Frame::Hello(Hello {
-        version: 1,
+        version: VERSION,
+        oldest_version: OLDEST_VERSION,
         features: 0,
         node_id: node_id(name),
         boot_id: boot(boot_number),
+        tunnel_kind: TunnelKind::WireGuard,
         tunnel_key: [name.as_bytes()[0]; 32],
         tunnel_port: 51872,
         deny_number: 0,
@@ -94,6 +98,7 @@ pub fn local() -> Local {
         name: "m".to_owned(),
         boot_id: boot(1),
         prefixes: vec![prefix("m")],
+        tunnel_kind: TunnelKind::WireGuard,
         tunnel_key: [1; 32],
         tunnel_port: 51872,
     }

@@ -9,7 +9,7 @@ use handfast_agent::core::{
     Config, ConnId, Core, DenyList, EndpointId, Event, HoldKey, Identity, Local, LocalIdentity,
     Now, Pairing, PeerNumber, Policy, PolicyView, Snapshot, Times,
 };
-use handfast_agent::wire::BootId;
+use handfast_agent::wire::{BootId, TunnelKind};
 use ipnet::IpNet;
 
 use super::kernel::Kernel;
@@ -223,6 +223,7 @@ impl Node {
             name: self.name.clone(),
             boot_id: self.boot_id(),
             prefixes: self.prefixes.clone(),
+            tunnel_kind: TunnelKind::WireGuard,
             tunnel_key: self.tunnel_key(),
             tunnel_port: 51872,
         };

@@ -174,7 +174,8 @@ impl World {
     /// As the file has it; that the file can be read again is looked at now and then.
     fn persist(&mut self, index: usize) {
         let snapshot = self.nodes[index].core.as_ref().map(|core| core.snapshot());
-        if self.at.subsec_nanos().is_multiple_of(64) {
+        self.stores += 1;
+        if self.stores.is_multiple_of(1024) {
             let text = serde_json::to_string(&snapshot).unwrap();
             let read: Option<Snapshot> = serde_json::from_str(&text).unwrap();
             assert_eq!(read, snapshot);

@@ -103,6 +103,8 @@ pub struct World {
     pub dropped: BTreeMap<&'static str, u64>,
     queue: BTreeMap<(Duration, u64), Action>,
     next: u64,
+    /// Snapshots taken.
+    pub stores: u64,
     history: VecDeque<String>,
 }
 
@@ -129,6 +131,7 @@ impl World {
             dropped: BTreeMap::new(),
             queue: BTreeMap::new(),
             next: 1,
+            stores: 0,
             history: VecDeque::new(),
             setup,
         };
