@@ -6,15 +6,27 @@
 //! hears of them. While the API server is away nothing changes: what is registered stays.
 
 mod config;
+mod entries;
+mod leader;
+mod listed;
 mod prefixes;
 mod psat;
+mod retry;
+mod workload;
+mod world;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
 
+use self::leader::Leader;
 use self::psat::K8sPsat;
 use crate::Error;
 use crate::attest::Attestors;
+use crate::server::Registrar;
+
+/// Who reports events.
+const CONTROLLER: &str = "handfast.dev/ca";
 
 pub use self::config::{
     ClusterConfig, LeaseConfig, NodesConfig, PolicyKind, PrefixSource, WorkloadsConfig,
@@ -42,6 +54,37 @@ impl Cluster {
             Some(nodes) => Ok(attestors.and(K8sPsat::open(nodes, self.client.clone())?)),
             None => Ok(attestors),
         }
+    }
+
+    /// Keeps the registry as the cluster is, whenever this server is the one to do so, until told to stop.
+    pub(crate) async fn keep(self, registrar: Registrar, stopped: impl Future<Output = ()>) {
+        let Self { config, client } = self;
+        if config.workloads.is_none() && config.policies.is_empty() {
+            return;
+        }
+        let identity = registrar.server().to_owned();
+        let mut leader = Leader::new(client.clone(), &config.lease, identity.clone());
+        let reporter = Reporter {
+            controller: CONTROLLER.to_owned(),
+            instance: Some(identity),
+        };
+        let recorder = Recorder::new(client.clone(), reporter);
+        let work = || async {
+            let workloads = async {
+                match &config.workloads {
+                    Some(workloads) => {
+                        entries::follow(&client, workloads, &registrar, &recorder).await;
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            workloads.await;
+        };
+        tokio::select! {
+            () = leader.lead(work) => {}
+            () = stopped => {}
+        }
+        leader.release().await;
     }
 }
 

@@ -11,6 +11,7 @@ mod federation;
 mod heads;
 mod heard;
 mod jwt;
+mod kubernetes;
 mod listen;
 mod observations;
 mod operator;
@@ -36,6 +37,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server as Transport;
 use tower::util::MapFutureLayer;
 
+pub(crate) use self::kubernetes::Registrar;
 use self::state::State;
 use crate::attest::{AttestationConfig, Attestors};
 use crate::audit::{self as log, Audit};
@@ -127,6 +129,7 @@ pub struct Server {
     unix: UnixListener,
     socket: listen::SocketFile,
     bundle_endpoint: Option<federation::Bound>,
+    cluster: Option<Cluster>,
     dir: PathBuf,
     _lock: Lock,
 }
@@ -186,6 +189,7 @@ impl Server {
             unix,
             socket,
             bundle_endpoint,
+            cluster,
             dir: options.dir.clone(),
             _lock: lock,
         })
@@ -225,6 +229,10 @@ impl Server {
                 listen::agents(self.tcp, Arc::clone(&self.state))?,
                 stopped(stopping.clone()),
             );
+        let cluster = self.cluster.map(|cluster| {
+            let registrar = Registrar::new(Arc::clone(&self.state));
+            tokio::spawn(cluster.keep(registrar, stopped(stopping.clone())))
+        });
         let operators = Transport::builder()
             .layer(MapFutureLayer::new(to_its_end))
             .add_routes(administration(&self.state, &self.dir))
@@ -259,6 +267,11 @@ impl Server {
         fetching.abort();
         if let Some(endpoint) = endpoint {
             endpoint.abort();
+        }
+        if let Some(cluster) = cluster {
+            stop.send_replace(true);
+            // It gives its Lease up, within a bound of its own.
+            drop(cluster.await);
         }
         self.state.close().await;
         drop(self.socket);

@@ -1,6 +1,7 @@
 //! Registration entries: made, changed, imported and deleted, any number in one transaction.
 
 mod order;
+mod owned;
 mod parents;
 mod row;
 
@@ -12,6 +13,7 @@ use crate::model::Entry;
 use crate::{Error, now_ms};
 
 pub(crate) use self::order::{EntryOrder, parent_of};
+pub(crate) use self::owned::OwnedOutcome;
 use self::parents::Parents;
 use self::row::{Texts, delete, insert, replace};
 
