@@ -10,6 +10,9 @@ use super::file::{Position, broken, files, first_number};
 use super::line::{MAX_LINE, Record};
 use crate::Error;
 
+/// A file that ends earlier than what is asked for is not read: by so much, since clocks are set back too.
+const JUMP_MS: u64 = 3_600_000;
+
 /// What is asked for; all of it must fit, none asks for nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -136,9 +139,14 @@ pub fn read(
     mut take: impl FnMut(Record) -> bool,
 ) -> Result<(), Error> {
     let mut going = true;
-    for path in files(dir)? {
+    let mut paths = files(dir)?.into_iter().peekable();
+    while let Some(path) = paths.next() {
         if !going {
             break;
+        }
+        let over = |next| Some(begins(next)?.saturating_add(JUMP_MS) < filter.since_ms?);
+        if paths.peek().and_then(|next| over(next)).unwrap_or(false) {
+            continue;
         }
         each_line(&path, |number, line| {
             if going {
@@ -152,6 +160,16 @@ pub fn read(
         })?;
     }
     Ok(())
+}
+
+/// When the first line of a file was written; none if it has no whole one.
+fn begins(path: &Path) -> Option<u64> {
+    let file = File::open(path).ok()?;
+    let mut line = Vec::new();
+    let mut start = BufReader::new(file).take(MAX_LINE as u64);
+    start.read_until(b'\n', &mut line).ok()?;
+    let (record, _) = Record::from_line(line.strip_suffix(b"\n")?).ok()?;
+    Some(record.at_ms)
 }
 
 /// Goes through the whole lines of a file, numbered from 1; returns how many bytes follow the last.

@@ -28,7 +28,7 @@ use spiffe::TrustDomain;
 
 use crate::Error;
 
-pub(crate) use self::entries::{EntryOrder, Imported, OwnedOutcome, parent_of};
+pub(crate) use self::entries::{EntryOrder, Imported, MAX_SVID_TTL, OwnedOutcome, parent_of};
 pub(crate) use self::federations::Fetched;
 pub(crate) use self::heard::{Heard, News};
 pub(crate) use self::nodes::{NodeOrder, session_address};

@@ -109,6 +109,7 @@ impl Agents for Service {
         let since = Instant::now();
         self.state.recovered()?;
         self.state.audit.ready().await?;
+        let judged_by = self.state.now().deny.number();
         let mut replies = Vec::with_capacity(request.requests.len());
         let mut acts = Vec::with_capacity(request.requests.len());
         for request in request.requests {
@@ -116,13 +117,21 @@ impl Agents for Service {
             let asked = asked_for(&request);
             let answer = self.issue_one(&node, request).await;
             match &answer {
-                Ok(_) => metrics::issued(kind),
+                Ok(issued) => {
+                    metrics::issued(kind);
+                    if kind == "workload" {
+                        self.state.crls.signed(issued, &node.svid.name);
+                    }
+                }
                 Err(error) => metrics::refused("svid.issue", error),
             }
             acts.push(act(&asked, &answer, &node).with("from", peer.from.to_string()));
             replies.push(proto::SvidReply {
                 result: Some(result(answer)),
             });
+        }
+        if self.state.now().deny.number() != judged_by {
+            self.state.crls.remake();
         }
         // What is not written down does not leave.
         self.state.audit.record(acts).await?;

@@ -2,107 +2,199 @@
 //!
 //! The deny list names identities, nodes and serial numbers; a CRL knows
 //! serial numbers alone. Which were signed for an identity or handed to a
-//! node stands in the audit log.
+//! node is known from [`Serials`], and before this start from the audit log.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::{Notify, watch};
+
+use super::serials::Serials;
 use super::state::State;
 use crate::audit::{self, Filter, Outcome, Record};
+use crate::authority::Issued;
 use crate::deny::DenyList;
 use crate::model::{Serial, Subject};
-use crate::{Error, now_ms};
+use crate::registry::MAX_SVID_TTL;
+use crate::{Error, NodeName, now_ms};
 
-/// No workload's SVID lives longer (milliseconds).
-const LONGEST_MS: u64 = 366 * 24 * 3600 * 1000;
+/// The list, and what it is made of.
+#[derive(Default)]
+pub(super) struct Crls {
+    lists: watch::Sender<Lists>,
+    serials: Serials,
+    /// An SVID was signed by a deny list that is no longer the newest.
+    overtaken: Notify,
+}
 
-/// The lists as the Workload API hands them out, DER.
-pub(super) type Crls = Arc<Vec<Vec<u8>>>;
+/// The lists as the Workload API hands them out, DER; none if none is made yet.
+pub(super) type Lists = Arc<Vec<Vec<u8>>>;
+
+impl Crls {
+    /// Tells of new lists.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Lists> {
+        self.lists.subscribe()
+    }
+
+    /// A workload's SVID was signed: to be told before it leaves.
+    pub(super) fn signed(&self, issued: &Issued, node: &NodeName) {
+        let identity = issued.spiffe_id.to_string();
+        self.serials
+            .add(&issued.serial, &identity, node.as_str(), issued.not_after);
+    }
+
+    /// What was just signed was judged by an older deny list: the list of that
+    /// change may have been made without it.
+    pub(super) fn remake(&self) {
+        self.overtaken.notify_one();
+    }
+}
 
 /// Makes the list anew after each change of the deny list, which is dated
 /// anew every hour. `log` is the folder of the audit log.
 pub(super) async fn keep(state: Arc<State>, log: PathBuf) {
+    fill(&state, log).await;
     let mut snapshots = state.snapshot.subscribe();
-    let mut made = None;
+    let (mut made, mut number) = (None, 0);
     loop {
         let deny = Arc::clone(&snapshots.borrow_and_update().deny);
         if made != Some(deny.number()) {
-            match make(&state, &log, &deny).await {
+            // Rises with each list (RFC 5280 section 5.2.3), whatever made it necessary.
+            let next = deny.number().max(number + 1);
+            let revoked: Vec<_> = revoked(&state.crls.serials, &deny).into_iter().collect();
+            match state.authority.sign_crl(next, &revoked) {
                 Ok(list) => {
-                    made = Some(deny.number());
-                    state.crls.send_replace(Arc::new(vec![list]));
+                    (made, number) = (Some(deny.number()), next);
+                    state.crls.lists.send_replace(Arc::new(vec![list]));
                 }
+                // Health says so; the next deny list is signed by who can.
+                Err(Error::NotSigning(_)) => {}
                 Err(error) => tracing::error!(%error, "the revocation list is not made"),
             }
         }
-        if snapshots.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = snapshots.changed() => if changed.is_err() { return },
+            () = state.crls.overtaken.notified() => made = None,
         }
     }
 }
 
-async fn make(
-    state: &State,
-    log: &std::path::Path,
-    deny: &Arc<DenyList>,
-) -> Result<Vec<u8>, Error> {
-    let (log, asked) = (log.to_owned(), Arc::clone(deny));
-    let revoked = tokio::task::spawn_blocking(move || revoked(&log, &asked))
-        .await
-        .map_err(|error| Error::Protocol(error.to_string()))??;
-    let revoked: Vec<(Serial, u64)> = revoked.into_iter().collect();
-    state.authority.sign_crl(deny.number(), &revoked)
+/// Takes in what was signed before this start.
+async fn fill(state: &Arc<State>, log: PathBuf) {
+    let filling = Arc::clone(state);
+    let longest = MAX_SVID_TTL.max(state.authority.lifetimes().workload);
+    let reading = move || read(&filling.crls.serials, &log, longest);
+    match tokio::task::spawn_blocking(reading).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(%error, "revocation lists lack what was signed before this start");
+        }
+        Err(error) => tracing::error!(%error, "reading the audit log"),
+    }
+}
+
+/// `longest` in seconds: what was signed earlier has expired.
+fn read(serials: &Serials, log: &Path, longest: u64) -> Result<(), Error> {
+    let now = now_ms();
+    let issued = Filter {
+        act: Some("svid.issue".to_owned()),
+        since_ms: Some(now.saturating_sub(longest.saturating_mul(1000))),
+        ..Filter::default()
+    };
+    audit::read(log, &issued, |record| {
+        if let Some((serial, not_after)) = live_workload_svid(&record, now / 1000) {
+            let node = last_segment(&record.by);
+            serials.add(&serial, &record.subject, node, not_after);
+        }
+        true
+    })
 }
 
 /// Serial numbers that are denied, each with the time since which.
-fn revoked(log: &std::path::Path, deny: &DenyList) -> Result<BTreeMap<Serial, u64>, Error> {
+fn revoked(serials: &Serials, deny: &DenyList) -> BTreeMap<Serial, u64> {
+    let (mut identities, mut nodes) = (HashMap::new(), HashMap::new());
     let mut revoked = BTreeMap::new();
-    let mut by_name = BTreeMap::new();
     for denial in deny.denials() {
         match &denial.subject {
             Subject::Serial(serial) => {
                 revoked.insert(serial.clone(), denial.since_ms);
             }
             Subject::SpiffeId(id) => {
-                by_name.insert(id.to_string(), denial.since_ms);
+                identities.insert(id.to_string(), denial.since_ms);
             }
             Subject::Node(name) => {
-                by_name.insert(format!("node {name}"), denial.since_ms);
+                nodes.insert(name.to_string(), denial.since_ms);
             }
         }
     }
-    if by_name.is_empty() {
-        return Ok(revoked);
-    }
-    let now = now_ms() / 1000;
-    let issued = Filter {
-        act: Some("svid.issue".to_owned()),
-        since_ms: Some(now_ms().saturating_sub(LONGEST_MS)),
-        ..Filter::default()
-    };
-    audit::read(log, &issued, |record| {
-        let since = by_name
-            .get(&record.subject)
-            .or_else(|| by_name.get(&format!("node {}", last_segment(&record.by))));
-        if let (Some(since), Some(serial)) = (since, live_workload_svid(&record, now)) {
-            revoked.insert(serial, *since);
-        }
-        true
-    })?;
-    Ok(revoked)
+    revoked.extend(serials.of(&identities, &nodes));
+    revoked
 }
 
-/// The serial number, if the record is of a workload's SVID that has not expired.
-fn live_workload_svid(record: &Record, now: u64) -> Option<Serial> {
+/// Serial number and end, if the record is of a workload's SVID that has not expired.
+fn live_workload_svid(record: &Record, now: u64) -> Option<(Serial, u64)> {
     let text = |key: &str| record.detail.get(key).and_then(|value| value.as_str());
     let not_after = record.detail.get("not_after")?.as_u64()?;
     let workload = text("kind")?.starts_with("workload");
-    (record.outcome == Outcome::Done && workload && not_after >= now)
-        .then(|| text("serial")?.parse().ok())
-        .flatten()
+    let lives = record.outcome == Outcome::Done && workload && not_after >= now;
+    let serial = lives.then(|| text("serial")?.parse().ok()).flatten()?;
+    Some((serial, not_after))
 }
 
 fn last_segment(id: &str) -> &str {
     id.rsplit('/').next().unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::audit::{Act, Audit};
+    use crate::certificate::profile::Serial20;
+    use crate::model::Denial;
+
+    #[tokio::test]
+    async fn a_long_log_is_read_once_and_not_at_each_revocation() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("audit");
+        let audit = Audit::open(&log, "ca", None).unwrap();
+        let node = "spiffe://example.org/handfast/node/n1";
+        for batch in 0..20_u64 {
+            let issued = (0..1000_u64).map(|at| {
+                let name = format!("spiffe://example.org/w{at}");
+                // Every tenth has expired.
+                let not_after = if batch % 10 == 0 {
+                    1
+                } else {
+                    now_ms() / 1000 + 3600
+                };
+                Act::done("svid.issue", node, name)
+                    .with("serial", Serial20::random().as_serial().to_string())
+                    .with("not_after", not_after)
+                    .with("kind", "workload of entry 0123456789abcdef")
+                    .with("from", "192.0.2.10:40000")
+            });
+            audit.record(issued.collect()).await.unwrap();
+        }
+        let serials = Serials::default();
+        let at = Instant::now();
+        read(&serials, &log, 24 * 3600).unwrap();
+        let start = at.elapsed();
+        let denial = |subject| Denial {
+            subject,
+            since_ms: 5,
+            reason: String::new(),
+        };
+        let w7 = spiffe::SpiffeId::new("spiffe://example.org/w7").unwrap();
+        let deny = DenyList::unsigned(1, vec![denial(Subject::SpiffeId(w7))]);
+        let at = Instant::now();
+        assert_eq!(revoked(&serials, &deny).len(), 18);
+        let each = at.elapsed();
+        let n1 = DenyList::unsigned(1, vec![denial(Subject::Node("n1".parse().unwrap()))]);
+        assert_eq!(revoked(&serials, &n1).len(), 18_000);
+        println!("20,000 issuances: {start:?} once at the start, {each:?} at each revocation");
+        assert!(each < start / 10, "{each:?}, {start:?}");
+    }
 }

@@ -20,6 +20,7 @@ mod push;
 mod recovery;
 mod registry;
 mod rotation;
+mod serials;
 mod share;
 mod state;
 

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::agents::admit;
-use super::crls::Crls;
+use super::crls::Lists;
 use super::listen::PeerNode;
 use super::state::{Connected, State};
 use super::stopped;
@@ -57,7 +57,7 @@ struct Push {
     state: Arc<State>,
     peer: Arc<PeerNode>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
-    crls: watch::Receiver<Crls>,
+    crls: watch::Receiver<Lists>,
     servers: watch::Receiver<Arc<Vec<String>>>,
     understands: Understands,
     stopping: watch::Receiver<bool>,

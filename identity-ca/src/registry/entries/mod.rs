@@ -12,7 +12,7 @@ use super::store::{Change, Section, int};
 use crate::model::Entry;
 use crate::{Error, now_ms};
 
-pub(crate) use self::order::{EntryOrder, parent_of};
+pub(crate) use self::order::{EntryOrder, MAX_SVID_TTL, parent_of};
 pub(crate) use self::owned::OwnedOutcome;
 use self::parents::Parents;
 use self::row::{Texts, delete, insert, replace};

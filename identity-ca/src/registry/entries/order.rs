@@ -16,6 +16,8 @@ const MAX_FEDERATIONS: usize = 64;
 const MAX_HINT: usize = 1024;
 const MIN_TTL: u32 = 60;
 const MAX_TTL: u32 = 24 * 3600;
+/// No SVID of an entry that says how long lives longer (seconds).
+pub(crate) const MAX_SVID_TTL: u64 = MAX_TTL as u64;
 
 /// An entry as an operator wrote it.
 #[derive(Debug, Clone, Default)]
