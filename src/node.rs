@@ -37,6 +37,14 @@ enum Command {
     Ban(Change),
     /// Lift bans: the nodes may attest again
     Unban(Change),
+    /// From joining to managed: from now on nothing between these nodes and managed ones may go in cleartext
+    Enforce {
+        #[command(flatten)]
+        change: Change,
+        /// Back to joining: cleartext between them and others is counted, not dropped
+        #[arg(long)]
+        undo: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -45,7 +53,7 @@ struct Change {
     #[arg(required = true, value_name = "NAME")]
     names: Vec<NodeName>,
     /// Why; kept with the node and in the CA's audit log
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = crate::reason::read)]
     reason: String,
     /// Say what would be done, and do nothing
     #[arg(long)]
@@ -60,6 +68,14 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
         Command::Evict(order) => change(&mut admin, NodeAct::Evict, order).await,
         Command::Ban(order) => change(&mut admin, NodeAct::Ban, order).await,
         Command::Unban(order) => change(&mut admin, NodeAct::Unban, order).await,
+        Command::Enforce {
+            change: order,
+            undo: false,
+        } => change(&mut admin, NodeAct::Enforce, order).await,
+        Command::Enforce {
+            change: order,
+            undo: true,
+        } => change(&mut admin, NodeAct::Relax, order).await,
     }
 }
 
@@ -68,6 +84,8 @@ async fn change(admin: &mut Admin, act: NodeAct, order: Change) -> anyhow::Resul
         NodeAct::Evict => ("evicted", "evicted already"),
         NodeAct::Ban => ("banned", "banned already"),
         NodeAct::Unban => ("allowed to attest again", "not banned"),
+        NodeAct::Enforce => ("managed", "managed already"),
+        NodeAct::Relax => ("joining", "joining already"),
     };
     if order.dry_run {
         let nodes = admin.nodes().await?;

@@ -185,7 +185,7 @@ impl Admin {
         })
     }
 
-    /// Evicts, bans or unbans nodes: all or none. False if all was so already.
+    /// Evicts, bans, unbans, enforces or relaxes nodes: all or none. False if all was so already.
     pub async fn change_nodes(
         &mut self,
         act: NodeAct,
@@ -196,6 +196,8 @@ impl Admin {
             NodeAct::Evict => proto::NodeAct::Evict,
             NodeAct::Ban => proto::NodeAct::Ban,
             NodeAct::Unban => proto::NodeAct::Unban,
+            NodeAct::Enforce => proto::NodeAct::Enforce,
+            NodeAct::Relax => proto::NodeAct::Relax,
         };
         let request = proto::ChangeNodesRequest {
             act: act.into(),

@@ -30,4 +30,8 @@ pub enum NodeAct {
     Ban,
     /// It may attest again; it is still evicted.
     Unban,
+    /// Nothing between it and managed nodes may go in cleartext.
+    Enforce,
+    /// It is joining again: cleartext between it and others is counted, not dropped.
+    Relax,
 }

@@ -73,7 +73,7 @@ impl Registry {
         Ok(signed)
     }
 
-    /// Puts nodes out, or lifts that: all of them or none. Gives the number
+    /// Puts nodes out, lets them in, makes them managed or joining: all of them or none. Gives the number
     /// of the change; none if all was so already.
     pub(crate) async fn change_nodes(
         &self,
@@ -90,6 +90,12 @@ impl Registry {
             }
             NodeAct::Unban => {
                 "UPDATE nodes SET banned = 0, reason = $1 WHERE name = $2 AND banned = 1"
+            }
+            NodeAct::Enforce => {
+                "UPDATE nodes SET managed = 1, reason = $1 WHERE name = $2 AND managed = 0"
+            }
+            NodeAct::Relax => {
+                "UPDATE nodes SET managed = 0, reason = $1 WHERE name = $2 AND managed = 1"
             }
         };
         // In the order in which `hear` locks them.
@@ -111,7 +117,7 @@ impl Registry {
                 .await?;
             changed += written.rows_affected();
             match act {
-                NodeAct::Evict => {}
+                NodeAct::Evict | NodeAct::Enforce | NodeAct::Relax => {}
                 NodeAct::Ban => cut(&mut change, name, reason).await?,
                 NodeAct::Unban => heal(&mut change, name).await?,
             }
@@ -119,7 +125,7 @@ impl Registry {
         if changed == 0 {
             return Ok(None);
         }
-        if act != NodeAct::Evict {
+        if matches!(act, NodeAct::Ban | NodeAct::Unban) {
             change.number(Section::Deny).await?;
         }
         let number = change.number(Section::Nodes).await?;

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::operator::check_reason;
 use super::state::State;
+use crate::audit::Act;
 use crate::convert::trust_domains;
 use crate::model::{Entry, NodeAct, Role, Selector};
 use crate::proto::registry_server::Registry;
@@ -105,6 +106,7 @@ impl Registry for Service {
     ) -> Result<Response<proto::Entries>, Status> {
         let by = self.state.operator(&request, Role::Registrar)?;
         let proto::DeleteEntriesRequest { ids, reason } = request.into_inner();
+        check_reason(&reason)?;
         if ids.len() > MAX_IMPORT {
             return Err(Status::invalid_argument(format!(
                 "at most {MAX_IMPORT} entries at once"
@@ -115,10 +117,16 @@ impl Registry for Service {
             .state
             .change(|state| async move { state.registry.delete_entries(&ids).await })
             .await;
+        let acts = deleted.iter().flatten().map(|entry| {
+            Act::done("entry.delete", &by, &entry.spiffe_id)
+                .with("id", entry.id.as_str())
+                .with("reason", reason.as_str())
+        });
+        self.record_all(acts).await?;
         let deleted = self
             .state
-            .conclude("entry.delete", &by, subject, deleted, |act, deleted| {
-                act.with("reason", reason).with("entries", names(deleted))
+            .conclude("entry.delete", &by, subject, deleted, |act, _| {
+                act.with("reason", reason.as_str())
             })
             .await?;
         let entries = deleted.iter().map(proto::Entry::from).collect();
@@ -143,10 +151,20 @@ impl Registry for Service {
                     .await
             })
             .await;
-        let reply = imported.map(|outcome| tally(&outcome));
         if dry_run {
-            return Ok(Response::new(reply?));
+            return Ok(Response::new(imported.map(|outcome| tally(&outcome))?));
         }
+        let changed = imported.iter().flatten().filter_map(|one| {
+            let (act, id, spiffe_id) = match one {
+                Imported::Created(id, spiffe_id) => ("entry.create", id, spiffe_id),
+                Imported::Updated(id, spiffe_id) => ("entry.update", id, spiffe_id),
+                Imported::Unchanged => return None,
+            };
+            let act = Act::done(act, &by, spiffe_id).with("id", id.as_str());
+            Some(act.with("import", true))
+        });
+        self.record_all(changed).await?;
+        let reply = imported.map(|outcome| tally(&outcome));
         let subject = format!("{count} entries");
         let reply = self
             .state
@@ -169,8 +187,12 @@ impl Registry for Service {
             proto::NodeAct::Evict => (NodeAct::Evict, "node.evict"),
             proto::NodeAct::Ban => (NodeAct::Ban, "node.ban"),
             proto::NodeAct::Unban => (NodeAct::Unban, "node.unban"),
+            proto::NodeAct::Enforce => (NodeAct::Enforce, "node.enforce"),
+            proto::NodeAct::Relax => (NodeAct::Relax, "node.relax"),
             proto::NodeAct::Unspecified => {
-                return Err(Status::invalid_argument("evict, ban or unban"));
+                return Err(Status::invalid_argument(
+                    "evict, ban, unban, enforce or relax",
+                ));
             }
         };
         check_reason(&request.reason)?;
@@ -252,6 +274,17 @@ impl Registry for Service {
 }
 
 impl Service {
+    /// A line for each, in batches: what was done to one of many is found like
+    /// what was done to it alone.
+    async fn record_all(&self, acts: impl Iterator<Item = Act>) -> Result<(), Error> {
+        let mut acts = acts.peekable();
+        while acts.peek().is_some() {
+            let batch = acts.by_ref().take(PIECE).collect();
+            self.state.audit.record(batch).await?;
+        }
+        Ok(())
+    }
+
     fn find(&self, asked: proto::QueryEntriesRequest) -> Result<Vec<Arc<Entry>>, Error> {
         let now = self.state.now();
         let domain = self.state.authority.trust_domain();
@@ -336,16 +369,8 @@ impl Import {
 fn tally(outcome: &[Imported]) -> proto::ImportEntriesReply {
     let count = |of: fn(&Imported) -> bool| outcome.iter().filter(|one| of(one)).count() as u64;
     proto::ImportEntriesReply {
-        created: count(|one| matches!(one, Imported::Created)),
-        updated: count(|one| matches!(one, Imported::Updated)),
+        created: count(|one| matches!(one, Imported::Created(..))),
+        updated: count(|one| matches!(one, Imported::Updated(..))),
         unchanged: count(|one| matches!(one, Imported::Unchanged)),
     }
-}
-
-/// As many as one line of the log takes.
-fn names(entries: &[Entry]) -> String {
-    let names = entries
-        .iter()
-        .map(|entry| format!("{} {}", entry.id, entry.spiffe_id));
-    names.take(32).collect::<Vec<_>>().join(", ")
 }

@@ -137,3 +137,29 @@ async fn who_joins_is_told_to_the_others_alone_and_what_agents_say_of_themselves
     assert!(update.entries.is_some() && update.nodes.is_none());
     ca.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joining_node_becomes_managed_and_joining_again_and_others_hear_of_it() {
+    let mut ca = Ca::start().await;
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    let other = ca.join("db1", "10.2.0.0/24").await;
+    let peer = ca.connect(&other).await.unwrap();
+    let mut updates = peer.updates().await.unwrap();
+    next(&mut updates).await;
+    let names = [joined.node.name.clone()];
+    for (act, managed) in [(NodeAct::Relax, false), (NodeAct::Enforce, true)] {
+        assert!(ca.admin.change_nodes(act, &names, "a test").await.unwrap());
+        assert!(!ca.admin.change_nodes(act, &names, "again").await.unwrap());
+        loop {
+            let told = next(&mut updates).await.nodes;
+            let told = told.iter().flat_map(|nodes| nodes.named());
+            let about = told.filter(|node| node.name == names[0]).next_back();
+            if about.is_some_and(|web| web.managed == managed) {
+                break;
+            }
+        }
+        // It stays in the mesh all the while.
+        ca.connect(&joined).await.unwrap();
+    }
+    ca.stop().await;
+}
