@@ -15,6 +15,7 @@ mod bundle;
 mod ca;
 mod ca_socket;
 mod check;
+mod cni;
 mod demo;
 mod endpoint;
 mod entry;
@@ -59,6 +60,7 @@ enum Command {
     Revoke(revoke::RevokeArgs),
     Agent(agent::AgentArgs),
     Endpoint(endpoint::EndpointArgs),
+    Cni(cni::CniArgs),
     Svid(svid::SvidArgs),
     Pair(pair::PairArgs),
     Policy(policy::PolicyArgs),
@@ -71,7 +73,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if cni::is_called() {
+        return cni::as_plugin();
+    }
     let cli = Cli::parse();
+    if matches!(&cli.command, Command::Cni(args) if args.is_plugin()) {
+        return cni::as_plugin();
+    }
     log_to_stderr(&cli.command);
     let result = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -115,6 +123,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Revoke(args) => revoke::run(args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Endpoint(args) => endpoint::run(args).await,
+        Command::Cni(args) => cni::run(args),
         Command::Svid(args) => svid::run(args).await,
         Command::Pair(args) => pair::run(args).await,
         Command::Policy(args) => policy::run(args).await,

@@ -16,6 +16,7 @@
 pub mod admin;
 pub mod check;
 mod clock;
+pub mod cni;
 pub mod config;
 pub mod core;
 pub mod endpoint;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cni::CniRequest;
 use crate::endpoint::NamespaceName;
 
 /// What the command line asks of a running agent.
@@ -40,6 +41,8 @@ pub enum Request {
     SvidList,
     /// Sessions and tunnels. Answer: a list of [`PeerInfo`].
     TunnelStatus,
+    /// A request of the CNI plugin; its answer stands there.
+    Cni(CniRequest),
     /// The policies in force. Answer: [`PolicyInfo`].
     Policies,
     /// Verdicts as they happen. Answer: [`Observed`] lines without end.

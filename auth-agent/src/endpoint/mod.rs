@@ -12,6 +12,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cni::Pod;
+
 pub use link::{Attached, LinkRequest, attach, interfaces, open, remove};
 pub use namespace::{NamespaceName, exists as namespace_exists};
 pub use records::{EndpointRecords, RecordError};
@@ -33,6 +35,9 @@ pub struct Endpoint {
     /// What it was labelled with when it was attached; entries may select by it.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The pod of Kubernetes that it is, if it is one.
+    #[serde(default)]
+    pub pod: Option<Pod>,
     /// The workload's addresses.
     pub addresses: Vec<IpAddr>,
     /// The node's side of the workload's link.

@@ -140,6 +140,7 @@ mod tests {
             netns: NamespaceName::new(name).unwrap(),
             netns_inode: 1,
             labels: Default::default(),
+            pod: None,
             addresses: vec![address.parse().unwrap()],
             interface: format!("hfe{id}"),
             ifindex: id,

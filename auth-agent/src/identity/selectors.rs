@@ -6,7 +6,9 @@ use super::attest::pattern_matches;
 use crate::endpoint::Endpoint;
 
 /// The kinds that this node can look at.
-pub const SELECTOR_KINDS: [&str; 6] = ["unix", "cgroup", "systemd", "netns", "endpoint", "label"];
+pub const SELECTOR_KINDS: [&str; 7] = [
+    "unix", "cgroup", "systemd", "netns", "endpoint", "label", "k8s",
+];
 
 /// What is only looked at if an entry asks for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +62,14 @@ impl Subject for Endpoint {
             "label" => value.split_once('=').is_some_and(|(key, value)| {
                 self.labels.get(key).is_some_and(|found| found == value)
             }),
+            "k8s" => self.pod.as_ref().is_some_and(|pod| {
+                value.split_once(':').is_some_and(|(what, value)| match what {
+                    "pod-uid" => pod.uid == value,
+                    "pod-name" => pod.name == value,
+                    "ns" => pod.namespace == value,
+                    _ => false,
+                })
+            }),
             _ => false,
         }
     }
@@ -107,6 +117,7 @@ mod tests {
             netns: NamespaceName::new("web").unwrap(),
             netns_inode: 1,
             labels: [("tier".to_owned(), "front".to_owned())].into(),
+            pod: None,
             addresses: vec![],
             interface: "hfe1".into(),
             ifindex: 1,

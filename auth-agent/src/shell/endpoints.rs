@@ -7,6 +7,7 @@ use handfast_encrypt::Tunnel;
 
 use super::RunError;
 use super::agent::Agent;
+use crate::cni::Pod;
 use crate::core::{self, Event};
 use crate::endpoint::{self, Endpoint, LinkRequest, NamespaceName};
 
@@ -23,6 +24,28 @@ impl Agent {
         addresses: Vec<IpAddr>,
     ) -> Result<Endpoint, RunError> {
         let name = name.unwrap_or_else(|| netns.to_string());
+        self.attach(name, netns, labels, None, addresses).await
+    }
+
+    /// Attaches a pod by the link that a CNI made; its addresses are those that the link has.
+    pub(super) async fn add_pod(
+        &mut self,
+        name: String,
+        netns: NamespaceName,
+        pod: Pod,
+    ) -> Result<Endpoint, RunError> {
+        self.attach(name, netns, BTreeMap::new(), Some(pod), Vec::new())
+            .await
+    }
+
+    async fn attach(
+        &mut self,
+        name: String,
+        netns: NamespaceName,
+        labels: BTreeMap<String, String>,
+        pod: Option<Pod>,
+        addresses: Vec<IpAddr>,
+    ) -> Result<Endpoint, RunError> {
         check_name(&name)?;
         self.check_addresses(&addresses)?;
         let id = self.endpoints.reserve(&name, &addresses)?;
@@ -39,6 +62,7 @@ impl Agent {
             netns,
             netns_inode: link.netns_inode,
             labels,
+            pod,
             addresses: link.addresses,
             interface: link.interface,
             ifindex: link.ifindex,

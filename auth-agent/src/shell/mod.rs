@@ -4,6 +4,7 @@
 //! neighbour each: the CA, the peers, the kernel's gates, held packets, policies, administrators.
 
 mod agent;
+mod cni;
 mod detach;
 mod endpoints;
 mod forwarding;

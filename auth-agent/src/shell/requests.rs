@@ -73,6 +73,7 @@ impl Agent {
             Request::SvidList => to_value(self.svid_list()),
             Request::TunnelStatus => to_value(self.peers().await?),
             Request::Policies => to_value(self.policies()),
+            Request::Cni(request) => self.cni(request).await,
             Request::Verify {
                 from,
                 to,
@@ -85,7 +86,7 @@ impl Agent {
     }
 }
 
-fn to_value<T: Serialize>(value: T) -> Result<Value, RunError> {
+pub(super) fn to_value<T: Serialize>(value: T) -> Result<Value, RunError> {
     serde_json::to_value(value).map_err(|error| RunError::Refused(error.to_string()))
 }
 

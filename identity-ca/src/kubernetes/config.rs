@@ -83,7 +83,7 @@ impl Default for WorkloadsConfig {
 /// should do so at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 pub enum PolicyKind {
-    /// `handfast.dev/v1`, ours.
+    /// `handfast.io/v1alpha1`, ours.
     HandfastPolicy,
     /// `networking.k8s.io/v1`.
     NetworkPolicy,

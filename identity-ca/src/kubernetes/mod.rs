@@ -26,7 +26,7 @@ use crate::attest::Attestors;
 use crate::server::Registrar;
 
 /// Who reports events.
-const CONTROLLER: &str = "handfast.dev/ca";
+const CONTROLLER: &str = "handfast.io/ca";
 
 pub use self::config::{
     ClusterConfig, LeaseConfig, NodesConfig, PolicyKind, PrefixSource, WorkloadsConfig,
