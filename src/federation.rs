@@ -51,7 +51,7 @@ enum Command {
         #[arg(value_name = "NAME")]
         trust_domain: String,
         /// Why; stands in the audit log
-        #[arg(long, value_name = "TEXT", required_unless_present = "dry_run")]
+        #[arg(long, value_name = "TEXT", required_unless_present = "dry_run", value_parser = crate::reason::read)]
         reason: Option<String>,
         /// Even if entries federate with it
         #[arg(long)]

@@ -27,6 +27,7 @@ mod operator;
 mod output;
 mod pair;
 mod policy;
+mod reason;
 mod revoke;
 mod status;
 mod svid;

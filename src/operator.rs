@@ -44,7 +44,7 @@ enum Command {
         /// As `operator list` shows it
         name: String,
         /// Why; kept in the CA's audit log
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", value_parser = crate::reason::read)]
         reason: String,
         /// Say what would be done, and do nothing
         #[arg(long)]

@@ -26,7 +26,7 @@ pub struct RevokeArgs {
     #[arg(long, conflicts_with = "list")]
     undo: bool,
     /// Why; kept in the deny list and in the CA's log
-    #[arg(long, value_name = "TEXT", required_unless_present = "list")]
+    #[arg(long, value_name = "TEXT", required_unless_present = "list", value_parser = crate::reason::read)]
     reason: Option<String>,
     /// Say what would be done, and do nothing
     #[arg(long, conflicts_with = "list")]

@@ -114,7 +114,11 @@ async fn without_a_log_that_can_be_written_nothing_is_signed_or_changed() {
     let agent = ca.connect(&joined).await.unwrap();
     let error = agent.issue(vec![workload(&entry.id)]).await.unwrap_err();
     assert!(error.to_string().contains("audit log"), "{error}");
-    let error = ca.admin.delete_entry(&entry.id).await.unwrap_err();
+    let error = ca
+        .admin
+        .delete_entry(&entry.id, "a test")
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("audit log"), "{error}");
     assert_eq!(ca.admin.entries().await.unwrap().len(), 1);
 }
@@ -160,4 +164,99 @@ async fn who_is_revoked_by_name_is_on_the_revocation_list_by_serial() {
     let subject = Subject::spiffe_id("spiffe://example.org/web").unwrap();
     ca.admin.revoke(&subject, "stolen").await.unwrap();
     assert_eq!(revoked_serials(&mut updates).await, [serial]);
+}
+
+#[tokio::test]
+async fn a_revocation_reads_no_log_but_what_an_earlier_run_has_left() {
+    let mut ca = Ca::start().await;
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    let entry = ca.entry("spiffe://example.org/web", None).await;
+    let agent = ca.connect(&joined).await.unwrap();
+    agent.issue(vec![workload(&entry.id)]).await.unwrap();
+    // A restart takes in what was signed before it.
+    let mut ca = Ca::serve(ca.stop().await, 0).await;
+    let agent = ca.connect(&joined).await.unwrap();
+    let mut updates = agent.updates().await.unwrap();
+    let first = common::next(&mut updates).await.crls;
+    if first.is_none() {
+        let made = async { while common::next(&mut updates).await.crls.is_none() {} };
+        tokio::time::timeout(std::time::Duration::from_secs(5), made)
+            .await
+            .unwrap();
+    }
+    agent.issue(vec![workload(&entry.id)]).await.unwrap();
+    let log = ca.folder.path().join("ca").join(audit::FOLDER);
+    for file in fs::read_dir(&log).unwrap() {
+        let file = file.unwrap();
+        fs::rename(file.path(), ca.folder.path().join(file.file_name())).unwrap();
+    }
+    let subject = Subject::spiffe_id("spiffe://example.org/web").unwrap();
+    ca.admin.revoke(&subject, "stolen").await.unwrap();
+    assert_eq!(revoked_serials(&mut updates).await.len(), 2);
+}
+
+#[tokio::test]
+async fn what_an_import_and_a_bulk_deletion_did_to_each_entry_stands_in_the_log() {
+    let mut ca = Ca::start().await;
+    let wanted = |name: String| handfast_ca::client::admin::NewEntry {
+        spiffe_id: format!("spiffe://example.org/{name}"),
+        selectors: vec!["netns:web".to_owned()],
+        ..Default::default()
+    };
+    // More than one batch of lines.
+    let mut many: Vec<_> = (0..1500).map(|n| wanted(format!("w{n}"))).collect();
+    ca.admin.import_entries(&many, false, false).await.unwrap();
+    many[7].hint = "changed".to_owned();
+    ca.admin.import_entries(&many, true, false).await.unwrap();
+    let known = ca.admin.entries().await.unwrap();
+    let ids: Vec<String> = known.iter().map(|entry| entry.id.clone()).collect();
+    ca.admin.delete_entries(&ids, "a test").await.unwrap();
+    let filter = |act: &str| Filter {
+        act: Some(act.to_owned()),
+        subject: Some("spiffe://".to_owned()),
+        ..Filter::default()
+    };
+    let created = records(&mut ca, filter("entry.create")).await;
+    assert_eq!(created.len(), 1500);
+    for record in &created {
+        let id = record.detail["id"].as_str().unwrap();
+        let entry = known.iter().find(|entry| entry.id == id).unwrap();
+        assert_eq!(record.subject, entry.spiffe_id.to_string());
+    }
+    let updated = records(&mut ca, filter("entry.update")).await;
+    assert_eq!(updated.len(), 1);
+    assert_eq!(updated[0].subject, "spiffe://example.org/w7");
+    let deleted = records(&mut ca, filter("entry.delete")).await;
+    assert_eq!(deleted.len(), 1500);
+    assert!(deleted.iter().all(|one| one.detail["reason"] == "a test"));
+}
+
+#[tokio::test]
+async fn what_destroys_is_refused_without_a_reason_and_changes_nothing() {
+    let mut ca = Ca::start().await;
+    ca.join("web1", "10.1.0.0/24").await;
+    let entry = ca.entry("spiffe://example.org/web", None).await;
+    let (ids, policies) = ([entry.id.clone()], ["a".to_owned()]);
+    let nodes = ["web1".parse().unwrap()];
+    let web = Subject::spiffe_id("spiffe://example.org/web").unwrap();
+    let act = handfast_ca::model::NodeAct::Ban;
+    for reason in ["", "   ", "two\nlines"] {
+        let refusals = [
+            ca.admin.delete_entry(&entry.id, reason).await.err(),
+            ca.admin.delete_entries(&ids, reason).await.err(),
+            ca.admin.delete_policies(&policies, reason).await.err(),
+            ca.admin.change_nodes(act, &nodes, reason).await.err(),
+            ca.admin.revoke(&web, reason).await.err(),
+            ca.admin.unrevoke(&web, reason).await.err(),
+            ca.admin.remove_operator("uid:7", reason).await.err(),
+            ca.admin.remove_server("ca2", reason).await.err(),
+            ca.admin.finish_recovery(reason).await.err(),
+        ];
+        for (at, refusal) in refusals.into_iter().enumerate() {
+            let refusal = refusal.unwrap_or_else(|| panic!("call {at} with {reason:?}"));
+            assert!(refusal.to_string().contains("say why"), "{at}: {refusal}");
+        }
+    }
+    assert_eq!(ca.admin.entries().await.unwrap().len(), 1);
+    assert!(ca.admin.revocations().await.unwrap().1.is_empty());
 }

@@ -39,7 +39,7 @@ pub struct RestoreArgs {
     #[arg(long, requires = "reason")]
     finish: bool,
     /// Why, for the audit log
-    #[arg(long, requires = "finish")]
+    #[arg(long, requires = "finish", value_parser = crate::reason::read)]
     reason: Option<String>,
     #[command(flatten)]
     dir: Dir,

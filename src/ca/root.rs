@@ -314,7 +314,7 @@ async fn step(args: StepArgs, from: Stage, to: Stage) -> anyhow::Result<()> {
         );
     }
     let steered = admin
-        .steer_rotation(rotation.id, to, args.force.force, &args.force.reason)
+        .steer_rotation(rotation.id, to, &args.force.whom(), &args.force.reason)
         .await?;
     follow(&mut admin, &steered, to, &args.wait, args.output).await
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use handfast_ca::NodeName;
 use handfast_ca::client::admin::Admin;
-use handfast_ca::client::rotation::{NewRotation, Rotation, RotationPlan, Straggler};
+use handfast_ca::client::rotation::{Force, NewRotation, Rotation, RotationPlan, Straggler};
 use handfast_ca::rotation::{Stage, What};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -24,7 +25,7 @@ const NAMED: usize = 3;
 /// and nothing is taken away that it still needs.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  handfast ca rotate --plan\n  handfast ca rotate --reason 'yearly'\n  handfast ca rotate --what jwt --no-wait\n  handfast ca rotate --force --reason 'db7 burnt down'\n  handfast ca rotate --abort"
+    after_help = "Examples:\n  handfast ca rotate --plan\n  handfast ca rotate --reason 'yearly'\n  handfast ca rotate --what jwt --no-wait\n  handfast ca rotate --force --node db7 --reason 'db7 burnt down'\n  handfast ca rotate --abort"
 )]
 pub struct RotateArgs {
     /// What is replaced
@@ -58,6 +59,9 @@ pub struct ForceArgs {
     /// Pass whoever has not confirmed the last step; once, and kept in the journal with the reason
     #[arg(long, requires = "reason")]
     pub force: bool,
+    /// With --force: pass this node alone, and go on waiting for all others (may be given more than once)
+    #[arg(long = "node", value_name = "NAME", requires = "force")]
+    pub nodes: Vec<NodeName>,
     /// Why; kept in the journal
     #[arg(
         long,
@@ -66,6 +70,17 @@ pub struct ForceArgs {
         value_name = "TEXT"
     )]
     pub reason: String,
+}
+
+impl ForceArgs {
+    /// Whom the next step passes.
+    pub fn whom(&self) -> Force {
+        match (self.force, self.nodes.as_slice()) {
+            (false, _) => Force::Nobody,
+            (true, []) => Force::Everybody,
+            (true, nodes) => Force::Nodes(nodes.to_vec()),
+        }
+    }
 }
 
 /// The options that say how long to stay.
@@ -124,7 +139,7 @@ pub async fn run(args: RotateArgs) -> anyhow::Result<()> {
             .steer_rotation(
                 found.id,
                 Stage::Revoked,
-                args.force.force,
+                &args.force.whom(),
                 &args.force.reason,
             )
             .await?
@@ -192,7 +207,7 @@ pub async fn follow(
         {
             progress.end();
             bail!(
-                "the rotation is still {}; it waits for:\n{}\nThe CA goes on by itself once they confirm. `handfast node evict` takes a node out of the count; `handfast ca rotate --force --reason TEXT` passes all of them, once",
+                "the rotation is still {}; it waits for:\n{}\nThe CA goes on by itself once they confirm. `handfast node evict` takes a node out of the count; `handfast ca rotate --force --node NAME --reason TEXT` passes that one, and without --node all of them, once",
                 seen.stage,
                 lines(&seen.stragglers)
             );

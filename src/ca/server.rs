@@ -26,7 +26,7 @@ enum Command {
         /// Its name, as `ca server list` shows it
         name: String,
         /// Why; kept in the audit log
-        #[arg(long, value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", value_parser = crate::reason::read)]
         reason: String,
         /// Say what would be done, and do nothing
         #[arg(long)]

@@ -53,7 +53,7 @@ enum Command {
         #[arg(required = true, value_name = "ENTRY")]
         ids: Vec<String>,
         /// Why; kept in the CA's audit log
-        #[arg(long, default_value = "", value_name = "TEXT")]
+        #[arg(long, value_name = "TEXT", value_parser = crate::reason::read)]
         reason: String,
         /// Say what would be deleted, and delete nothing
         #[arg(long)]

@@ -64,7 +64,7 @@ async fn an_svid_whose_entry_went_while_the_agent_was_down_is_dropped_when_it_he
     ca.entry("stays", "web1").await;
     workload.until_ids(&["web", "stays"]).await;
     drop(agent);
-    ca.admin.delete_entry(&entry.id).await.unwrap();
+    ca.admin.delete_entry(&entry.id, "a test").await.unwrap();
     let agent = node.start();
     let mut workload = Workload::of(&agent).await;
     workload.until_ids(&["stays"]).await;

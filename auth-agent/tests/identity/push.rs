@@ -60,7 +60,7 @@ async fn an_entry_reaches_open_streams_soon_with_a_thousand_entries_and_twenty_a
             .await;
         created.push(started.elapsed());
         let started = Instant::now();
-        ca.admin.delete_entry(&entry.id).await.unwrap();
+        ca.admin.delete_entry(&entry.id, "a test").await.unwrap();
         workload
             .until(|state| ids(state).is_none_or(|ids| !ids.contains(&id)))
             .await;

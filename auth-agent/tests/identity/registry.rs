@@ -39,7 +39,7 @@ async fn a_workload_gets_every_identity_that_matches_the_oldest_first_and_loses_
         certified.keys_match().unwrap();
     }
 
-    ca.admin.delete_entry(&first.id).await.unwrap();
+    ca.admin.delete_entry(&first.id, "a test").await.unwrap();
     workload.until_ids(&["second"]).await;
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use handfast_agent::identity::{Standalone, authority_of};
 use handfast_agent::workload_api::{Material, Source, WorkloadState};
-use handfast_ca::client::rotation::NewRotation;
+use handfast_ca::client::rotation::{Force, NewRotation};
 use handfast_ca::deny::DenyList;
 use handfast_ca::rotation::{Stage, What};
 use handfast_ca::verify::Verifier;
@@ -220,7 +220,7 @@ async fn an_agent_that_slept_through_a_rotation_catches_up_by_the_cross_signatur
             {
                 let forced = ca
                     .admin
-                    .steer_rotation(rotation.id, Stage::Revoked, true, "it sleeps")
+                    .steer_rotation(rotation.id, Stage::Revoked, &Force::Everybody, "it sleeps")
                     .await;
                 // The step may have been taken meanwhile.
                 drop(forced);

@@ -71,7 +71,7 @@ async fn push() -> Result<Vec<Figure>> {
             workload.until(has).await;
             times.push(started.elapsed());
             let started = Instant::now();
-            ca.admin.delete_entry(&made.id).await?;
+            ca.admin.delete_entry(&made.id, "a figure").await?;
             workload.until(|state| !has(state)).await;
             times.push(started.elapsed());
         }

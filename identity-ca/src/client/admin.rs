@@ -271,11 +271,11 @@ impl Admin {
         self.query_entries(&EntryFilter::default()).await
     }
 
-    /// Deletes an entry and returns it.
-    pub async fn delete_entry(&mut self, id: &str) -> Result<Entry, Error> {
+    /// Deletes an entry and returns it; `reason` goes into the audit log.
+    pub async fn delete_entry(&mut self, id: &str, reason: &str) -> Result<Entry, Error> {
         let request = proto::DeleteEntryRequest {
             id: id.to_owned(),
-            reason: String::new(),
+            reason: reason.to_owned(),
         };
         let entry = self.client.delete_entry(bounded(request)).await;
         entry.map_err(refused)?.into_inner().try_into()

@@ -8,7 +8,7 @@ use super::connect::bounded;
 use super::refused;
 use crate::proto::rotation_client::RotationClient;
 use crate::rotation::{Stage, What};
-use crate::{Error, proto};
+use crate::{Error, NodeName, proto};
 
 /// A root, an issuing CA or a JWT key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -145,6 +145,17 @@ pub struct NewRotation {
     pub root: Option<(String, String)>,
 }
 
+/// Whom a rotation's next step passes, though they have not confirmed the last one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Force {
+    /// Nobody: it waits for all.
+    Nobody,
+    /// Whoever stands in the way.
+    Everybody,
+    /// These nodes alone; it waits for all others.
+    Nodes(Vec<NodeName>),
+}
+
 impl Admin {
     /// What signs, and what was and is rotated.
     pub async fn rotations(&mut self) -> Result<RotationStatus, Error> {
@@ -176,20 +187,25 @@ impl Admin {
         Ok(reply.map_err(refused)?.into_inner().into())
     }
 
-    /// Lets a rotation go on up to a stage; `force` passes stragglers for one
+    /// Lets a rotation go on up to a stage; passing stragglers holds for one
     /// step and needs a reason.
     pub async fn steer_rotation(
         &mut self,
         id: u64,
         goal: Stage,
-        force: bool,
+        force: &Force,
         reason: &str,
     ) -> Result<Rotation, Error> {
+        let nodes = match force {
+            Force::Nodes(nodes) => nodes.iter().map(ToString::to_string).collect(),
+            Force::Nobody | Force::Everybody => Vec::new(),
+        };
         let request = proto::SteerRotationRequest {
             id,
             goal: goal.name().to_owned(),
-            force,
+            force: *force != Force::Nobody,
             reason: reason.to_owned(),
+            nodes,
         };
         let reply = self
             .rotation_client()

@@ -4,7 +4,7 @@
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
-use super::plan::{Blocker, Plan, Stage, What};
+use super::plan::{Blocker, Forced, Plan, Stage, What};
 use crate::authority::{Kind, Record, Standing};
 use crate::registry::{Change, Section, int, uint};
 use crate::{Error, now_ms};
@@ -195,14 +195,15 @@ impl Rotation {
         &self,
         change: &mut Change,
         goal: Stage,
-        force: bool,
+        forced: Option<&Forced>,
         wish: &Wish,
     ) -> Result<(), Error> {
-        let forced = if force { wish.reason.as_str() } else { "" };
+        let kept = forced.map(serde_json::to_string).transpose();
+        let kept = kept.map_err(|error| Error::invalid("rotation", error.to_string()))?;
         let steered =
             sqlx::query("UPDATE rotations SET goal = $1, forced = $2 WHERE id = $3 AND stage = $4")
                 .bind(goal.name())
-                .bind(forced)
+                .bind(kept.unwrap_or_default())
                 .bind(int(self.id))
                 .bind(self.plan.stage.name())
                 .execute(&mut **change)
@@ -214,8 +215,15 @@ impl Rotation {
                     .to_owned(),
             ));
         }
-        let step = if force { "force" } else { "resume" };
-        self.note(change, step, wish, &[]).await
+        let Some(forced) = forced else {
+            return self.note(change, "resume", wish, &[]).await;
+        };
+        let named: Vec<String> = forced
+            .nodes
+            .iter()
+            .map(|node| format!("node {node}"))
+            .collect();
+        self.write_note(change, "force", wish, &named).await
     }
 
     /// Keeps how long the stage has lasted. Never less than what is known already.
@@ -366,7 +374,17 @@ impl Rotation {
         passed: &[Blocker],
     ) -> Result<(), Error> {
         let passed: Vec<String> = passed.iter().map(ToString::to_string).collect();
-        let passed = serde_json::to_string(&passed)
+        self.write_note(change, step, wish, &passed).await
+    }
+
+    async fn write_note(
+        &self,
+        change: &mut Change,
+        step: &str,
+        wish: &Wish,
+        passed: &[String],
+    ) -> Result<(), Error> {
+        let passed = serde_json::to_string(passed)
             .map_err(|error| Error::invalid("rotation", error.to_string()))?;
         sqlx::query(
             "INSERT INTO rotation_steps (rotation, number, step, at_ms, by_whom, reason, passed)
@@ -402,7 +420,8 @@ impl Rotation {
                 stage: stage.parse().map_err(|()| unknown(&stage))?,
                 goal: goal.parse().map_err(|()| unknown(&goal))?,
                 revision: number("revision")?,
-                forced: Some(forced).filter(|forced| !forced.is_empty()),
+                // What cannot be read forces nothing: an operator says it again.
+                forced: serde_json::from_str(&forced).ok(),
             },
         })
     }

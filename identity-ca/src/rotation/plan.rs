@@ -13,6 +13,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::NodeName;
 
 /// What is replaced.
@@ -123,8 +125,25 @@ pub(crate) struct Plan {
     pub(crate) goal: Stage,
     /// Update that carried the last step to agents.
     pub(crate) revision: u64,
-    /// The next step passes stragglers, for this reason. Holds for one step.
-    pub(crate) forced: Option<String>,
+    /// The next step passes stragglers. Holds for one step.
+    pub(crate) forced: Option<Forced>,
+}
+
+/// An operator takes it upon themselves that a step leaves somebody behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Forced {
+    pub(crate) reason: String,
+    /// Only these; empty for whoever stands in the way.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) nodes: BTreeSet<NodeName>,
+}
+
+impl Forced {
+    fn passes(&self, blocker: &Blocker) -> bool {
+        let named = || blocker.node().is_some_and(|node| self.nodes.contains(node));
+        blocker.can_be_forced() && (self.nodes.is_empty() || named())
+    }
 }
 
 /// A node that counts: joined, and neither evicted, banned nor revoked.
@@ -193,6 +212,16 @@ impl Blocker {
         !matches!(self, Self::Unprepared { .. })
     }
 
+    /// The node that it is about.
+    pub(crate) fn node(&self) -> Option<&NodeName> {
+        match self {
+            Self::Unconfirmed { node, .. } | Self::InUse { node, .. } | Self::Silent { node } => {
+                Some(node)
+            }
+            _ => None,
+        }
+    }
+
     /// Node or server that it is about.
     pub(crate) fn subject(&self) -> &str {
         match self {
@@ -258,10 +287,12 @@ impl Plan {
             return Next::Rest;
         };
         let blockers = self.blockers(world);
-        if blockers.is_empty() {
-            return Next::Step(step, blockers);
-        }
-        if self.forced.is_some() && blockers.iter().all(Blocker::can_be_forced) {
+        let passed = |blocker: &Blocker| {
+            self.forced
+                .as_ref()
+                .is_some_and(|forced| forced.passes(blocker))
+        };
+        if blockers.iter().all(passed) {
             return Next::Step(step, blockers);
         }
         Next::Wait(blockers)

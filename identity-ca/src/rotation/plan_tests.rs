@@ -205,7 +205,7 @@ impl Mesh {
                 self.waited = self.waited.saturating_sub(Duration::from_secs(10));
             }
             Event::Tick => self.tick(),
-            Event::Force => self.plan.forced = Some("the operator said so".to_owned()),
+            Event::Force => self.plan.forced = Some(everybody("the operator said so")),
             Event::Abort => {
                 if self.plan.can_abort() {
                     self.record(Stage::Aborted);
@@ -350,7 +350,7 @@ fn a_node_that_never_said_what_it_uses_counts_as_using_it() {
 #[test]
 fn force_passes_nodes_for_one_step_but_never_a_server_without_a_certificate() {
     let mut mesh = small(What::Root, Stage::Prepared);
-    mesh.plan.forced = Some("n0 burnt down".to_owned());
+    mesh.plan.forced = Some(everybody("n0 burnt down"));
     mesh.servers[1].2 = false;
     assert!(waiting(&mesh).contains_key("s1"));
     mesh.servers[1].2 = true;
@@ -361,6 +361,20 @@ fn force_passes_nodes_for_one_step_but_never_a_server_without_a_certificate() {
         (mesh.plan.stage, &mesh.plan.forced),
         (Stage::Activated, &None)
     );
+}
+
+#[test]
+fn force_that_names_nodes_passes_nobody_else() {
+    let mut mesh = small(What::Root, Stage::Prepared);
+    let all = waiting(&mesh);
+    let mut forced = everybody("burnt down");
+    forced.nodes = BTreeSet::from(["n9".parse().unwrap()]);
+    mesh.plan.forced = Some(forced.clone());
+    assert_eq!(waiting(&mesh), all);
+    forced.nodes.insert("n0".parse().unwrap());
+    mesh.plan.forced = Some(forced);
+    let next = mesh.plan.next(&mesh.world());
+    assert!(matches!(next, Next::Step(Stage::Activated, passed) if passed.len() == 1));
 }
 
 #[test]
@@ -387,4 +401,11 @@ fn single_steps_go_no_further_than_they_were_asked_to() {
         mesh.plan.next(&mesh.world()),
         Next::Step(Stage::Activated, _)
     ));
+}
+
+fn everybody(reason: &str) -> Forced {
+    Forced {
+        reason: reason.to_owned(),
+        nodes: BTreeSet::new(),
+    }
 }

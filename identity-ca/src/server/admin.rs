@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::operator::check_reason;
 use super::state::State;
 use crate::model::{Denial, PolicyDocument, Role};
 use crate::proto::admin_server::Admin;
@@ -143,6 +144,7 @@ impl Admin for Service {
     ) -> Result<Response<proto::Entry>, Status> {
         let by = self.state.operator(&request, Role::Registrar)?;
         let request = request.into_inner();
+        check_reason(&request.reason)?;
         let (id, ids) = (request.id.clone(), vec![request.id]);
         let deleted = self
             .state
@@ -245,6 +247,7 @@ impl Admin for Service {
     ) -> Result<Response<proto::Policies>, Status> {
         let by = self.state.operator(&request, Role::Registrar)?;
         let request = request.into_inner();
+        check_reason(&request.reason)?;
         let names = request.names;
         let subject = names_of(names.iter().map(String::as_str));
         let documents = self

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::operator::check_reason;
 use super::state::State;
 use crate::audit::Act;
 use crate::backup::rows;
@@ -66,11 +67,7 @@ impl Backup for Service {
     ) -> Result<Response<proto::FinishRecoveryReply>, Status> {
         let by = self.state.operator(&request, Role::Admin)?;
         let reason = request.into_inner().reason;
-        if reason.trim().is_empty() {
-            return Err(Status::invalid_argument(
-                "say why (--reason): who was revoked since the backup may come back",
-            ));
-        }
+        check_reason(&reason)?;
         let finished = self
             .state
             .change(|state| async move {

@@ -117,12 +117,14 @@ impl Registry for Service {
             .state
             .change(|state| async move { state.registry.delete_entries(&ids).await })
             .await;
-        let acts = deleted.iter().flatten().map(|entry| {
-            Act::done("entry.delete", &by, &entry.spiffe_id)
+        let all = deleted.as_deref().unwrap_or_default();
+        let one = |entry: &Entry| {
+            let act = Act::done("entry.delete", &by, &entry.spiffe_id)
                 .with("id", entry.id.as_str())
-                .with("reason", reason.as_str())
-        });
-        self.record_all(acts).await?;
+                .with("reason", reason.as_str());
+            Some(act)
+        };
+        self.record_all(all, one).await?;
         let deleted = self
             .state
             .conclude("entry.delete", &by, subject, deleted, |act, _| {
@@ -154,7 +156,8 @@ impl Registry for Service {
         if dry_run {
             return Ok(Response::new(imported.map(|outcome| tally(&outcome))?));
         }
-        let changed = imported.iter().flatten().filter_map(|one| {
+        let all = imported.as_deref().unwrap_or_default();
+        let one = |one: &Imported| {
             let (act, id, spiffe_id) = match one {
                 Imported::Created(id, spiffe_id) => ("entry.create", id, spiffe_id),
                 Imported::Updated(id, spiffe_id) => ("entry.update", id, spiffe_id),
@@ -162,8 +165,8 @@ impl Registry for Service {
             };
             let act = Act::done(act, &by, spiffe_id).with("id", id.as_str());
             Some(act.with("import", true))
-        });
-        self.record_all(changed).await?;
+        };
+        self.record_all(all, one).await?;
         let reply = imported.map(|outcome| tally(&outcome));
         let subject = format!("{count} entries");
         let reply = self
@@ -276,11 +279,14 @@ impl Registry for Service {
 impl Service {
     /// A line for each, in batches: what was done to one of many is found like
     /// what was done to it alone.
-    async fn record_all(&self, acts: impl Iterator<Item = Act>) -> Result<(), Error> {
-        let mut acts = acts.peekable();
-        while acts.peek().is_some() {
-            let batch = acts.by_ref().take(PIECE).collect();
-            self.state.audit.record(batch).await?;
+    async fn record_all<T: Sync>(
+        &self,
+        all: &[T],
+        act: impl Fn(&T) -> Option<Act> + Send + Sync,
+    ) -> Result<(), Error> {
+        for piece in all.chunks(PIECE) {
+            let acts = piece.iter().filter_map(&act).collect();
+            self.state.audit.record(acts).await?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use handfast_ca::client::AgentClient;
-use handfast_ca::client::rotation::NewRotation;
+use handfast_ca::client::rotation::{Force, NewRotation};
 use handfast_ca::model::{NodeAct, Subject};
 use handfast_ca::rotation::{Stage, What};
 
@@ -40,7 +40,7 @@ async fn rotate_past(ca: &mut Ca, compromised: bool) {
         // Refused if it has just gone on: then the next step is forced.
         let steered = ca
             .admin
-            .steer_rotation(started.id, Stage::Revoked, true, "it is no agent")
+            .steer_rotation(started.id, Stage::Revoked, &Force::Everybody, "it is no agent")
             .await;
         drop(steered);
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -241,7 +241,7 @@ async fn an_entry_below_another_applies_where_that_does_and_loops_are_refused() 
     // What others stand on is not taken away under them.
     let error = ca
         .admin
-        .delete_entry(&pool.id)
+        .delete_entry(&pool.id, "a test")
         .await
         .unwrap_err()
         .to_string();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use handfast_ca::authority;
 use handfast_ca::client::admin::Admin;
-use handfast_ca::client::rotation::{NewRotation, Rotation};
+use handfast_ca::client::rotation::{Force, NewRotation, Rotation};
 use handfast_ca::deny::DenyList;
 use handfast_ca::model::Subject;
 use handfast_ca::rotation::{Stage, What};
@@ -244,12 +244,12 @@ async fn a_straggler_is_passed_for_a_reason_only_and_catches_up_by_the_cross_sig
             only(&mut ca.admin, "n0").await;
             let unexplained = ca
                 .admin
-                .steer_rotation(started.id, Stage::Revoked, true, "")
+                .steer_rotation(started.id, Stage::Revoked, &Force::Everybody, "")
                 .await;
             assert!(unexplained.unwrap_err().to_string().contains("--reason"));
             let reason = "n0 is in the cellar";
             ca.admin
-                .steer_rotation(started.id, Stage::Revoked, true, reason)
+                .steer_rotation(started.id, Stage::Revoked, &Force::Everybody, reason)
                 .await
                 .unwrap();
         }
@@ -295,7 +295,7 @@ async fn nobody_follows_a_root_that_is_compromised() {
         until(&mut ca.admin, started.id, stage).await;
         only(&mut ca.admin, "n0").await;
         ca.admin
-            .steer_rotation(started.id, Stage::Revoked, true, "stolen key")
+            .steer_rotation(started.id, Stage::Revoked, &Force::Everybody, "stolen key")
             .await
             .unwrap();
     }
@@ -359,7 +359,7 @@ async fn a_rotation_is_taken_back_before_it_is_activated_and_not_after() {
     let refused = ca.admin.abort_rotation(started.id, "too late").await;
     assert!(refused.unwrap_err().to_string().contains("can only go on"));
     ca.admin
-        .steer_rotation(started.id, Stage::Revoked, false, "")
+        .steer_rotation(started.id, Stage::Revoked, &Force::Nobody, "")
         .await
         .unwrap();
     until(&mut ca.admin, started.id, "revoked").await;
@@ -379,4 +379,43 @@ async fn a_revoked_node_holds_nothing_up() {
     let node = Subject::Node("n0".parse().unwrap());
     ca.admin.revoke(&node, "stolen").await.unwrap();
     until(&mut ca.admin, started.id, "revoked").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn force_that_names_one_straggler_goes_on_waiting_for_the_others() {
+    let mut ca = Ca::start().await;
+    let agents = agents(&mut ca, 3, 1).await;
+    agents[0].cut(true);
+    agents[1].cut(true);
+    eventually_connected(&mut ca, 1).await;
+    let started = ca
+        .admin
+        .rotate(order(What::Root, Stage::Activated))
+        .await
+        .unwrap();
+    let burnt = |name: &str| Force::Nodes(vec![name.parse().unwrap()]);
+    for (whom, reason) in [("n0", " "), ("n9", "no such node")] {
+        let steered = ca
+            .admin
+            .steer_rotation(started.id, Stage::Activated, &burnt(whom), reason)
+            .await;
+        assert!(steered.is_err(), "{whom} {reason:?}");
+    }
+    ca.admin
+        .steer_rotation(started.id, Stage::Activated, &burnt("n0"), "n0 burnt down")
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let waiting = until(&mut ca.admin, started.id, "prepared").await;
+    assert!(waiting.stragglers.iter().any(|who| who.subject == "n1"));
+    let forced = waiting.steps.iter().find(|step| step.step == "force");
+    assert_eq!(forced.unwrap().passed, ["node n0"]);
+
+    agents[1].cut(false);
+    let done = until(&mut ca.admin, started.id, "activated").await;
+    let step = done.steps.iter().find(|step| step.step == "activated");
+    let step = step.unwrap();
+    assert_eq!(step.passed.len(), 1, "{:?}", step.passed);
+    assert!(step.passed[0].contains("n0"));
+    assert_eq!(step.reason, "n0 burnt down");
 }

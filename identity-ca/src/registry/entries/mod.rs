@@ -24,11 +24,11 @@ const MANY: usize = 256;
 /// Word of a deletion is kept for so long (milliseconds).
 const REMEMBER_MS: u64 = 24 * 3600 * 1000;
 
-/// What became of an entry that was imported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What became of an entry that was imported; what has changed is named by ID and SPIFFE ID.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Imported {
-    Created,
-    Updated,
+    Created(String, spiffe::SpiffeId),
+    Updated(String, spiffe::SpiffeId),
     Unchanged,
 }
 
@@ -149,8 +149,8 @@ impl Registry {
                 None => self.same_entry(&mut change, &entry).await?,
             };
             let Some(same) = same else {
+                outcome.push(Imported::Created(entry.id.clone(), entry.spiffe_id.clone()));
                 created.push(entry);
-                outcome.push(Imported::Created);
                 continue;
             };
             entry.id.clone_from(&same.id);
@@ -160,8 +160,8 @@ impl Registry {
                 outcome.push(Imported::Unchanged);
             } else if update {
                 entry.revision += 1;
+                outcome.push(Imported::Updated(entry.id.clone(), entry.spiffe_id.clone()));
                 updated.push(entry);
-                outcome.push(Imported::Updated);
             } else {
                 return Err(in_import(position, order, exists(&entry, &same)));
             }

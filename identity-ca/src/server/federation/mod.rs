@@ -8,7 +8,7 @@ use std::sync::Arc;
 use spiffe::TrustDomain;
 use tonic::{Request, Response, Status};
 
-use super::operator::Operator;
+use super::operator::{Operator, check_reason};
 use super::state::State;
 use crate::authority::trust_domain;
 use crate::bundle::TrustBundle;
@@ -19,8 +19,6 @@ use crate::{Error, proto};
 
 pub(super) use self::endpoint::{Bound, bind, serve};
 pub(super) use self::poll::{Fetcher, poll};
-
-const MAX_REASON: usize = 512;
 
 pub(super) struct Service {
     state: Arc<State>,
@@ -254,14 +252,4 @@ impl Service {
         };
         self.state.conclude(act, by, name, result, detail).await
     }
-}
-
-fn check_reason(reason: &str) -> Result<(), Error> {
-    if reason.trim().is_empty() || reason.len() > MAX_REASON {
-        return Err(Error::invalid(
-            "reason",
-            "say why in 1 to 512 bytes (--reason)",
-        ));
-    }
-    Ok(())
 }

@@ -134,7 +134,11 @@ impl Runner {
             Next::Step(step, passed) => {
                 let wish = Wish {
                     by: "ca".to_owned(),
-                    reason: plan.forced.clone().unwrap_or_default(),
+                    reason: plan
+                        .forced
+                        .clone()
+                        .map(|forced| forced.reason)
+                        .unwrap_or_default(),
                 };
                 take(state, rotation, step, wish, passed).await
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::operator::Operator;
+use super::operator::{Operator, check_reason};
 use super::state::State;
 use crate::audit::Act;
 use crate::authority::{Brought, Record, Standing, certificate, certificate_id};
@@ -17,14 +17,16 @@ use crate::failpoint;
 use crate::model::Role;
 use crate::proto::rotation_server::Rotation as Service_;
 use crate::rotation::journal::{Order, Rotation, Wish};
-use crate::rotation::plan::{Stage, What};
-use crate::{Error, proto};
+use crate::rotation::plan::{Forced, Stage, What};
+use crate::{Error, NodeName, proto};
 
 pub(super) use self::keep::keep;
-pub(super) use self::revive::revive;
 use self::keep::{install, live, rotation_server};
+pub(super) use self::revive::revive;
 
 const MAX_REASON: usize = 512;
+/// Nodes that one --force names.
+const MAX_NODES: usize = 1000;
 
 pub(super) struct Service {
     state: Arc<State>,
@@ -198,11 +200,8 @@ impl Service {
         operator: &Operator,
     ) -> Result<Rotation, Error> {
         let reason = reason(&request.reason)?;
-        if request.force && reason.is_empty() {
-            return Err(Error::invalid(
-                "--force",
-                "say why with --reason: it is kept in the journal; nothing was changed",
-            ));
+        if request.force {
+            check_reason(&reason)?;
         }
         let goal = stage(&request.goal)?;
         let mut rotation = self.live(request.id).await?;
@@ -210,13 +209,15 @@ impl Service {
             by: operator.to_string(),
             reason,
         };
-        let force = request.force;
+        let forced = self.forced(request)?;
         let steered = rotation.clone();
-        let forced = force.then(|| wish.reason.clone());
+        let force = forced.clone();
         self.state
             .change(move |state| async move {
                 let mut change = state.registry.store().begin().await?;
-                steered.steer(&mut change, goal, force, &wish).await?;
+                steered
+                    .steer(&mut change, goal, force.as_ref(), &wish)
+                    .await?;
                 change.commit().await
             })
             .await?;
@@ -224,6 +225,42 @@ impl Service {
         rotation.plan.goal = goal;
         rotation.plan.forced = forced;
         Ok(rotation)
+    }
+
+    /// Whom the next step passes, if anybody.
+    fn forced(&self, request: &proto::SteerRotationRequest) -> Result<Option<Forced>, Error> {
+        if !request.force {
+            return match request.nodes.as_slice() {
+                [] => Ok(None),
+                _ => Err(Error::invalid(
+                    "--node",
+                    "it names whom --force passes: give both; nothing was changed",
+                )),
+            };
+        }
+        let now = self.state.now();
+        let known = |name: &String| {
+            let node: NodeName = name.parse()?;
+            match now.node(&node) {
+                Some(_) => Ok(node),
+                None => Err(Error::Missing {
+                    what: "node",
+                    name: node.to_string(),
+                }),
+            }
+        };
+        if request.nodes.len() > MAX_NODES {
+            return Err(Error::invalid(
+                "--node",
+                format!(
+                    "name at most {MAX_NODES}, or leave it out to pass all; nothing was changed"
+                ),
+            ));
+        }
+        Ok(Some(Forced {
+            reason: request.reason.clone(),
+            nodes: request.nodes.iter().map(known).collect::<Result<_, _>>()?,
+        }))
     }
 
     async fn abort(
