@@ -23,7 +23,9 @@ pub struct Event {
     pub direction: Direction,
     /// IP protocol.
     pub protocol: u8,
-    /// Address and port of the endpoint. Unspecified where the packet could not be read.
+    /// Type of an ICMP packet; 0 for other protocols.
+    pub icmp_type: u8,
+    /// Address and port of the endpoint; for ICMP the identifier in place of the port. Unspecified where the packet could not be read.
     pub local: (IpAddr, u16),
     /// Address and port of the other side.
     pub remote: (IpAddr, u16),
@@ -98,6 +100,7 @@ fn parse(record: &[u8]) -> Option<Event> {
         hook: Hook::from_number(raw.hook)?,
         direction: Direction::from_number(raw.direction),
         protocol: raw.proto,
+        icmp_type: raw.icmp_type,
         local: (to_ip(raw.local), u16::from_be(raw.local_port)),
         remote: (to_ip(raw.remote), u16::from_be(raw.remote_port)),
         endpoint: some(raw.endpoint).map(EndpointId),

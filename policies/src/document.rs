@@ -67,16 +67,6 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// Whether it tells ICMP messages apart by their type.
-    pub(crate) fn names_icmp_types(&self) -> bool {
-        self.ports.iter().any(|port| {
-            let PortMatch::Range(range) = port else {
-                return false;
-            };
-            matches!(range.protocol, Protocol::Icmp | Protocol::Icmpv6)
-        })
-    }
-
     /// Whether it says nothing about the far end.
     pub(crate) fn is_for_anybody(&self) -> bool {
         self.ids.is_none() && matches!(self.peers, Peers::Any)

@@ -280,14 +280,6 @@ impl PolicySet {
             .any(|(_, rule)| rule.authentication == Some(Authentication::Audit))
     }
 
-    /// The first rule that tells ICMP messages apart by their type, if one does: not every gate can.
-    #[must_use]
-    pub fn by_icmp_type(&self) -> Option<&RuleInfo> {
-        let mut rules = self.specs().flat_map(|spec| &spec.rules);
-        let rule = rules.find(|rule| rule.names_icmp_types())?;
-        self.rule(rule.number)
-    }
-
     /// The documents, in the order in which they were read.
     #[must_use]
     pub fn policies(&self) -> &[PolicyInfo] {

@@ -112,18 +112,6 @@ mod check_ {
         assert!(warnings[0].contains("p.yaml:10"), "{warnings:?}");
     }
 
-    #[test]
-    fn what_gates_cannot_tell_apart_is_refused_with_what_to_write_instead() {
-        let set = native(&["endpointSelector: {}, ingress: [{icmps: [{fields: [{type: 8}]}]}]"]);
-        assert_eq!(
-            said(&check(&set, &Inventory::default()), Level::Refused),
-            [
-                "refused: p.yaml:5: spec.ingress[0].icmps: agents' gates do not tell ICMP messages apart, and agents \
-                 refuse a set that does: write a rule without toPorts, which speaks of ICMP too"
-            ]
-        );
-    }
-
     const CA: &str = "
 workloads:
 - {spiffeId: spiffe://example.org/ca, labels: {app: ca}, addresses: [10.0.0.1]}

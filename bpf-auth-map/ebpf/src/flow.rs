@@ -2,8 +2,9 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use handfast_layout::{
-    CLOSING, Config, Connection, EventKind, FragmentKey, Ports, REPLIED, Reason, lifetime,
-    packet::{Kind, TCP, TCP_END},
+    CLOSING, Config, Connection, EventKind, FragmentKey, PEER_SELF, Ports, REPLIED, Reason,
+    is_settled, lifetime,
+    packet::{ICMP, ICMPV6, Kind, TCP, TCP_END, request_of},
 };
 
 use crate::{
@@ -36,17 +37,21 @@ pub fn fragments(work: &mut Work) -> Result<(), Reason> {
         let ports = Ports {
             src: packet.src_port,
             dst: packet.dst_port,
+            icmp_type: packet.icmp_type,
+            reserved: [0; 3],
         };
         return match FRAGMENTS.insert(&work.fragment, &ports, u64::from(BPF_ANY)) {
             Ok(()) => Ok(()),
             Err(_) => Err(Reason::Internal),
         };
     }
-    // SAFETY: two plain integers, read once.
+    // SAFETY: plain integers, read once.
     match unsafe { FRAGMENTS.get(&work.fragment) } {
         Some(ports) => {
             packet.src_port = ports.src;
             packet.dst_port = ports.dst;
+            packet.icmp_type = ports.icmp_type;
+            packet.flow_type = request_of(packet.proto, ports.icmp_type);
             Ok(())
         }
         None => Err(Reason::Fragment),
@@ -55,35 +60,77 @@ pub fn fragments(work: &mut Work) -> Result<(), Reason> {
 
 /// The flow of `work.key`, if it is known, alive and still between the same two.
 #[inline(always)]
-pub fn known(work: &Work) -> Option<&'static mut Connection> {
-    alive(work).filter(|connection| connection.remote == work.remote_identity)
+pub fn known(work: &mut Work) -> Option<&'static mut Connection> {
+    let connection = alive(work)?;
+    (connection.remote == work.remote_identity).then_some(connection)
 }
 
 /// The same, whoever the other side is by now: outside the mesh that is only what rules call it.
 #[inline(always)]
-pub fn alive(work: &Work) -> Option<&'static mut Connection> {
+pub fn alive(work: &mut Work) -> Option<&'static mut Connection> {
     let connection = CONNECTIONS.get_ptr_mut(&work.key)?;
     // SAFETY: a map value, valid for this run; fields that race are overwritten as a whole.
     let connection = unsafe { &mut *connection };
-    let alive = work.now.saturating_sub(connection.last_seen)
-        <= lifetime(work.key.proto, connection.flags) * SECOND;
     let same = connection.endpoint == work.endpoint
         && connection.local == work.local_identity
         && connection.peer == work.peer;
-    (alive && same && !reopens(work, connection)).then_some(connection)
+    (is_alive(work, connection) && same && belongs(work, connection)).then_some(connection)
+}
+
+/// The flow of `work.key`, if it is known and alive and nothing has changed since its last packet: neither policy
+/// nor whose an address is. Its two ends are then those that it names.
+#[inline(always)]
+pub fn unchanged(work: &mut Work, config: &Config) -> Option<&'static mut Connection> {
+    let connection = CONNECTIONS.get_ptr_mut(&work.key)?;
+    // SAFETY: as above.
+    let connection = unsafe { &mut *connection };
+    let same = is_settled(work.revision)
+        && connection.revision == work.revision
+        && connection.policy_revision == config.policy_revision
+        && connection.peer != PEER_SELF;
+    (same && is_alive(work, connection) && belongs(work, connection)).then_some(connection)
+}
+
+#[inline(always)]
+fn is_alive(work: &mut Work, connection: &Connection) -> bool {
+    work.now().saturating_sub(connection.last_seen)
+        <= lifetime(work.key.proto, connection.flags) * SECOND
+}
+
+/// Whether the packet belongs to the flow, and is not another one's on the same ports.
+#[inline(always)]
+pub fn belongs(work: &Work, connection: &Connection) -> bool {
+    match work.packet.outer_proto {
+        TCP => !reopens(work, connection),
+        ICMP | ICMPV6 => answers(work, connection),
+        _ => true,
+    }
+}
+
+/// Whether an ICMP packet is of the type that opened the flow, or the reply to it from the other side.
+#[inline(always)]
+fn answers(work: &Work, connection: &Connection) -> bool {
+    let packet = &work.packet;
+    // An error is about the flow; whose type it quotes stands in the key.
+    packet.kind == Kind::IcmpError
+        || match connection.direction == work.direction {
+            true => packet.icmp_type == connection.icmp_type,
+            false => {
+                packet.icmp_type != connection.icmp_type && connection.icmp_type == work.key.icmp
+            }
+        }
 }
 
 /// A SYN against the flow's direction, or after its end, opens another flow on the same ports.
 #[inline(always)]
 fn reopens(work: &Work, connection: &Connection) -> bool {
-    work.packet.outer_proto == TCP
-        && work.packet.tcp_flags & (SYN | ACK) == SYN
+    work.packet.tcp_flags & (SYN | ACK) == SYN
         && (connection.direction != work.direction || connection.flags & CLOSING != 0)
 }
 
 /// Lets a packet of a known flow through.
 #[inline(always)]
-pub fn touch(work: &Work, connection: &mut Connection) {
+pub fn touch(work: &mut Work, connection: &mut Connection) {
     let mut flags = connection.flags;
     if work.packet.kind != Kind::IcmpError {
         if connection.direction != work.direction {
@@ -97,11 +144,15 @@ pub fn touch(work: &Work, connection: &mut Connection) {
     if flags != connection.flags {
         connection.flags = flags;
     }
-    if work.now.saturating_sub(connection.last_seen) >= SECOND {
-        connection.last_seen = work.now;
+    if work.now().saturating_sub(connection.last_seen) >= SECOND {
+        connection.last_seen = work.now();
     }
     if connection.epoch != work.epoch {
         connection.epoch = work.epoch;
+    }
+    if connection.revision != work.revision || connection.valid_until != work.valid_until {
+        connection.valid_until = work.valid_until;
+        connection.revision = work.revision;
     }
     report::count(Reason::Passed);
 }
@@ -117,7 +168,9 @@ pub fn open(skb: &Skb, work: &mut Work, config: &Config, allowed: Allowed) -> Re
         return Err(Reason::EndpointFull);
     }
     work.connection = Connection {
-        last_seen: work.now,
+        last_seen: work.now(),
+        revision: work.revision,
+        valid_until: work.valid_until,
         rule: allowed.rule,
         local: work.local_identity,
         remote: work.remote_identity,
@@ -128,7 +181,7 @@ pub fn open(skb: &Skb, work: &mut Work, config: &Config, allowed: Allowed) -> Re
         auth: allowed.auth,
         direction: work.direction,
         flags: 0,
-        reserved: 0,
+        icmp_type: work.packet.icmp_type,
     };
     if CONNECTIONS
         .insert(&work.key, &work.connection, u64::from(BPF_ANY))

@@ -27,6 +27,8 @@ static LINK_LEN: Global<u32> = Global::new(14);
 static LAYOUT: Array<u32> = Array::pinned(1, 0);
 #[map(name = "config")]
 static CONFIG: Array<Config> = Array::pinned(1, BPF_F_RDONLY_PROG);
+#[map(name = "revision")]
+static REVISION: Array<u64> = Array::pinned(1, BPF_F_RDONLY_PROG);
 #[map(name = "endpoints")]
 pub static ENDPOINTS: HashMap<u32, Endpoint> =
     HashMap::pinned(4096, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
@@ -91,6 +93,12 @@ pub fn link_len() -> u32 {
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {
     CONFIG.get(0)
+}
+
+/// State of the tables: `handfast_layout::is_settled`.
+#[inline(always)]
+pub fn revision() -> u64 {
+    REVISION.get(0).copied().unwrap_or(0)
 }
 
 /// This run's workspace.

@@ -37,8 +37,8 @@ impl Allowed {
 }
 
 /// Asks the policy of `endpoint` about `identity`. `work.key` is the flow; whoever opened it (as
-/// `work.key.local` sees it) had the other one's port as destination. The exact identity's entry
-/// decides before the one for all, but a deny in either wins.
+/// `work.key.local` sees it) had the other one's port as destination, or sent this type of ICMP. The exact
+/// identity's entry decides before the one for all, but a deny in either wins.
 #[inline(always)]
 pub fn ask(
     work: &mut Work,
@@ -46,6 +46,7 @@ pub fn ask(
     identity: u32,
     direction: u8,
     opened: u8,
+    icmp_type: u8,
 ) -> Result<Allowed, Reason> {
     let port = match work.key.proto {
         packet::TCP | packet::UDP | packet::UDPLITE | packet::SCTP | packet::DCCP => {
@@ -55,6 +56,7 @@ pub fn ask(
                 work.key.local_port
             }
         }
+        packet::ICMP | packet::ICMPV6 => u16::from(icmp_type).to_be(),
         _ => 0,
     };
     work.policy = LpmKey {

@@ -2,8 +2,8 @@
 
 use handfast_layout::{
     ANNOUNCED_CONFIRMED, ANNOUNCED_SENT, AUTH_AUDIT, AUTH_DISABLED, AUTH_REQUIRED, Addr,
-    AnnouncedKey, AuthKey, PEER_SELF, REMOTE_REFUSED, Reason, SESSION_CUT, SESSION_PENDING,
-    SESSION_READY,
+    AnnouncedKey, AuthKey, Connection, PEER_SELF, REMOTE_REFUSED, Reason, SESSION_CUT,
+    SESSION_PENDING, SESSION_READY,
 };
 
 use crate::{
@@ -39,7 +39,7 @@ pub fn session(work: &mut Work, local: Addr, remote: Addr) -> Result<(), Reason>
     let entry = unsafe { REMOTES.get(&remote) };
     if let Some(entry) = entry
         && entry.flags & REMOTE_REFUSED != 0
-        && entry.expires > work.now
+        && entry.expires > work.now()
     {
         return Err(Reason::RemoteRefused);
     }
@@ -52,7 +52,7 @@ pub fn session(work: &mut Work, local: Addr, remote: Addr) -> Result<(), Reason>
         SESSION_CUT => return Err(Reason::SessionCut),
         _ => return Err(Reason::NoSession),
     }
-    if session.expiry <= work.now {
+    if session.expiry <= work.now() {
         return Err(Reason::SessionExpired);
     }
     work.oldest = session.oldest;
@@ -91,6 +91,36 @@ pub fn session(work: &mut Work, local: Addr, remote: Addr) -> Result<(), Reason>
     }
 }
 
+/// Whether a flow that was let through before still stands by its session and its pair: for packets of a flow
+/// neither whose ends nor whose identities have changed since. `false` says only that it takes a longer look.
+#[inline(always)]
+pub fn stands(work: &mut Work, connection: &Connection) -> bool {
+    let now = work.now();
+    let Some(session) = (unsafe { SESSIONS.get(&connection.peer) }) else {
+        return false;
+    };
+    let ready = session.state == SESSION_READY
+        && session.expiry > now
+        && connection.epoch >= session.oldest
+        && connection.epoch <= session.current;
+    if !ready {
+        return false;
+    }
+    work.oldest = session.oldest;
+    work.current = session.current;
+    work.endpoint = connection.endpoint;
+    work.local_identity = connection.local;
+    work.remote_identity = connection.remote;
+    work.peer = connection.peer;
+    work.epoch = connection.epoch;
+    work.valid_until = connection.valid_until;
+    match connection.auth {
+        AUTH_REQUIRED => connection.valid_until > now && recorded(work).is_ok(),
+        AUTH_DISABLED => true,
+        _ => false,
+    }
+}
+
 /// Revocation cuts whatever a rule says.
 #[inline(always)]
 pub fn revoked(work: &Work) -> Result<(), Reason> {
@@ -119,23 +149,41 @@ pub fn required(work: &mut Work, auth: u8) -> Result<bool, Reason> {
 
 #[inline(always)]
 fn pair(work: &mut Work) -> Result<(), Reason> {
+    recorded(work)?;
+    let now = work.now();
+    let (local, remote) = (
+        valid_until(work.local_identity)?,
+        valid_until(work.remote_identity)?,
+    );
+    work.valid_until = if local < remote { local } else { remote };
+    match work.valid_until > now {
+        true => Ok(()),
+        false => Err(Reason::IdentityExpired),
+    }
+}
+
+/// Whether the pair is there, has not expired, and is of an epoch that counts.
+#[inline(always)]
+fn recorded(work: &mut Work) -> Result<(), Reason> {
     work.auth = AuthKey::new(work.local_identity, work.remote_identity, work.peer);
     let Some(auth) = (unsafe { AUTH.get(&work.auth) }) else {
         return Err(Reason::NoPair);
     };
-    if auth.expiry <= work.now {
+    if auth.expiry <= work.now() {
         return Err(Reason::PairExpired);
     }
     if work.peer != PEER_SELF && (auth.epoch < work.oldest || auth.epoch > work.current) {
         return Err(Reason::NoPair);
     }
-    if !is_valid(work.local_identity, work.now) || !is_valid(work.remote_identity, work.now) {
-        return Err(Reason::IdentityExpired);
-    }
     Ok(())
 }
 
+/// Until when an identity's proof holds.
 #[inline(always)]
-fn is_valid(identity: u32, now: u64) -> bool {
-    matches!(unsafe { IDENTITIES.get(&identity) }, Some(entry) if entry.valid_until > now)
+fn valid_until(identity: u32) -> Result<u64, Reason> {
+    match unsafe { IDENTITIES.get(&identity) } {
+        Some(entry) if entry.revoked != 0 => Err(Reason::IdentityRevoked),
+        Some(entry) => Ok(entry.valid_until),
+        None => Err(Reason::IdentityExpired),
+    }
 }

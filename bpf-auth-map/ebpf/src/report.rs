@@ -27,7 +27,7 @@ fn count_number(reason: u32) {
 
 /// Counts and reports a drop under a [`Reason`]'s number.
 #[inline(always)]
-pub fn drop(skb: &Skb, work: &Work, config: &Config, reason: u32) -> i32 {
+pub fn drop(skb: &Skb, work: &mut Work, config: &Config, reason: u32) -> i32 {
     count_number(reason);
     write(skb, work, config, EventKind::Dropped, reason);
     DROP
@@ -35,13 +35,14 @@ pub fn drop(skb: &Skb, work: &Work, config: &Config, reason: u32) -> i32 {
 
 /// Tells the agent, if the endpoint's budget and the ring have room.
 #[inline(always)]
-pub fn event(skb: &Skb, work: &Work, config: &Config, kind: EventKind, reason: Reason) {
+pub fn event(skb: &Skb, work: &mut Work, config: &Config, kind: EventKind, reason: Reason) {
     write(skb, work, config, kind, reason as u32);
 }
 
 #[inline(never)]
-fn write(skb: &Skb, work: &Work, config: &Config, kind: EventKind, reason: u32) {
-    if !affordable(work.endpoint, work.now, config) {
+fn write(skb: &Skb, work: &mut Work, config: &Config, kind: EventKind, reason: u32) {
+    let now = work.now();
+    if !affordable(work.endpoint, now, config) {
         return count(Reason::EventLost);
     }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
@@ -53,7 +54,7 @@ fn write(skb: &Skb, work: &Work, config: &Config, kind: EventKind, reason: u32) 
     // SAFETY: the ring's record is as long as an event, and every field is written.
     unsafe {
         let event = &mut *entry.as_mut_ptr();
-        event.time = work.now;
+        event.time = now;
         event.reason = reason as u16;
         event.kind = kind as u8;
         event.hook = work.hook;
@@ -69,6 +70,7 @@ fn write(skb: &Skb, work: &Work, config: &Config, kind: EventKind, reason: u32) 
         } else {
             packet.src_port
         };
+        event.icmp_type = packet.icmp_type;
         event.reserved = 0;
         event.endpoint = work.endpoint;
         event.local_identity = work.local_identity;

@@ -6,8 +6,8 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_xfrm_state},
     helpers::{
-        bpf_ktime_get_boot_ns, bpf_redirect, bpf_skb_change_head, bpf_skb_change_type,
-        bpf_skb_get_xfrm_state, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_redirect, bpf_skb_change_head, bpf_skb_change_type, bpf_skb_get_xfrm_state,
+        bpf_skb_load_bytes, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
@@ -87,12 +87,6 @@ impl Skb {
         }
     }
 
-    /// CLOCK_BOOTTIME, nanoseconds.
-    #[inline(always)]
-    pub fn now(&self) -> u64 {
-        unsafe { bpf_ktime_get_boot_ns() }
-    }
-
     /// Replaces our mark bits.
     #[inline(always)]
     pub fn set_mark_bits(&self, config: &Config, bits: u32) {
@@ -144,6 +138,18 @@ impl Source for Skb {
             let failed =
                 bpf_skb_load_bytes(self.0.cast(), offset, bytes.as_mut_ptr().cast(), N as u32);
             (failed == 0).then(|| bytes.assume_init())
+        }
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let mut words = MaybeUninit::<[u32; N]>::uninit();
+        // SAFETY: the helper fills all N words or fails.
+        unsafe {
+            let length = (N * 4) as u32;
+            let failed =
+                bpf_skb_load_bytes(self.0.cast(), offset, words.as_mut_ptr().cast(), length);
+            (failed == 0).then(|| words.assume_init())
         }
     }
 }

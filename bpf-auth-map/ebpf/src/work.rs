@@ -1,5 +1,6 @@
 //! The workspace of a run: headers, map keys, and what is known of the packet so far.
 
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use handfast_layout::{
     Addr, AnnouncedKey, AuthKey, Config, Connection, ConnectionKey, EGRESS, FragmentKey, HoldKey,
     Hook, INGRESS, LpmKey, MARK_ALL, MARK_RETURNED, Parked, PolicyKey, Reason,
@@ -23,8 +24,12 @@ pub struct Work {
     pub auth: AuthKey,
     pub hold: HoldKey,
     pub parked: Parked,
-    /// CLOCK_BOOTTIME, nanoseconds.
-    pub now: u64,
+    /// The time, once somebody has asked.
+    clock: u64,
+    /// State of the tables, as it was before any of them was looked at.
+    pub revision: u64,
+    /// When the first of both identities' proofs ends; 0 if that has not been asked.
+    pub valid_until: u64,
     /// What is known for events: 0 where nothing is.
     pub endpoint: u32,
     pub local_identity: u32,
@@ -45,18 +50,25 @@ pub struct Work {
 }
 
 impl Work {
-    /// Begins a run: forgets what the last one knew.
+    /// Begins a run: forgets what the last one knew, but for the packet, which [`Work::read`] or
+    /// [`Work::unread`] replaces.
     #[inline(always)]
     pub fn begin(&mut self, skb: &Skb, config: &Config, hook: Hook) {
-        self.now = skb.now();
-        self.endpoint = 0;
-        self.local_identity = 0;
-        self.remote_identity = 0;
-        self.peer = 0;
-        self.rule = 0;
-        self.epoch = 0;
-        self.oldest = 0;
-        self.current = 0;
+        self.clock = 0;
+        self.valid_until = 0;
+        self.revision = maps::revision();
+        for field in [
+            &mut self.endpoint,
+            &mut self.local_identity,
+            &mut self.remote_identity,
+            &mut self.peer,
+            &mut self.rule,
+            &mut self.epoch,
+            &mut self.oldest,
+            &mut self.current,
+        ] {
+            zero(field);
+        }
         self.link_len = maps::link_len();
         self.mark = (skb.mark() >> (config.mark_shift & 31)) & MARK_ALL;
         self.hook = hook as u8;
@@ -64,17 +76,38 @@ impl Work {
             Hook::FromEndpoint | Hook::ToTunnel | Hook::WireEgress => EGRESS,
             _ => INGRESS,
         };
-        self.packet = Packet::default();
-        self.key = ConnectionKey::default();
     }
 
-    /// Reads the headers. Not inlined: its stack is free again when the judgement begins.
+    /// Reads the headers. Not inlined: its stack is free again when the judgement begins. What cannot be read is
+    /// forgotten.
     #[inline(never)]
     pub fn read(&mut self, skb: &Skb) -> Result<(), Reason> {
-        let Some(version) = Version::from_ethertype(skb.ethertype()) else {
-            return Err(Reason::NotIp);
+        let read = match Version::from_ethertype(skb.ethertype()) {
+            Some(version) => self.packet.read(skb, version, self.link_len),
+            None => Err(Reason::NotIp),
         };
-        self.packet.read(skb, version, self.link_len)
+        if read.is_err() {
+            self.packet = Packet::default();
+        }
+        read
+    }
+
+    /// Forgets the last run's packet: for what is judged without reading. Not in every run, since it costs as much
+    /// as a lookup.
+    #[inline(never)]
+    pub fn unread(&mut self) {
+        self.packet = Packet::default();
+    }
+
+    /// CLOCK_BOOTTIME, nanoseconds; one moment for the whole run. Read when first asked for: it costs as much as two
+    /// lookups, and many packets need none.
+    #[inline(always)]
+    pub fn now(&mut self) -> u64 {
+        if self.clock == 0 {
+            // SAFETY: it takes nothing.
+            self.clock = unsafe { bpf_ktime_get_boot_ns() };
+        }
+        self.clock
     }
 
     /// Whether the packet comes back from hold.
@@ -113,6 +146,8 @@ impl Work {
     pub fn set_key(&mut self, outward: bool) {
         let packet = &self.packet;
         self.key.proto = packet.proto;
+        self.key.icmp = packet.flow_type;
+        self.key.reserved = [0; 2];
         if outward {
             self.key.local = packet.flow_src;
             self.key.remote = packet.flow_dst;
@@ -145,4 +180,12 @@ impl Work {
         };
         maps::cidr(&self.lpm).unwrap_or(handfast_layout::IDENTITY_WORLD)
     }
+}
+
+/// Sets to 0, by a store that stands for itself: the compiler makes a call of several, and a loop over bytes of the
+/// call.
+#[inline(always)]
+fn zero(field: &mut u32) {
+    // SAFETY: a reference.
+    unsafe { core::ptr::write_volatile(field, 0) };
 }

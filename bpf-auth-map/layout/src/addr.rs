@@ -26,6 +26,20 @@ impl Addr {
         }
     }
 
+    /// From a word of an IPv4 header, in memory order.
+    #[inline(always)]
+    pub const fn v4_word(word: u32) -> Self {
+        Self {
+            words: [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), word],
+        }
+    }
+
+    /// From the words of an IPv6 header, in memory order.
+    #[inline(always)]
+    pub const fn v6_words(words: [u32; 4]) -> Self {
+        Self { words }
+    }
+
     /// From the bytes of an IPv6 header.
     #[inline(always)]
     pub const fn v6(b: [u8; 16]) -> Self {

@@ -49,8 +49,10 @@ pub struct Event {
     pub local_port: u16,
     /// The other side's port, big endian.
     pub remote_port: u16,
+    /// ICMP type, 0 otherwise.
+    pub icmp_type: u8,
     /// Unused, 0.
-    pub reserved: u16,
+    pub reserved: u8,
     /// Endpoint, or 0.
     pub endpoint: u32,
     /// Identity of the endpoint, or 0.
@@ -72,5 +74,5 @@ pub struct Event {
 }
 
 no_holes! {
-    Event = 8 2 1 1 1 1 2 2 2 4 4 4 4 4 4 4 16 16 => 80;
+    Event = 8 2 1 1 1 1 2 2 1 1 4 4 4 4 4 4 4 16 16 => 80;
 }

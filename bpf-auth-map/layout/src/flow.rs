@@ -16,8 +16,10 @@ pub struct ConnectionKey {
     pub remote_port: u16,
     /// IP protocol.
     pub proto: u8,
+    /// For ICMP the type that a flow of this kind begins with: a request's, for its reply too.
+    pub icmp: u8,
     /// Unused, 0.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 /// A flow that was let through: `connections`.
@@ -26,6 +28,11 @@ pub struct ConnectionKey {
 pub struct Connection {
     /// When a packet of it last passed; kept to about a second.
     pub last_seen: u64,
+    /// The state of the tables (`revision`) at which its two ends were last looked up: while it stands,
+    /// they need not be again.
+    pub revision: u64,
+    /// When the first of its identities' proofs ends, as it was then.
+    pub valid_until: u64,
     /// The rule that let it through.
     pub rule: u32,
     /// Identity of the endpoint.
@@ -46,8 +53,8 @@ pub struct Connection {
     pub direction: u8,
     /// [`REPLIED`], [`CLOSING`].
     pub flags: u8,
-    /// Unused, 0.
-    pub reserved: u8,
+    /// For ICMP the type of the packet that opened it: policy is asked about that one.
+    pub icmp_type: u8,
 }
 
 /// In [`Connection::flags`]: packets have passed both ways.
@@ -92,11 +99,15 @@ pub struct Ports {
     pub src: u16,
     /// Destination, big endian.
     pub dst: u16,
+    /// ICMP type.
+    pub icmp_type: u8,
+    /// Unused, 0.
+    pub reserved: [u8; 3],
 }
 
 no_holes! {
-    ConnectionKey = 16 16 2 2 1 3 => 40;
-    Connection = 8 4 4 4 4 4 4 4 1 1 1 1 => 40;
+    ConnectionKey = 16 16 2 2 1 1 2 => 40;
+    Connection = 8 8 8 4 4 4 4 4 4 4 1 1 1 1 => 56;
     FragmentKey = 16 16 4 4 => 40;
-    Ports = 2 2 => 4;
+    Ports = 2 2 1 3 => 8;
 }

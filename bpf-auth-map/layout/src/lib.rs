@@ -33,4 +33,4 @@ pub use reason::{REASONS, Reason};
 
 /// Version of everything in this crate that lies in pinned maps. It rises with every change of a
 /// key, a value or their meaning; an agent refuses to adopt maps of another version.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | `layout` | array\[1\] → [`LAYOUT_VERSION`](crate::LAYOUT_VERSION) | agent, once | agent | 3.19 |
 //! | `config` | array\[1\] → [`Config`] | agent | every program | 3.19 |
+//! | `revision` | array\[1\] → u64: odd while `locals`, `remotes`, `prefixes`, `sessions`, `announced` or `identities` change, another even one afterwards | agent | gates | 3.19 |
 //! | `endpoints` | endpoint → [`Endpoint`] | agent | hold ingress | 3.19 |
 //! | `usage` | endpoint → [`Usage`] | programs; agent corrects and removes | programs | 3.19 |
 //! | `locals` | [`Addr`] → [`Local`] | agent | gates | 3.19 |
@@ -71,6 +72,13 @@ pub struct Config {
     pub endpoint_connections: u32,
     /// Most events of one endpoint in a second.
     pub endpoint_events: u32,
+}
+
+/// Whether a state of the tables (`revision`) is one that a flow may go by: none of them is being changed. An agent
+/// that dies in the middle of a change leaves one that is not, and every packet is judged at length.
+#[inline(always)]
+pub const fn is_settled(revision: u64) -> bool {
+    revision & 1 == 0
 }
 
 /// In [`Config::flags`]: what the host itself sends to workloads is dropped.
@@ -308,7 +316,8 @@ pub struct PolicyKey {
     pub direction: u8,
     /// IP protocol.
     pub proto: u8,
-    /// Destination port, big endian; 0 where the protocol has none.
+    /// Destination port, big endian; for ICMP the type of the packet that opens the flow, in the same
+    /// form; 0 where the protocol has neither.
     pub port: u16,
 }
 

@@ -26,6 +26,7 @@ use crate::{
 /// The tables. Shared freely: every method takes `&self`.
 pub struct Tables {
     config: std::sync::Mutex<Array<MapData, layout::Config>>,
+    revision: std::sync::Mutex<Array<MapData, u64>>,
     endpoints: Hash<u32, layout::Endpoint>,
     usage: Hash<u32, layout::Usage>,
     locals: Hash<Addr, layout::Local>,
@@ -55,6 +56,7 @@ impl Tables {
     pub(crate) fn take(object: &mut Ebpf) -> Result<Self, Error> {
         Ok(Self {
             config: raw::take::<Array<MapData, layout::Config>>(object, "config")?.into(),
+            revision: raw::take::<Array<MapData, u64>>(object, "revision")?.into(),
             endpoints: Hash::take(object, "endpoints")?,
             usage: Hash::take(object, "usage")?,
             locals: Hash::take(object, "locals")?,
@@ -82,18 +84,20 @@ impl Tables {
     /// # Errors
     /// A map could not be written; those before it are empty.
     pub fn clear(&self) -> Result<(), Error> {
-        self.sessions.clear()?;
-        self.auth.clear()?;
-        self.announced.clear()?;
-        self.remotes.clear()?;
-        self.connections.clear()?;
-        self.locals.clear()?;
-        self.identities.clear()?;
-        self.policy.clear()?;
-        self.cidrs.clear()?;
-        self.usage.clear()?;
-        // Last: an address outside every prefix counts as outside the mesh.
-        self.prefixes.clear()
+        self.changing(|| {
+            self.sessions.clear()?;
+            self.auth.clear()?;
+            self.announced.clear()?;
+            self.remotes.clear()?;
+            self.connections.clear()?;
+            self.locals.clear()?;
+            self.identities.clear()?;
+            self.policy.clear()?;
+            self.cidrs.clear()?;
+            self.usage.clear()?;
+            // Last: an address outside every prefix counts as outside the mesh.
+            self.prefixes.clear()
+        })
     }
 
     /// The settings as the gates have them.
@@ -149,6 +153,22 @@ impl Tables {
     /// The map could not be written.
     pub fn policy_changed(&self) -> Result<(), Error> {
         self.change_config(|config| config.policy_revision = config.policy_revision.wrapping_add(1))
+    }
+
+    /// Makes a change after which the gates look up anew whose the addresses and what the identities of every open
+    /// flow are: before its writer is told that it is done, no packet is judged by what was known before. If it
+    /// fails, or this process dies in it, every packet is judged at length until another change has been made.
+    fn changing(&self, change: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        let error = |source| Error::Map {
+            map: "revision",
+            source,
+        };
+        // One at a time: the number never goes back, and is even only if nobody is at work.
+        let mut map = raw::lock(&self.revision);
+        let begun = map.get(&0, 0).map_err(error)? | 1;
+        map.set(0, begun, 0).map_err(error)?;
+        change()?;
+        map.set(0, begun.wrapping_add(1), 0).map_err(error)
     }
 
     fn config(&self) -> Result<layout::Config, Error> {
@@ -220,7 +240,7 @@ impl Tables {
             endpoint: local.endpoint.0,
             identity: local.identity.0,
         };
-        self.locals.set(&to_addr(address), &value)
+        self.changing(|| self.locals.set(&to_addr(address), &value))
     }
 
     /// Takes an address away.
@@ -228,7 +248,7 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn remove_local(&self, address: IpAddr) -> Result<(), Error> {
-        self.locals.remove(&to_addr(address))
+        self.changing(|| self.locals.remove(&to_addr(address)))
     }
 
     /// All local addresses.
@@ -262,7 +282,7 @@ impl Tables {
             generation: remote.generation,
             expires: remote.refused_until.map_or(0, nanoseconds),
         };
-        self.remotes.set(&to_addr(address), &value)
+        self.changing(|| self.remotes.set(&to_addr(address), &value))
     }
 
     /// Writes that a peer does not say who has an address: it is not asked for until then.
@@ -290,7 +310,7 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn remove_remote(&self, address: IpAddr) -> Result<(), Error> {
-        self.remotes.remove(&to_addr(address))
+        self.changing(|| self.remotes.remove(&to_addr(address)))
     }
 
     /// Makes a prefix managed: it is this node's, by [`PeerNumber::LOCAL`].
@@ -298,13 +318,15 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn set_prefix(&self, prefix: IpNet, peer: PeerNumber) -> Result<(), Error> {
-        self.prefixes.set(
-            &net_key(prefix),
-            &layout::Prefix {
-                peer: peer.0,
-                flags: 0,
-            },
-        )
+        self.changing(|| {
+            self.prefixes.set(
+                &net_key(prefix),
+                &layout::Prefix {
+                    peer: peer.0,
+                    flags: 0,
+                },
+            )
+        })
     }
 
     /// Forgets a prefix.
@@ -312,7 +334,7 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn remove_prefix(&self, prefix: IpNet) -> Result<(), Error> {
-        self.prefixes.remove(&net_key(prefix))
+        self.changing(|| self.prefixes.remove(&net_key(prefix)))
     }
 
     /// All prefixes.
@@ -342,7 +364,7 @@ impl Tables {
             },
             reserved: 0,
         };
-        self.sessions.set(&peer.0, &value)
+        self.changing(|| self.sessions.set(&peer.0, &value))
     }
 
     /// Forgets a session.
@@ -350,7 +372,7 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn remove_session(&self, peer: PeerNumber) -> Result<(), Error> {
-        self.sessions.remove(&peer.0)
+        self.changing(|| self.sessions.remove(&peer.0))
     }
 
     /// Writes how far an announcement of ours is.
@@ -374,13 +396,11 @@ impl Tables {
             reserved: 0,
             generation: announced.generation,
         };
-        self.announced.set(
-            &layout::AnnouncedKey {
-                local: to_addr(address),
-                peer: peer.0,
-            },
-            &value,
-        )
+        let key = layout::AnnouncedKey {
+            local: to_addr(address),
+            peer: peer.0,
+        };
+        self.changing(|| self.announced.set(&key, &value))
     }
 
     /// Forgets an announcement of ours.
@@ -388,10 +408,11 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn remove_announced(&self, address: IpAddr, peer: PeerNumber) -> Result<(), Error> {
-        self.announced.remove(&layout::AnnouncedKey {
+        let key = layout::AnnouncedKey {
             local: to_addr(address),
             peer: peer.0,
-        })
+        };
+        self.changing(|| self.announced.remove(&key))
     }
 
     /// All announcements of ours.
@@ -424,7 +445,7 @@ impl Tables {
             revoked: u32::from(identity.revoked),
             reserved: 0,
         };
-        self.identities.set(&number.0, &value)
+        self.changing(|| self.identities.set(&number.0, &value))
     }
 
     /// Forgets an identity.
@@ -432,7 +453,7 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn remove_identity(&self, number: IdentityNumber) -> Result<(), Error> {
-        self.identities.remove(&number.0)
+        self.changing(|| self.identities.remove(&number.0))
     }
 
     /// Gives a CIDR outside the mesh an identity, so that rules can name it.
@@ -510,15 +531,17 @@ impl Tables {
     pub fn sweep_epoch(&self, peer: PeerNumber, below: Epoch) -> Result<(), Error> {
         self.auth
             .retain(|key, value| key.peer != peer.0 || value.epoch >= below.0)?;
-        self.remotes.retain(|_, value| {
-            value.peer != peer.0
-                || value.epoch >= below.0
-                || value.flags & layout::REMOTE_REFUSED != 0
-        })?;
-        self.announced.retain(|key, value| {
-            key.peer != peer.0
-                || value.epoch >= below.0
-                || value.state == layout::ANNOUNCED_WITHDRAWING
+        self.changing(|| {
+            self.remotes.retain(|_, value| {
+                value.peer != peer.0
+                    || value.epoch >= below.0
+                    || value.flags & layout::REMOTE_REFUSED != 0
+            })?;
+            self.announced.retain(|key, value| {
+                key.peer != peer.0
+                    || value.epoch >= below.0
+                    || value.state == layout::ANNOUNCED_WITHDRAWING
+            })
         })
     }
 

@@ -41,6 +41,8 @@ impl Drop for Pins {
     }
 }
 
+pub mod cost;
+pub mod driver;
 pub mod packets;
 pub mod run;
 pub mod verifier;

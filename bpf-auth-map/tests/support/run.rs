@@ -2,7 +2,8 @@
 
 use std::{
     net::IpAddr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, RawFd},
+    path::Path,
     time::Duration,
 };
 
@@ -33,11 +34,30 @@ pub const SOURCE: u32 = 8;
 pub const OUTSIDE: u32 = DECIDED | UNDECIDED;
 
 /// How a packet came.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Came {
     pub mark: u32,
     /// 0: made by this node.
     pub by: u32,
+}
+
+impl Came {
+    /// With a number in `priority`, where a program can keep it from one repetition to the next.
+    pub fn numbered(self, number: u32) -> Numbered {
+        Numbered { came: self, number }
+    }
+}
+
+/// How a packet came, with a number.
+pub struct Numbered {
+    came: Came,
+    number: u32,
+}
+
+impl From<Came> for Numbered {
+    fn from(came: Came) -> Self {
+        came.numbered(0)
+    }
 }
 
 /// Forwarded, after its endpoint's gate.
@@ -99,15 +119,21 @@ pub fn far() -> Duration {
 impl Node {
     /// A node on which everything is as it should be, and policy allows everything that is proven.
     pub fn new(name: &str) -> Option<Self> {
+        Self::with_connections(name, 512)
+    }
+
+    /// The same, with room for as many flows.
+    pub fn with_connections(name: &str, connections: u32) -> Option<Self> {
         let pins = Pins::new(name)?;
         let mut options = Options::new(pins.path());
         options.sizes = Sizes {
-            connections: 512,
+            connections,
             events: 1 << 16,
         };
         let kernel = Kernel::open(options).unwrap();
         let object = EbpfLoader::new()
             .default_map_pin_directory(pins.path())
+            .map_max_entries("connections", connections)
             .override_global("ENDPOINT", &ENDPOINT.0, true)
             .load(OBJECT)
             .unwrap();
@@ -192,6 +218,11 @@ impl Node {
         Some(node)
     }
 
+    /// Where its maps are pinned.
+    pub fn pins(&self) -> &Path {
+        self.pins.path()
+    }
+
     pub fn tables(&self) -> &Tables {
         self.kernel.tables()
     }
@@ -261,17 +292,32 @@ impl Node {
 
     /// The same, as the kernel says it: verdict and mark.
     pub fn raw(&mut self, name: &str, came: Came, frame: &[u8]) -> (u32, u32) {
+        let done = test_run(self.program(name), came, frame, 1);
+        (done.verdict, done.mark)
+    }
+
+    /// A program's descriptor; it is loaded when first asked for.
+    pub fn program(&mut self, name: &str) -> RawFd {
         let program: &mut SchedClassifier =
             self.object.program_mut(name).unwrap().try_into().unwrap();
         if program.fd().is_err() {
             program.load().unwrap();
         }
-        test_run(program.fd().unwrap().as_fd().as_raw_fd(), came, frame)
+        program.fd().unwrap().as_fd().as_raw_fd()
     }
 }
 
+/// What a test run gave.
+pub struct TestRun {
+    pub verdict: u32,
+    pub mark: u32,
+    /// Nanoseconds of one of the repetitions.
+    pub nanoseconds: u32,
+}
+
 /// BPF_PROG_TEST_RUN (linux/bpf.h), which aya does not have for this kind of program.
-fn test_run(fd: i32, came: Came, frame: &[u8]) -> (u32, u32) {
+pub fn test_run(fd: RawFd, came: impl Into<Numbered>, frame: &[u8], repeat: u32) -> TestRun {
+    let Numbered { came, number } = came.into();
     const TEST_RUN: libc::c_long = 10;
     #[repr(C)]
     #[derive(Default)]
@@ -293,9 +339,10 @@ fn test_run(fd: i32, came: Came, frame: &[u8]) -> (u32, u32) {
         batch_size: u32,
         padding: u32,
     }
-    // `struct __sk_buff`: mark is the third, ingress_ifindex the tenth of its u32s.
+    // `struct __sk_buff`: mark is the third of its u32s, priority the ninth, ingress_ifindex the tenth.
     let mut context = [0u32; 48];
     context[2] = came.mark;
+    context[8] = number;
     context[9] = came.by;
     let mut context_out = [0u32; 48];
     let mut data_out = vec![0u8; frame.len() + 256];
@@ -305,7 +352,7 @@ fn test_run(fd: i32, came: Came, frame: &[u8]) -> (u32, u32) {
         data_size_out: data_out.len() as u32,
         data_in: frame.as_ptr() as u64,
         data_out: data_out.as_mut_ptr() as u64,
-        repeat: 1,
+        repeat,
         ctx_size_in: 192,
         ctx_size_out: 192,
         ctx_in: context.as_ptr() as u64,
@@ -322,7 +369,11 @@ fn test_run(fd: i32, came: Came, frame: &[u8]) -> (u32, u32) {
         )
     };
     assert_eq!(result, 0, "test run: {}", std::io::Error::last_os_error());
-    (attributes.retval, context_out[2])
+    TestRun {
+        verdict: attributes.retval,
+        mark: context_out[2],
+        nanoseconds: attributes.duration,
+    }
 }
 
 pub fn remote() -> Remote {

@@ -42,7 +42,7 @@ impl fmt::Display for Level {
 pub struct Finding {
     /// How much it matters.
     pub level: Level,
-    /// A word for programs: `cuts-lifeline`, `not-enforced`, `selects-nothing`, `unreachable`, `shadowed`, `name-service`, `note`.
+    /// A word for programs: `cuts-lifeline`, `selects-nothing`, `unreachable`, `shadowed`, `name-service`, `note`.
     pub code: &'static str,
     /// The source's name; empty if the whole set is meant.
     pub file: String,
@@ -68,18 +68,6 @@ impl fmt::Display for Finding {
 #[must_use]
 pub fn check(set: &PolicySet, inventory: &Inventory) -> Vec<Finding> {
     let mut findings = lifelines(set, inventory);
-    if let Some(rule) = set.by_icmp_type() {
-        findings.push(Finding {
-            level: Level::Refused,
-            code: "not-enforced",
-            file: rule.file.clone(),
-            line: rule.line,
-            field: format!("{}.icmps", rule.field),
-            message: "agents' gates do not tell ICMP messages apart, and agents refuse a set that does: write a rule \
-                      without toPorts, which speaks of ICMP too"
-                .to_owned(),
-        });
-    }
     if !inventory.workloads.is_empty() {
         for (file, document) in set.documents() {
             for spec in &document.specs {

@@ -44,9 +44,11 @@ pub fn from_endpoint(context: TcContext) -> i32 {
 fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<u32, Reason> {
     // The tag would lead it past what is judged here.
     if skb.is_tagged() {
+        work.unread();
         return Err(Reason::NotIp);
     }
     if skb.ethertype() == ETHERTYPE_ARP {
+        work.unread();
         arp(skb, work)?;
         report::count(Reason::Link);
         return Ok(MARK_SOURCE);

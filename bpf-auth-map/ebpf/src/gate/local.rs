@@ -40,7 +40,8 @@ pub fn judge(
         }
         None if about_a_flow => Err(Reason::IcmpNoFlow),
         None => {
-            let allowed = ask(work, source)?;
+            let icmp = work.packet.icmp_type;
+            let allowed = ask(work, source, icmp)?;
             let proven = proof::required(work, allowed.auth)?;
             if hold::queued(work, remote) {
                 return Err(Reason::Held);
@@ -83,7 +84,7 @@ fn refresh(
 ) -> Result<(), Reason> {
     work.rule = connection.rule;
     if connection.policy_revision != config.policy_revision {
-        let allowed = ask(work, source)?;
+        let allowed = ask(work, source, connection.icmp_type)?;
         connection.rule = allowed.rule;
         connection.auth = allowed.auth;
         connection.policy_revision = config.policy_revision;
@@ -93,9 +94,9 @@ fn refresh(
 
 /// Both policies: out of the caller, into the called.
 #[inline(always)]
-fn ask(work: &mut Work, source: u32) -> Result<Allowed, Reason> {
+fn ask(work: &mut Work, source: u32, icmp: u8) -> Result<Allowed, Reason> {
     let (endpoint, called, caller) = (work.endpoint, work.local_identity, work.remote_identity);
-    let out = policy::ask(work, source, called, EGRESS, INGRESS)?;
-    let into = policy::ask(work, endpoint, caller, INGRESS, INGRESS)?;
+    let out = policy::ask(work, source, called, EGRESS, INGRESS, icmp)?;
+    let into = policy::ask(work, endpoint, caller, INGRESS, INGRESS, icmp)?;
     Ok(into.and(out))
 }

@@ -15,7 +15,7 @@ pub fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> 
             let renamed = connection.remote != work.remote_identity;
             if renamed || connection.policy_revision != config.policy_revision {
                 let opened = connection.direction;
-                let allowed = ask(work, opened)?;
+                let allowed = ask(work, opened, connection.icmp_type)?;
                 connection.remote = work.remote_identity;
                 connection.rule = allowed.rule;
                 connection.auth = allowed.auth;
@@ -26,8 +26,8 @@ pub fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> 
         }
         None if about_a_flow => Err(Reason::IcmpNoFlow),
         None => {
-            let direction = work.direction;
-            let allowed = ask(work, direction)?;
+            let (direction, icmp) = (work.direction, work.packet.icmp_type);
+            let allowed = ask(work, direction, icmp)?;
             flow::open(skb, work, config, allowed)?;
             if allowed.auth == AUTH_AUDIT {
                 report::count(Reason::Audited);
@@ -40,9 +40,9 @@ pub fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> 
 
 /// Policy, where neither proof nor encryption can be had.
 #[inline(always)]
-fn ask(work: &mut Work, opened: u8) -> Result<policy::Allowed, Reason> {
+fn ask(work: &mut Work, opened: u8, icmp: u8) -> Result<policy::Allowed, Reason> {
     let (endpoint, identity) = (work.endpoint, work.remote_identity);
-    let allowed = policy::ask(work, endpoint, identity, opened, opened)?;
+    let allowed = policy::ask(work, endpoint, identity, opened, opened, icmp)?;
     if allowed.encryption != 0 || !matches!(allowed.auth, AUTH_DISABLED | AUTH_AUDIT) {
         return Err(Reason::NoIdentity);
     }

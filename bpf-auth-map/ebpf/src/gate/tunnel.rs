@@ -10,6 +10,9 @@ pub fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> 
     let outward = work.direction == EGRESS;
     let (local, remote) = ends(work, outward);
     work.set_key(outward);
+    if established(work, config, remote) {
+        return Ok(());
+    }
     proof::local(work, local)?;
     proof::session(work, local, remote)?;
     proof::revoked(work)?;
@@ -27,7 +30,8 @@ pub fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> 
             if connection.policy_revision != config.policy_revision {
                 let (endpoint, remote, opened) =
                     (work.endpoint, work.remote_identity, connection.direction);
-                let allowed = policy::ask(work, endpoint, remote, opened, opened)?;
+                let icmp = connection.icmp_type;
+                let allowed = policy::ask(work, endpoint, remote, opened, opened, icmp)?;
                 connection.rule = allowed.rule;
                 connection.auth = allowed.auth;
                 connection.policy_revision = config.policy_revision;
@@ -45,7 +49,8 @@ pub fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> 
         None => {
             let (endpoint, identity, direction) =
                 (work.endpoint, work.remote_identity, work.direction);
-            let allowed = policy::ask(work, endpoint, identity, direction, direction)?;
+            let icmp = work.packet.icmp_type;
+            let allowed = policy::ask(work, endpoint, identity, direction, direction, icmp)?;
             let proven = proof::required(work, allowed.auth)?;
             if hold::queued(work, remote) {
                 return Err(Reason::Held);
@@ -58,6 +63,24 @@ pub fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> 
             Ok(())
         }
     }
+}
+
+/// The short way, of nearly every packet: a flow that is known, neither policy nor any address has changed since
+/// its last packet, and session, identities and pair stand. Whatever is missing, the long way finds and names.
+#[inline(always)]
+fn established(work: &mut Work, config: &Config, remote: Addr) -> bool {
+    if work.packet.kind != Kind::Plain {
+        return false;
+    }
+    let Some(connection) = flow::unchanged(work, config) else {
+        return false;
+    };
+    if !proof::stands(work, connection) || hold::queued(work, remote) {
+        return false;
+    }
+    work.rule = connection.rule;
+    flow::touch(work, connection);
+    true
 }
 
 #[inline(always)]

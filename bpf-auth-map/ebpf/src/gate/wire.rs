@@ -85,7 +85,12 @@ fn find_inside(skb: &Skb, work: &mut Work) -> bool {
 #[inline(always)]
 fn managed(work: &mut Work) -> bool {
     let (src, dst) = (work.outer.src, work.outer.dst);
+    if work.prefix(src).is_none() || work.prefix(dst).is_none() {
+        return false;
+    }
+    // For the event.
+    work.unread();
     work.packet.src = src;
     work.packet.dst = dst;
-    work.prefix(src).is_some() && work.prefix(dst).is_some()
+    true
 }

@@ -48,12 +48,26 @@ pub const TCP_END: u8 = 0b101;
 pub trait Source {
     /// The `N` bytes at `offset`, or nothing if the packet is shorter.
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// The `N` words at `offset`, in memory order, or nothing if the packet is shorter. Cheaper than bytes: the
+    /// kernel's machine has no loads that are not aligned, and would fetch each byte by itself.
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
 }
 
 impl Source for &[u8] {
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         let start = usize::try_from(offset).ok()?;
         self.get(start..start.checked_add(N)?)?.try_into().ok()
+    }
+
+    fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let start = usize::try_from(offset).ok()?;
+        let bytes = self.get(start..start.checked_add(N.checked_mul(4)?)?)?;
+        let mut words = [0; N];
+        for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = u32::from_ne_bytes(bytes.try_into().ok()?);
+        }
+        Some(words)
     }
 }
 
@@ -121,6 +135,9 @@ pub struct Packet {
     pub tcp_flags: u8,
     /// ICMP type, 0 otherwise.
     pub icmp_type: u8,
+    /// For ICMP the type that begins flows of this kind (see [`request_of`]); for an error about an ICMP
+    /// packet that packet's; 0 otherwise.
+    pub flow_type: u8,
     /// TTL or hop limit.
     pub hop_limit: u8,
     /// What it is.
@@ -170,6 +187,7 @@ impl Packet {
         self.dst_port = 0;
         self.tcp_flags = 0;
         self.icmp_type = 0;
+        self.flow_type = 0;
         self.kind = Kind::Plain;
         if header.fragment_offset != 0 {
             self.fragment = header.fragment;
@@ -188,23 +206,17 @@ impl Packet {
         let at = self.transport;
         match self.proto {
             TCP => {
-                let bytes: [u8; 14] = load(from, at)?;
-                let [a, b, c, d, .., flags] = bytes;
-                self.src_port = u16::from_ne_bytes([a, b]);
-                self.dst_port = u16::from_ne_bytes([c, d]);
-                self.tcp_flags = flags;
+                let [ports, _, _, flags] = words(from, at)?;
+                self.ports(ports);
+                self.tcp_flags = (u32::from_be(flags) >> 16) as u8;
             }
             UDP | UDPLITE | SCTP | DCCP => {
-                let [a, b, c, d, ..] = load::<8>(from, at)?;
-                self.src_port = u16::from_ne_bytes([a, b]);
-                self.dst_port = u16::from_ne_bytes([c, d]);
+                let [ports, _] = words(from, at)?;
+                self.ports(ports);
             }
             ICMP if matches!(version, Version::V4) => {
-                let [kind, _, _, _, a, b, _, _] = load::<8>(from, at)?;
-                self.icmp_type = kind;
+                let kind = self.read_icmp(from, at)?;
                 match kind {
-                    // Echo, timestamp and information requests and replies carry an identifier.
-                    0 | 8 | 13..=18 => self.identifier([a, b]),
                     // Unreachable, source quench, time exceeded, parameter problem quote a packet.
                     3 | 4 | 11 | 12 => return self.read_quoted(from, version),
                     // A redirect would move the destination; the rest is not for workloads.
@@ -213,12 +225,9 @@ impl Packet {
                 }
             }
             ICMPV6 if matches!(version, Version::V6) => {
-                let [kind, _, _, _, a, b, _, _] = load::<8>(from, at)?;
-                self.icmp_type = kind;
-                match kind {
-                    128 | 129 => self.identifier([a, b]),
-                    1..=4 => return self.read_quoted(from, version),
-                    _ => {}
+                let kind = self.read_icmp(from, at)?;
+                if matches!(kind, 1..=4) {
+                    return self.read_quoted(from, version);
                 }
             }
             _ => {}
@@ -226,9 +235,30 @@ impl Packet {
         Ok(())
     }
 
+    /// Type, and the identifier where there is one.
     #[inline(always)]
-    fn identifier(&mut self, bytes: [u8; 2]) {
-        self.src_port = u16::from_ne_bytes(bytes);
+    fn read_icmp(&mut self, from: &impl Source, at: u32) -> Result<u8, Reason> {
+        let [kind, identifier] = words(from, at)?;
+        let kind = (u32::from_be(kind) >> 24) as u8;
+        self.icmp_type = kind;
+        self.flow_type = request_of(self.proto, kind);
+        if has_identifier(self.proto, kind) {
+            self.identifier(identifier);
+        }
+        Ok(kind)
+    }
+
+    /// Both ports, as the first word of the header has them.
+    #[inline(always)]
+    fn ports(&mut self, word: u32) {
+        let word = u32::from_be(word);
+        self.src_port = ((word >> 16) as u16).to_be();
+        self.dst_port = (word as u16).to_be();
+    }
+
+    #[inline(always)]
+    fn identifier(&mut self, word: u32) {
+        self.src_port = ((u32::from_be(word) >> 16) as u16).to_be();
         self.dst_port = self.src_port;
     }
 
@@ -247,23 +277,26 @@ impl Packet {
             return Err(Reason::Fragment);
         }
         self.kind = Kind::IcmpError;
+        self.flow_type = 0;
         self.flow_src = quoted.dst;
         self.flow_dst = quoted.src;
         self.proto = quoted.proto;
         match quoted.proto {
             TCP | UDP | UDPLITE | SCTP | DCCP => {
-                let [a, b, c, d] = load::<4>(from, quoted.transport)?;
-                self.dst_port = u16::from_ne_bytes([a, b]);
-                self.src_port = u16::from_ne_bytes([c, d]);
+                let [ports] = words(from, quoted.transport)?;
+                // The quoted packet's source is the flow's destination.
+                self.ports(ports.rotate_left(16));
             }
             ICMP | ICMPV6 => {
-                let [kind, _, _, _, a, b] = load::<6>(from, quoted.transport)?;
-                // An error is never about an error (RFC 1122 3.2.2, RFC 4443 2.4e).
-                match kind {
-                    0 | 8 | 13..=18 if quoted.proto == ICMP => self.identifier([a, b]),
-                    128 | 129 if quoted.proto == ICMPV6 => self.identifier([a, b]),
-                    _ => return Err(Reason::Malformed),
+                let [kind, identifier] = words(from, quoted.transport)?;
+                let kind = (u32::from_be(kind) >> 24) as u8;
+                // An error is never about an error (RFC 1122 3.2.2, RFC 4443 2.4e), and what has no
+                // identifier has no flow that could be told from others.
+                if !has_identifier(quoted.proto, kind) {
+                    return Err(Reason::Malformed);
                 }
+                self.flow_type = request_of(quoted.proto, kind);
+                self.identifier(identifier);
             }
             _ => {}
         }
@@ -271,10 +304,31 @@ impl Packet {
     }
 }
 
+/// Whether ICMP packets of this type carry an identifier: echo, timestamp, information and address mask
+/// requests and their replies (RFC 792, RFC 950), echo in ICMPv6 (RFC 4443).
 #[inline(always)]
-fn load<const N: usize>(from: &impl Source, at: u32) -> Result<[u8; N], Reason> {
-    match from.load(at) {
-        Some(bytes) => Ok(bytes),
+pub const fn has_identifier(proto: u8, kind: u8) -> bool {
+    match proto {
+        ICMP => matches!(kind, 0 | 8 | 13..=18),
+        _ => matches!(kind, 128 | 129),
+    }
+}
+
+/// The type that an exchange with packets of this type begins with: the request's for a reply, its own otherwise.
+#[inline(always)]
+pub const fn request_of(proto: u8, kind: u8) -> u8 {
+    match (proto, kind) {
+        (ICMP, 0) => 8,
+        (ICMP, 14 | 16 | 18) => kind - 1,
+        (ICMPV6, 129) => 128,
+        _ => kind,
+    }
+}
+
+#[inline(always)]
+fn words<const N: usize>(from: &impl Source, at: u32) -> Result<[u32; N], Reason> {
+    match from.words(at) {
+        Some(words) => Ok(words),
         None => Err(Reason::Malformed),
     }
 }
@@ -282,65 +336,50 @@ fn load<const N: usize>(from: &impl Source, at: u32) -> Result<[u8; N], Reason> 
 /// A quoted header may carry options: they do nothing any more.
 #[inline(always)]
 fn read_v4(from: &impl Source, at: u32, quoted: bool) -> Result<Header, Reason> {
-    let [
-        vihl,
-        _,
-        t0,
-        t1,
-        i0,
-        i1,
-        f0,
-        f1,
-        ttl,
-        proto,
-        _,
-        _,
-        s0,
-        s1,
-        s2,
-        s3,
-        d0,
-        d1,
-        d2,
-        d3,
-    ] = load::<20>(from, at)?;
-    let header = u32::from(vihl & 0x0f) << 2;
-    if vihl >> 4 != 4 || header < 20 {
+    let [length, fragment, proto, src, dst] = words(from, at)?;
+    let (length, fragment, proto) = (
+        u32::from_be(length),
+        u32::from_be(fragment),
+        u32::from_be(proto),
+    );
+    let header = (length >> 24 & 0x0f) << 2;
+    if length >> 28 != 4 || header < 20 {
         return Err(Reason::Malformed);
     }
     // A total length of 0 is a super-packet of segmentation offload (BIG TCP).
-    let total = u32::from(u16::from_be_bytes([t0, t1]));
+    let total = length & 0xffff;
     if !quoted && total != 0 && total < header {
         return Err(Reason::Malformed);
     }
+    let (hop_limit, proto) = ((proto >> 24) as u8, (proto >> 16) as u8);
     // Router alert (RFC 2113) stands in every IGMP packet and goes nowhere else.
     if !quoted && header > 20 && proto != IGMP {
         return Err(Reason::Options);
     }
-    let fragment = u16::from_be_bytes([f0, f1]);
     Ok(Header {
-        src: Addr::v4([s0, s1, s2, s3]),
-        dst: Addr::v4([d0, d1, d2, d3]),
+        src: Addr::v4_word(src),
+        dst: Addr::v4_word(dst),
         proto,
-        hop_limit: ttl,
-        fragment_offset: fragment & 0x1fff,
+        hop_limit,
+        fragment_offset: (fragment & 0x1fff) as u16,
         more_fragments: fragment & 0x2000 != 0,
-        fragment: u32::from(u16::from_be_bytes([i0, i1])),
+        fragment: fragment >> 16,
         transport: at.wrapping_add(header),
     })
 }
 
 #[inline(always)]
 fn read_v6(from: &impl Source, at: u32) -> Result<Header, Reason> {
-    let [version, _, _, _, _, _, next, hop_limit] = load::<8>(from, at)?;
-    if version >> 4 != 6 {
+    let [version, next, s0, s1, s2, s3, d0, d1, d2, d3] = words(from, at)?;
+    let next = u32::from_be(next);
+    if u32::from_be(version) >> 28 != 6 {
         return Err(Reason::Malformed);
     }
     let mut header = Header {
-        src: Addr::v6(load::<16>(from, at.wrapping_add(8))?),
-        dst: Addr::v6(load::<16>(from, at.wrapping_add(24))?),
-        proto: next,
-        hop_limit,
+        src: Addr::v6_words([s0, s1, s2, s3]),
+        dst: Addr::v6_words([d0, d1, d2, d3]),
+        proto: (next >> 8) as u8,
+        hop_limit: next as u8,
         fragment_offset: 0,
         more_fragments: false,
         fragment: 0,
@@ -357,23 +396,24 @@ fn read_v6(from: &impl Source, at: u32) -> Result<Header, Reason> {
         ) {
             return Ok(header);
         }
-        let [next, len, o0, o1, i0, i1, i2, i3] = load::<8>(from, header.transport)?;
-        let mut length = (u32::from(len) + 1) << 3;
+        let [first, identification] = words(from, header.transport)?;
+        let first = u32::from_be(first);
+        let (next, len, field) = ((first >> 24) as u8, first >> 16 & 0xff, first as u16);
+        let mut length = (len + 1) << 3;
         match header.proto {
             // With segments left the destination is not the last one (RFC 8200 4.4).
-            ROUTING if o1 != 0 => return Err(Reason::Options),
+            ROUTING if field & 0xff != 0 => return Err(Reason::Options),
             FRAGMENT => {
                 // Two fragment headers are nobody's honest work.
                 if header.fragment_offset != 0 || header.more_fragments {
                     return Err(Reason::Malformed);
                 }
-                let field = u16::from_be_bytes([o0, o1]);
                 header.fragment_offset = field >> 3;
                 header.more_fragments = field & 1 != 0;
-                header.fragment = u32::from_be_bytes([i0, i1, i2, i3]);
+                header.fragment = u32::from_be(identification);
                 length = 8;
             }
-            AH => length = (u32::from(len) + 2) << 2,
+            AH => length = (len + 2) << 2,
             _ => {}
         }
         header.proto = next;

@@ -95,41 +95,20 @@ fn payload(from: &impl Source, ethertype: u16, at: u32) -> Option<Outer> {
 fn header(from: &impl Source, ethertype: u16, at: u32) -> Option<Outer> {
     match ethertype {
         ETHERTYPE_V4 => {
-            let [
-                vihl,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                proto,
-                _,
-                _,
-                s0,
-                s1,
-                s2,
-                s3,
-                d0,
-                d1,
-                d2,
-                d3,
-            ] = from.load::<20>(at)?;
+            let [length, _, proto, src, dst] = from.words(at)?;
             Some(Outer {
-                src: Addr::v4([s0, s1, s2, s3]),
-                dst: Addr::v4([d0, d1, d2, d3]),
-                proto,
-                transport: at.wrapping_add(u32::from(vihl & 0x0f) << 2),
+                src: Addr::v4_word(src),
+                dst: Addr::v4_word(dst),
+                proto: (u32::from_be(proto) >> 16) as u8,
+                transport: at.wrapping_add((u32::from_be(length) >> 24 & 0x0f) << 2),
             })
         }
         ETHERTYPE_V6 => {
-            let [_, _, _, _, _, _, next, _] = from.load::<8>(at)?;
+            let [_, next, s0, s1, s2, s3, d0, d1, d2, d3] = from.words(at)?;
             let mut outer = Outer {
-                src: Addr::v6(from.load::<16>(at.wrapping_add(8))?),
-                dst: Addr::v6(from.load::<16>(at.wrapping_add(24))?),
-                proto: next,
+                src: Addr::v6_words([s0, s1, s2, s3]),
+                dst: Addr::v6_words([d0, d1, d2, d3]),
+                proto: (u32::from_be(next) >> 8) as u8,
                 transport: at.wrapping_add(40),
             };
             // A Linux tunnel puts its encapsulation limit into a destination option (RFC 2473 4.1.1).
