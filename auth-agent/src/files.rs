@@ -10,6 +10,9 @@ use serde::{Serialize, de::DeserializeOwned};
 /// The largest state file that is read back; ours are far smaller.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 
+/// Begins the extension of what is being written; the writer's process number follows.
+const TEMPORARY: &str = "new-";
+
 /// A file that could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -102,7 +105,7 @@ enum Sync {
 }
 
 fn replace(path: &Path, bytes: &[u8], sync: Sync) -> Result<(), FileError> {
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    let temporary = path.with_extension(format!("{TEMPORARY}{}", std::process::id()));
     let result = write_then_rename(&temporary, path, bytes, sync);
     if result.is_err() {
         // Best effort: the error that counts is the first one.
@@ -128,7 +131,36 @@ fn write_then_rename(
     if sync == Sync::Yes {
         file.sync_all().map_err(io("write", temporary))?;
     }
-    fs::rename(temporary, path).map_err(io("replace", path))
+    fs::rename(temporary, path).map_err(io("replace", path))?;
+    if sync == Sync::Yes
+        && let Some(folder) = path.parent()
+    {
+        // The new name, too: a machine that loses power must not come back with the old content.
+        let folder_file = fs::File::open(folder).map_err(io("open", folder))?;
+        folder_file.sync_all().map_err(io("write", folder))?;
+    }
+    Ok(())
+}
+
+/// Removes what writers that were killed have left half written in a folder, keys among it. What a living process
+/// writes stays.
+pub fn clear_leftovers(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        let writer = path
+            .extension()
+            .and_then(|extension| extension.to_str())
+            .and_then(|extension| extension.strip_prefix(TEMPORARY))
+            .and_then(|number| number.parse::<u32>().ok());
+        let gone = |number: u32| !Path::new("/proc").join(number.to_string()).exists();
+        if writer.is_some_and(gone)
+            && let Err(error) = fs::remove_file(&path)
+        {
+            tracing::warn!(%error, path = %path.display(), "a file that was left half written is not removed");
+        }
+    }
 }
 
 fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FileError {
@@ -137,5 +169,23 @@ fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FileEr
         doing,
         path,
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let living = format!("node.new-{}", std::process::id());
+        for name in ["node.new-4194305", &living, "node.pem", "node.new-x"] {
+            fs::write(folder.path().join(name), "x").unwrap();
+        }
+        clear_leftovers(folder.path());
+        let left = |name: &str| folder.path().join(name).exists();
+        assert!(!left("node.new-4194305"));
+        assert!(left(&living) && left("node.pem") && left("node.new-x"));
     }
 }

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use handfast_ca::verify::Verifier;
 use handfast_encrypt::probe;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use rustls_pki_types::UnixTime;
@@ -17,6 +16,7 @@ use tokio::time::timeout;
 use crate::admin::Client;
 use crate::config::AgentConfig;
 use crate::identity::NodeStore;
+use crate::workload_api::Peer;
 
 /// How long a port may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -94,6 +94,16 @@ impl Findings {
             },
             None => self.add("kernel", State::Warning, "its version cannot be read"),
         }
+        if Peer::is_exact() {
+            self.add("workloads", State::Ok, "the kernel names the process of a socket");
+        } else {
+            self.add(
+                "workloads",
+                State::Warning,
+                "the kernel does not name the process of a socket (Linux 6.5 does): callers of the Workload API are found by \
+                 process number, which could come round to another process of the same user while they connect",
+            );
+        }
         self.outcome("bpffs", bpffs(&config.bpf_dir));
         let loads = handfast_bpf::probe().map(|()| "programs and maps load".to_owned());
         self.outcome("eBPF", loads);
@@ -164,9 +174,8 @@ impl Findings {
             Err(error) => return self.add("identity", State::Failed, error.to_string()),
         };
         let node = store.identity().and_then(|identity| {
-            let bundle = store.bundle()?;
-            let deny = store.deny_list(&bundle)?;
-            Verifier::new(bundle, deny)
+            store
+                .trust()?
                 .node(&identity.chain, UnixTime::now())
                 .map_err(|error| handfast_ca::Error::from(error).into())
         });

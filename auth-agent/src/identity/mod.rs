@@ -15,11 +15,11 @@ mod selectors;
 mod standalone;
 mod store;
 mod svids;
+mod trust;
 mod workloads;
 
 use spiffe::SpiffeId;
 
-pub use attest::Attestor;
 pub use audit_heads::AuditHeads;
 pub use join::{K8sPsatFile, Method, Standing, X509PopFiles, join};
 pub use link::{Credentials, FromCa, Link, NotReached};

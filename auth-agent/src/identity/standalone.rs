@@ -46,9 +46,7 @@ impl Standalone {
     /// next one.
     pub fn start(store: NodeStore, folder: Option<PathBuf>) -> Result<Self, IdentityError> {
         let identity = Arc::new(store.identity()?);
-        let bundle = store.bundle()?;
-        let deny = store.deny_list(&bundle)?;
-        let verifier = Verifier::new(bundle, deny);
+        let verifier = store.trust()?;
         let node = verifier
             .node(&identity.chain, UnixTime::now())
             .map_err(handfast_ca::Error::from)?;
@@ -185,7 +183,7 @@ impl Loop {
                     match answer {
                         Ok(svid) => {
                             let verifier = &self.credentials.verifier;
-                            let renewed = self.svids.accept(renewal, svid, verifier, now)?;
+                            let renewed = self.svids.accept(renewal, svid, verifier, &[], now)?;
                             self.renewed(renewed)?;
                         }
                         Err(refusal) => {
@@ -238,10 +236,7 @@ impl Loop {
             self.link.set_servers(servers);
         }
         if let Some(verifier) = verifier {
-            self.store.save_bundle(verifier.bundle())?;
-            if verifier.deny_list().number() > 0 {
-                self.store.save_deny_list(verifier.deny_list())?;
-            }
+            self.store.save_trust(&verifier)?;
         }
         if update.federated.is_some() || update.crls.is_some() {
             let known = &mut self.foreign;

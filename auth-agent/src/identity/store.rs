@@ -12,7 +12,6 @@ use handfast_ca::audit::AuditHead;
 use handfast_ca::bundle::{TrustBundle, pem};
 use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::{Joined, Keyed, NodeIdentity};
-use handfast_ca::deny::DenyList;
 use ipnet::IpNet;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -24,8 +23,6 @@ use crate::files;
 
 const IDENTITY: &str = "node.pem";
 const SETTINGS: &str = "node.json";
-const BUNDLE: &str = "bundle";
-const DENY_LIST: &str = "deny-list";
 const KNOWLEDGE: &str = "knowledge.json";
 const FOREIGN: &str = "foreign.json";
 const AUDIT_HEADS: &str = "audit-heads.json";
@@ -244,6 +241,7 @@ impl NodeStore {
                 mode,
             });
         }
+        files::clear_leftovers(dir);
         Ok(Self {
             dir: dir.to_owned(),
         })
@@ -261,7 +259,7 @@ impl NodeStore {
             standing: standing.cloned(),
         };
         files::write_json(&self.path(SETTINGS), &settings)?;
-        self.save_bundle(&joined.bundle)?;
+        self.save_joined_trust(joined.bundle.clone())?;
         self.save_identity(&joined.identity)
     }
 
@@ -314,34 +312,6 @@ impl NodeStore {
         IdentityError::Damaged {
             path: self.path(IDENTITY),
             problem: problem.to_owned(),
-        }
-    }
-
-    /// Keeps the trust bundle.
-    pub fn save_bundle(&self, bundle: &TrustBundle) -> Result<(), IdentityError> {
-        Ok(files::write(&self.path(BUNDLE), &bundle.to_bytes())?)
-    }
-
-    /// The trust bundle.
-    pub fn bundle(&self) -> Result<TrustBundle, IdentityError> {
-        let path = self.path(BUNDLE);
-        let bytes = files::read(&path)?.ok_or_else(|| IdentityError::Damaged {
-            path,
-            problem: "it is missing".into(),
-        })?;
-        Ok(TrustBundle::from_bytes(&bytes)?)
-    }
-
-    /// Keeps the deny list; done before it is acknowledged.
-    pub fn save_deny_list(&self, list: &DenyList) -> Result<(), IdentityError> {
-        Ok(files::write(&self.path(DENY_LIST), list.bytes())?)
-    }
-
-    /// The deny list; none was ever heard: an empty one.
-    pub fn deny_list(&self, bundle: &TrustBundle) -> Result<DenyList, IdentityError> {
-        match files::read(&self.path(DENY_LIST))? {
-            Some(bytes) => Ok(DenyList::from_bytes(&bytes, bundle)?),
-            None => Ok(DenyList::empty()),
         }
     }
 
@@ -400,7 +370,7 @@ impl NodeStore {
         Ok(files::read_json(&self.path(KNOWLEDGE))?.unwrap_or_default())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 }

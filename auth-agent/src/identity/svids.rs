@@ -73,6 +73,8 @@ pub enum Renewed {
     Node(Box<(NodeIdentity, NodeSvid)>),
     /// A workload's identity can be proven; the entry's key in the registry.
     Proof(String),
+    /// Nothing: the entry is gone, or names something else by now. The certificate and its key are dropped.
+    Unwanted(String),
 }
 
 /// All SVIDs of this run.
@@ -159,6 +161,10 @@ impl Svids {
             .filter(|id| !wanted.iter().any(|entry| entry.id == **id))
             .cloned()
             .collect();
+        self.not_before.retain(|what, _| match what {
+            What::Node => true,
+            What::Proof(id) => wanted.iter().any(|entry| entry.id == *id),
+        });
         gone.iter()
             .filter_map(|id| self.proofs.remove(id))
             .collect()
@@ -202,12 +208,14 @@ impl Svids {
         Ok(requests)
     }
 
-    /// Takes a certificate in, if our own verifier accepts it: what peers would refuse is never published.
+    /// Takes a certificate in, if our own verifier accepts it: what peers would refuse is never published. One of an
+    /// entry that is not `wanted` any more as it was signed is dropped.
     pub fn accept(
         &mut self,
         renewal: Renewal,
         svid: Svid,
         verifier: &Verifier,
+        wanted: &[KnownEntry],
         now: u64,
     ) -> Result<Renewed, IdentityError> {
         let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
@@ -229,15 +237,26 @@ impl Svids {
                 let proof = verifier
                     .proof(&svid.chain, time)
                     .map_err(handfast_ca::Error::from)?;
+                let identity = Identity {
+                    spiffe_id: proof.spiffe_id.to_string(),
+                    labels: proof.labels,
+                };
+                let current = wanted.iter().any(|one| {
+                    one.id == entry
+                        && one.spiffe_id == identity.spiffe_id
+                        && one.labels == identity.labels
+                });
+                if !current {
+                    // Due at once if the entry is there and only says something else.
+                    self.not_before.remove(&What::Proof(entry.clone()));
+                    return Ok(Renewed::Unwanted(entry));
+                }
                 let key = ProofKey::from_pkcs8(&renewal.key.to_pkcs8()).map_err(|error| {
                     IdentityError::Ca(handfast_ca::Error::Crypto(error.to_string()))
                 })?;
                 let taken = ProofSvid {
                     authority: authority_of(&svid.chain),
-                    identity: Identity {
-                        spiffe_id: proof.spiffe_id.to_string(),
-                        labels: proof.labels,
-                    },
+                    identity,
                     chain: svid.chain,
                     key,
                     leaf_hash: LeafHash(proof.leaf_hash),

@@ -115,7 +115,9 @@ impl Agent {
         svid: handfast_ca::client::Svid,
         now: u64,
     ) -> Result<(), RunError> {
-        let renewed = self.svids.accept(renewal, svid, &self.verifier, now)?;
+        let wanted = self.wanted_entries();
+        let verifier = &self.verifier;
+        let renewed = self.svids.accept(renewal, svid, verifier, &wanted, now)?;
         match renewed {
             Renewed::Node(renewed) => {
                 let (identity, node) = *renewed;
@@ -126,6 +128,10 @@ impl Agent {
                     let event = Event::IdentityReady(svid.local_identity());
                     self.feed(event).await;
                 }
+            }
+            Renewed::Unwanted(entry) => {
+                tracing::debug!(entry, "a proof SVID came for an entry that has gone or changed");
+                self.renew()?;
             }
         }
         self.ca.node_uses(self.svids.authorities());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use handfast_bpf::Events;
-use handfast_ca::verify::{NodeSvid, Verifier};
+use handfast_ca::verify::NodeSvid;
 use handfast_encrypt::{Health, Options, RouteOptions, Routes, Tunnel, WireGuard, nat};
 use nix::fcntl::{Flock, FlockArg};
 use rustls_pki_types::UnixTime;
@@ -63,9 +63,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
     require_root()?;
     let store = NodeStore::open(&config.data_dir)?;
     let identity = Arc::new(store.identity()?);
-    let bundle = store.bundle()?;
-    let deny = store.deny_list(&bundle)?;
-    let verifier = Verifier::new(bundle, deny);
+    let verifier = store.trust()?;
     let node = verifier
         .node(&identity.chain, UnixTime::now())
         .map_err(RunError::OwnSvid)?;

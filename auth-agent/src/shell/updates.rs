@@ -23,8 +23,7 @@ pub(super) struct Unsettled {
     pub(super) nodes: bool,
     pub(super) entries: bool,
     pub(super) policy_map: bool,
-    pub(super) deny_list: bool,
-    pub(super) bundle: bool,
+    pub(super) trust: bool,
     pub(super) identity: bool,
     pub(super) knowledge: bool,
     pub(super) foreign: bool,
@@ -71,17 +70,10 @@ impl Agent {
                     .err()
                     .map(|error| error.to_string())
                     .or(not_understood);
-                let unsettled = &self.unsettled;
-                for (lost, what) in [
-                    (
-                        unsettled.deny_list,
-                        "the deny list is in force, but not stored",
-                    ),
-                    (unsettled.bundle, "the bundle is in force, but not stored"),
-                ] {
-                    if lost {
-                        problem.get_or_insert_with(|| what.into());
-                    }
+                if self.unsettled.trust {
+                    problem.get_or_insert_with(|| {
+                        "bundle and deny list are in force, but not stored".into()
+                    });
                 }
                 if let Some(problem) = &problem {
                     self.alarm(format!("update {sequence} of the CA: {problem}"));
@@ -136,7 +128,7 @@ impl Agent {
             let bundle = bundle.clone();
             let deny = self.verifier.deny_list().clone();
             self.set_verifier(Verifier::new(bundle, deny));
-            self.unsettled.bundle = true;
+            self.unsettled.trust = true;
         }
         if let Some(list) = update.deny_list.take()
             && let Some(event) = self.adopt_deny_list(list)
@@ -226,12 +218,8 @@ impl Agent {
             Ok(()) => *flag = false,
             Err(error) => refused.push(error.to_string()),
         };
-        if todo.deny_list {
-            let list = self.verifier.deny_list();
-            save(&mut todo.deny_list, store.save_deny_list(list));
-        }
-        if todo.bundle {
-            save(&mut todo.bundle, store.save_bundle(self.verifier.bundle()));
+        if todo.trust {
+            save(&mut todo.trust, store.save_trust(&self.verifier));
         }
         if todo.identity {
             save(&mut todo.identity, store.save_identity(&self.identity));
@@ -277,7 +265,7 @@ impl Agent {
         }
         let event = deny_event(&list, &self.verifier);
         self.set_verifier(Verifier::new(self.verifier.bundle().clone(), list));
-        self.unsettled.deny_list = true;
+        self.unsettled.trust = true;
         Some(event)
     }
 

@@ -7,7 +7,6 @@ use futures::Stream;
 use tokio::sync::watch;
 use tonic::{Request, Status};
 
-use super::limits::{Ledger, Place};
 use super::metrics::OpenStream;
 use super::{AttestError, Attested, Material, Peer, Source, WorkloadState};
 
@@ -21,29 +20,13 @@ const MAKING: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Callers {
     source: Arc<dyn Source>,
-    ledger: Arc<Ledger>,
     /// Its sender goes when the endpoint stops.
     stopping: watch::Receiver<()>,
 }
 
-/// A caller that is known.
-#[derive(Debug)]
-pub(super) struct Call {
-    pub(super) workload: Arc<Attested>,
-    place: Place,
-}
-
 impl Callers {
-    pub(super) fn new(
-        source: Arc<dyn Source>,
-        ledger: Arc<Ledger>,
-        stopping: watch::Receiver<()>,
-    ) -> Self {
-        Self {
-            source,
-            ledger,
-            stopping,
-        }
+    pub(super) fn new(source: Arc<dyn Source>, stopping: watch::Receiver<()>) -> Self {
+        Self { source, stopping }
     }
 
     pub(super) fn source(&self) -> &dyn Source {
@@ -51,15 +34,11 @@ impl Callers {
     }
 
     /// Attests the process behind `request`.
-    pub(super) async fn attest<T>(&self, request: &Request<T>) -> Result<Call, Status> {
+    pub(super) async fn attest<T>(&self, request: &Request<T>) -> Result<Arc<Attested>, Status> {
         let peer = request
             .extensions()
             .get::<Arc<Peer>>()
             .ok_or_else(|| Status::internal("the connection has no peer"))?;
-        let place = self
-            .ledger
-            .call(peer)
-            .map_err(|full| Status::unavailable(full.to_string()))?;
         let attested = tokio::time::timeout(ATTESTATION, self.source.attest(peer)).await;
         let workload = attested
             .map_err(|_| Status::unavailable("attestation took too long"))?
@@ -70,20 +49,19 @@ impl Callers {
         if !peer.is_alive() {
             return Err(gone());
         }
-        Ok(Call { workload, place })
+        Ok(workload)
     }
 
-    /// What `call` gets, from now on; waits until there is something to get.
+    /// What `workload` gets, from now on; waits until there is something to get.
     pub(super) async fn states(
         &self,
-        call: Call,
+        workload: Arc<Attested>,
         method: &'static str,
     ) -> Result<(Material, States), Status> {
         let mut states = States {
-            receiver: self.source.watch(&call.workload),
+            receiver: self.source.watch(&workload),
             stopping: self.stopping.clone(),
-            workload: call.workload,
-            _place: call.place,
+            workload,
             _open: OpenStream::new(method),
         };
         let first = tokio::time::timeout(MAKING, states.current()).await;
@@ -100,7 +78,6 @@ pub(super) struct States {
     receiver: watch::Receiver<Arc<WorkloadState>>,
     stopping: watch::Receiver<()>,
     pub(super) workload: Arc<Attested>,
-    _place: Place,
     _open: OpenStream,
 }
 

@@ -6,6 +6,7 @@ use tonic::Code;
 const CALLS: &str = "handfast_agent_workload_api_calls_total";
 const STREAMS: &str = "handfast_agent_workload_api_streams";
 const REFUSED: &str = "handfast_agent_workload_api_refused_connections_total";
+const REFUSED_CALLS: &str = "handfast_agent_workload_api_refused_calls_total";
 const SDS_REJECTED: &str = "handfast_agent_sds_rejected_total";
 
 /// Names them to the recorder.
@@ -22,6 +23,10 @@ pub(super) fn describe() {
         REFUSED,
         "Connections refused because their caller holds too many"
     );
+    describe_counter!(
+        REFUSED_CALLS,
+        "Calls refused before they were read, because their caller has its share"
+    );
     describe_counter!(SDS_REJECTED, "Secrets that an Envoy refused");
 }
 
@@ -31,6 +36,10 @@ pub(super) fn call(method: &'static str, code: Code) {
 
 pub(super) fn refused_connection() {
     counter!(REFUSED).increment(1);
+}
+
+pub(super) fn refused_call() {
+    counter!(REFUSED_CALLS).increment(1);
 }
 
 pub(super) fn sds_rejected() {

@@ -5,8 +5,11 @@
 //! connections and message sizes are bounded by caller, and the only bytes read here ourselves are HTTP/2 frames
 //! (`authority`), by a filter that keeps no table.
 
+mod admission;
 pub mod authority;
+mod by_number;
 mod caller;
+pub(crate) mod cgroup;
 pub mod client;
 mod limits;
 mod listen;

@@ -1,11 +1,14 @@
 //! Who is at the other end of a Unix socket, safe against process numbers that are used again.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
+
+use super::{by_number, cgroup};
 
 /// The process that connected. Holds a descriptor of it (pidfd), which never means another process.
 #[derive(Debug)]
@@ -14,16 +17,22 @@ pub struct Peer {
     uid: u32,
     gid: u32,
     process: OwnedFd,
+    group: Arc<str>,
 }
 
 impl Peer {
-    /// The process that connected `socket`.
+    /// Stands between control group and user in [`Peer::group`]; no path holds it.
+    pub(super) const USER: char = '\0';
+
+    /// The process that connected `socket`, which was accepted a moment ago.
     ///
     /// # Errors
     /// It has exited already, or is in a process namespace that this one cannot see.
     pub fn of(socket: impl AsFd) -> io::Result<Self> {
+        let accepted = crate::clock::boot();
         let socket = socket.as_fd();
         let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
+        let (uid, gid) = (credentials.uid(), credentials.gid());
         let pid = u32::try_from(credentials.pid()).map_err(|_| gone())?;
         if pid == 0 {
             return Err(io::Error::new(
@@ -33,22 +42,34 @@ impl Peer {
         }
         let process = match getsockopt(&socket, sockopt::PeerPidfd) {
             Ok(process) => process,
-            // Kernels before 6.5.
-            Err(Errno::ENOPROTOOPT) => open_by_number(pid, socket)?,
+            Err(Errno::ENOPROTOOPT) => by_number::open(pid, uid, socket, accepted)?,
             Err(Errno::ESRCH | Errno::EINVAL | Errno::ENODATA) => return Err(gone()),
             Err(error) => return Err(error.into()),
         };
+        let group = format!("{}{}{uid}", cgroup::of(pid), Self::USER);
         let peer = Self {
             pid,
-            uid: credentials.uid(),
-            gid: credentials.gid(),
+            uid,
+            gid,
             process,
+            group: group.into(),
         };
         if peer.is_alive() {
             Ok(peer)
         } else {
             Err(gone())
         }
+    }
+
+    /// Does this kernel name the process of a socket itself (Linux 6.5)? Otherwise it is found by its number, as well
+    /// as can be: a number may have come round to another process.
+    pub fn is_exact() -> bool {
+        !by_number::is_needed()
+    }
+
+    /// With whom it shares what there is: its control group when it connected, and its user. Says nothing of who it is.
+    pub(crate) fn group(&self) -> &Arc<str> {
+        &self.group
     }
 
     /// Its number, in the agent's process namespace. Means this process only while [`Peer::is_alive`].
@@ -78,25 +99,7 @@ impl Peer {
     }
 }
 
-/// The descriptor of process `pid`, if the process that connected `socket` still has that number: it has while its
-/// end of the socket is open.
-fn open_by_number(pid: u32, socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let number = libc::pid_t::try_from(pid).map_err(|_| gone())?;
-    // SAFETY: two integers, no pointers.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
-    let raw = i32::try_from(Errno::result(result)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us alone.
-    let process = unsafe { OwnedFd::from_raw_fd(raw) };
-    let mut fds = [PollFd::new(socket, PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO)?;
-    let [watched] = fds;
-    let closed = watched
-        .revents()
-        .is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR));
-    if closed { Err(gone()) } else { Ok(process) }
-}
-
-fn gone() -> io::Error {
+pub(super) fn gone() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the calling process is gone")
 }
 
@@ -116,15 +119,9 @@ mod tests {
         assert_eq!(peer.uid(), nix::unistd::geteuid().as_raw());
         assert_eq!(peer.gid(), nix::unistd::getegid().as_raw());
         assert!(peer.is_alive());
+        let user = format!("{}{}", Peer::USER, peer.uid());
+        assert!(peer.group().ends_with(&user), "{:?}", peer.group());
         drop(theirs);
-    }
-
-    #[test]
-    fn the_way_of_older_kernels_finds_the_same_process_and_refuses_one_that_hung_up() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        assert!(open_by_number(std::process::id(), ours.as_fd()).is_ok());
-        drop(theirs);
-        assert!(open_by_number(std::process::id(), ours.as_fd()).is_err());
     }
 
     /// A process that connects and waits until it is told to go.

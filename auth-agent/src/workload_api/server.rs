@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+use super::admission::Admission;
 use super::caller::Callers;
 use super::limits::Ledger;
 use super::proto::DESCRIPTORS;
@@ -17,7 +18,7 @@ use super::proto::envoy::service::secret::v3::secret_discovery_service_server as
 use super::proto::spiffe_workload_api_server::{SERVICE_NAME, SpiffeWorkloadApiServer};
 use super::sds::Sds;
 use super::spiffe::{WorkloadApi, check_header};
-use super::{Limits, Source, listen, metrics};
+use super::{Limits, Peer, Source, listen, metrics};
 
 /// Calls on one connection at a time.
 const MAX_STREAMS: u32 = 64;
@@ -51,10 +52,16 @@ pub struct Endpoint {
 pub fn serve(path: &Path, source: Arc<dyn Source>, limits: Limits) -> io::Result<Endpoint> {
     metrics::describe();
     listen::raise_descriptor_limit();
+    if !Peer::is_exact() {
+        tracing::warn!(
+            "this kernel does not name the process of a socket (SO_PEERPIDFD, Linux 6.5): callers of the Workload API are \
+             found by process number, which is safe but for numbers that come round between connecting and being accepted"
+        );
+    }
     let listener = listen::bind(path)?;
     let (stop, stopping) = watch::channel(());
     let ledger = Ledger::new(limits);
-    let callers = Callers::new(source, Arc::clone(&ledger), stopping.clone());
+    let callers = Callers::new(source, stopping.clone());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -76,6 +83,7 @@ pub fn serve(path: &Path, source: Arc<dyn Source>, limits: Limits) -> io::Result
         .initial_connection_window_size(WINDOW)
         .http2_max_header_list_size(MAX_HEADERS)
         .max_frame_size(MAX_FRAME)
+        .layer(Admission(Arc::clone(&ledger)))
         .add_service(InterceptedService::new(workload_api, check_header))
         .add_service(secrets)
         .add_service(health)

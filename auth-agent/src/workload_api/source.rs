@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use handfast_ca::bundle::TrustBundle;
 use handfast_ca::model::Selector;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -37,6 +37,12 @@ pub trait Source: Send + Sync + 'static {
         audiences: Vec<String>,
         spiffe_id: Option<SpiffeId>,
     ) -> BoxFuture<'a, Result<Vec<JwtSvid>, JwtError>>;
+
+    /// The time that others' tokens are judged by: never behind what the CA has said.
+    fn now(&self) -> UnixTime;
+
+    /// Is this identity revoked?
+    fn denies(&self, id: &SpiffeId) -> bool;
 }
 
 /// A process whose properties have been looked at.
@@ -46,6 +52,10 @@ pub struct Attested {
     pub peer: Arc<Peer>,
     /// What is true of it, such as `unix:uid:1000`.
     pub selectors: Vec<Selector>,
+    /// Its network namespace (inode), if it could be seen.
+    pub netns: Option<u64>,
+    /// Which list of this node's endpoints was gone by; for the [`Source`] alone.
+    pub endpoints: u64,
 }
 
 /// Why a caller's properties are not known.

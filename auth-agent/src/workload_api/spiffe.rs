@@ -6,7 +6,6 @@ use futures::Stream;
 use handfast_ca::jwt;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
-use rustls_pki_types::UnixTime;
 use spiffe::SpiffeId;
 use tonic::{Code, Request, Response, Status};
 
@@ -58,8 +57,8 @@ impl WorkloadApi {
         T: Clone + PartialEq + Send + 'static,
     {
         let begun = async {
-            let call = self.callers.attest(request).await?;
-            self.callers.states(call, method).await
+            let workload = self.callers.attest(request).await?;
+            self.callers.states(workload, method).await
         };
         let (first, states) = counted(method, begun.await)?;
         let responses = states.responses(render(&first), render);
@@ -67,7 +66,7 @@ impl WorkloadApi {
     }
 
     async fn jwt_svids(&self, request: Request<JwtsvidRequest>) -> Result<JwtsvidResponse, Status> {
-        let call = self.callers.attest(&request).await?;
+        let workload = self.callers.attest(&request).await?;
         let JwtsvidRequest {
             audience,
             spiffe_id,
@@ -80,7 +79,7 @@ impl WorkloadApi {
             })?),
         };
         // An identity that the workload does not have is refused before anybody is asked to sign.
-        let (material, states) = self.callers.states(call, "FetchJWTSVID").await?;
+        let (material, states) = self.callers.states(workload, "FetchJWTSVID").await?;
         if let Some(wanted) = &wanted
             && !material.svids.iter().any(|svid| svid.spiffe_id == *wanted)
         {
@@ -100,17 +99,25 @@ impl WorkloadApi {
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<ValidateJwtsvidResponse, Status> {
-        let call = self.callers.attest(&request).await?;
+        let workload = self.callers.attest(&request).await?;
         let ValidateJwtsvidRequest { audience, svid } = request.into_inner();
         for (field, value) in [("audience", &audience), ("svid", &svid)] {
             if value.is_empty() {
                 return Err(Status::invalid_argument(format!("{field} is missing")));
             }
         }
-        let (material, _states) = self.callers.states(call, "ValidateJWTSVID").await?;
+        let (material, _states) = self.callers.states(workload, "ValidateJWTSVID").await?;
         let bundle = |trust_domain: &_| material.bundles.of(trust_domain);
-        let verified = jwt::verify(&svid, &audience, bundle, UnixTime::now())
+        // By the clock that the CA keeps right: one that was set back brings no token back.
+        let source = self.callers.source();
+        let verified = jwt::verify(&svid, &audience, bundle, source.now())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if source.denies(&verified.spiffe_id) {
+            return Err(Status::invalid_argument(format!(
+                "{} is revoked",
+                verified.spiffe_id
+            )));
+        }
         Ok(ValidateJwtsvidResponse {
             spiffe_id: verified.spiffe_id.to_string(),
             claims: Some(fields(verified.claims)),

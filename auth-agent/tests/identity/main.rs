@@ -8,11 +8,14 @@
     clippy::indexing_slicing
 )]
 
+mod endpoints;
 mod eviction;
 mod kills;
 mod memory;
 mod outage;
 mod push;
 mod registry;
+mod revocation;
 mod rotation;
+mod trust;
 mod world;

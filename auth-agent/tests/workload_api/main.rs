@@ -8,7 +8,10 @@
 )]
 
 mod agent;
+mod authority;
+mod bounds;
 mod fetch;
+mod frames;
 mod hostile;
 mod jwt;
 mod python;

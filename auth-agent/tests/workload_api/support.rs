@@ -24,6 +24,7 @@ use handfast_ca::deny::DenyList;
 use handfast_ca::server::{Options, Server};
 use handfast_ca::token::JoinToken;
 use handfast_ca::verify::Verifier;
+use rustls_pki_types::UnixTime;
 use spiffe::{SpiffeId, TrustDomain};
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
@@ -194,6 +195,8 @@ impl Source for Desk {
             Ok(Arc::new(Attested {
                 peer: Arc::clone(peer),
                 selectors: vec![selector.parse().unwrap()],
+                netns: None,
+                endpoints: 0,
             }))
         })
     }
@@ -225,6 +228,14 @@ impl Source for Desk {
             }
             Ok(svids)
         })
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime::now()
+    }
+
+    fn denies(&self, _: &SpiffeId) -> bool {
+        false
     }
 }
 

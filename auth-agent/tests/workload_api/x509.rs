@@ -272,6 +272,23 @@ async fn w9_a_withdrawn_identity_ends_its_streams_with_permission_denied() {
     );
 }
 
+/// What the agent has of a certificate that is revoked until the next one is signed.
+#[tokio::test]
+async fn w9_a_stream_stays_open_and_silent_while_its_svid_is_made_anew() {
+    let (mut ca, node, svids) = ready().await;
+    let mut stream = node.x509().await;
+    next(&mut stream).await.unwrap();
+    node.desk.set(WorkloadState::Initialising);
+    let silence = tokio::time::timeout(Duration::from_millis(500), stream.message());
+    assert!(silence.await.is_err(), "nothing is said, and nothing ends");
+    let entry = ca.entry("spiffe://example.org/web3").await;
+    let renewed = ca.issue(&entry, "").await;
+    node.desk.give(vec![renewed], ca.bundle.clone());
+    let news = next(&mut stream).await.unwrap();
+    assert_eq!(news.svids.len(), 1);
+    assert_ne!(news.svids[0].spiffe_id, svids[0].spiffe_id.to_string());
+}
+
 #[tokio::test]
 async fn w10_hints_are_unique_and_bounded_and_the_first_svid_is_the_default() {
     let (mut ca, node, _) = ready().await;

@@ -5,6 +5,7 @@ use handfast_ca::model::Selector;
 use super::process::Process;
 use super::selector;
 use crate::workload_api::AttestError;
+use crate::workload_api::cgroup::path_in;
 
 pub(super) fn look(process: &Process, found: &mut Vec<Selector>) -> Result<(), AttestError> {
     let text = process.text("cgroup")?;
@@ -20,8 +21,7 @@ pub(super) fn look(process: &Process, found: &mut Vec<Selector>) -> Result<(), A
 
 /// The path in the one tree of version 2. One that leads out of the tree that the agent sees is none.
 fn unified(text: &str) -> Option<&str> {
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+    let path = path_in(text)?;
     let sane = path.starts_with('/') && !path.split('/').any(|part| part == "..");
     sane.then_some(path)
 }
@@ -107,12 +107,10 @@ mod tests {
     }
 
     #[test]
-    fn only_the_unified_tree_counts_and_only_what_the_agent_sees_of_it() {
-        let text = "12:pids:/evil\n1:name=systemd:/evil\n0::/system.slice/a.service\n";
-        assert_eq!(unified(text), Some("/system.slice/a.service"));
+    fn a_path_that_leads_out_of_the_tree_is_none() {
+        assert_eq!(unified("0::/a.slice/b\n"), Some("/a.slice/b"));
         assert_eq!(unified("0::/../../outside\n"), None);
-        assert_eq!(unified("4:memory:/x\n"), None);
-        assert_eq!(unified("0::/gone (deleted)\n"), Some("/gone"));
+        assert_eq!(unified("0::relative\n"), None);
     }
 
     #[test]

@@ -9,78 +9,138 @@
 //! `unix:uid`.
 
 mod cgroup;
+mod endpoints;
 mod executable;
+mod hashes;
 mod netns;
 mod process;
+mod turns;
 mod unix;
 
+use std::fs::File;
 use std::sync::Arc;
-use std::sync::{PoisonError, RwLock};
 
 use handfast_ca::model::Selector;
 
 pub use cgroup::pattern_matches;
 
-use self::executable::Hashes;
+pub(super) use self::endpoints::Touched;
+
+use self::endpoints::Endpoints;
+use self::hashes::Hashes;
 use self::process::Process;
+use self::turns::Turns;
 use super::selectors::Demands;
 use crate::endpoint::Endpoint;
-use crate::workload_api::{AttestError, Peer};
+use crate::workload_api::{AttestError, Attested, Peer};
 
-/// Looks at processes. Cheap to share; it remembers hashes of programs.
-#[derive(Debug, Default)]
+/// Processes that are looked at at once, in all and of one group of processes: each takes a thread.
+const LOOKS: usize = 8;
+const LOOKS_OF_GROUP: usize = 2;
+
+/// Looks at processes. It remembers hashes of programs.
+#[derive(Debug)]
 pub struct Attestor {
-    hashes: Hashes,
-    endpoints: RwLock<Arc<Vec<Endpoint>>>,
+    hashes: Arc<Hashes>,
+    endpoints: Endpoints,
+    turns: Turns,
+}
+
+impl Default for Attestor {
+    fn default() -> Self {
+        Self {
+            hashes: Arc::default(),
+            endpoints: Endpoints::default(),
+            turns: Turns::new(LOOKS, LOOKS_OF_GROUP),
+        }
+    }
+}
+
+/// What a look has found, and what is still to be read.
+struct Look {
+    selectors: Vec<Selector>,
+    netns: Option<u64>,
+    program: Option<File>,
+    endpoints: u64,
 }
 
 impl Attestor {
     /// The endpoints of this node: a process in an endpoint's network namespace has the endpoint's properties.
-    pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
-        *self
-            .endpoints
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(endpoints);
+    /// Returns whom a look from now on may find to be another; none if nothing has changed.
+    pub(super) fn set_endpoints(&self, endpoints: Vec<Endpoint>) -> Option<Touched> {
+        self.endpoints.set(endpoints)
     }
 
     /// One more endpoint, or one that has changed.
-    pub fn add_endpoint(&self, endpoint: Endpoint) {
-        let mut endpoints = self
-            .endpoints
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let endpoints = Arc::make_mut(&mut *endpoints);
-        match endpoints.iter_mut().find(|known| known.id == endpoint.id) {
-            Some(known) => *known = endpoint,
-            None => endpoints.push(endpoint),
-        }
+    pub(super) fn add_endpoint(&self, endpoint: Endpoint) -> Option<Touched> {
+        self.endpoints.add(endpoint)
     }
 
-    /// What is true of `peer`. Blocks on the file system, and on the name service where names are asked for.
+    /// What is true of `peer`. It is read on a thread that may block, of which no group of processes has many.
     ///
     /// # Errors
     /// The process exited while it was looked at, or the system refused.
-    pub fn look(&self, peer: &Peer, demands: Demands) -> Result<Vec<Selector>, AttestError> {
-        let endpoints = Arc::clone(
-            &self
-                .endpoints
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+    pub async fn look(
+        self: &Arc<Self>,
+        peer: &Arc<Peer>,
+        demands: Demands,
+    ) -> Result<Attested, AttestError> {
+        let turn = self.turns.next(peer.group()).await;
+        let (attestor, looked_at) = (Arc::clone(self), Arc::clone(peer));
+        let looking = tokio::task::spawn_blocking(move || {
+            // Kept until it has really looked, also if nobody waits for it any more.
+            let _turn = turn;
+            attestor.look_now(&looked_at, demands)
+        });
+        let mut look = looking
+            .await
+            .map_err(|error| AttestError::Failed(error.to_string()))??;
+        if let Some(program) = look.program
+            && let Some(hash) = self.hashes.of(program, peer.group()).await?
+        {
+            look.selectors
+                .push(selector("unix", format!("sha256:{hash}")));
+        }
+        // Whatever was read: of a process that is gone it may say nothing.
+        if !peer.is_alive() {
+            return Err(AttestError::Gone);
+        }
+        Ok(Attested {
+            peer: Arc::clone(peer),
+            selectors: look.selectors,
+            netns: look.netns,
+            endpoints: look.endpoints,
+        })
+    }
+
+    fn look_now(&self, peer: &Peer, demands: Demands) -> Result<Look, AttestError> {
+        let (version, endpoints) = self.endpoints.now();
         let looked = Process::open(peer).and_then(|process| {
             let mut found = Vec::with_capacity(16);
             unix::look(peer, &process, demands, &mut found)?;
-            executable::look(&process, &self.hashes, demands, &mut found)?;
+            let program = executable::look(&process, demands, &mut found)?;
             cgroup::look(&process, &mut found)?;
-            netns::look(&process, &endpoints, &mut found)?;
-            Ok(found)
+            let netns = netns::look(&process, &endpoints, &mut found)?;
+            Ok(Look {
+                selectors: found,
+                netns,
+                program,
+                endpoints: version,
+            })
         });
-        // Whatever was read: of a process that is gone it may say nothing.
         if peer.is_alive() {
             looked
         } else {
             Err(AttestError::Gone)
         }
+    }
+
+    /// What is left of a workload whose namespace means something else by now, until it could be looked at again.
+    pub(super) fn without_namespace(attested: &Attested) -> Attested {
+        let mut less = attested.clone();
+        less.selectors
+            .retain(|found| !netns::is_of_namespace(found));
+        less
     }
 }
 
@@ -117,15 +177,42 @@ mod tests {
         (child, connection)
     }
 
+    /// A process that is given the number of one that is gone, as root may ask of the kernel.
+    fn successor(number: u32) -> Option<Child> {
+        use std::io::BufRead;
+        let script = "import ctypes,os,struct,sys,time\nn=ctypes.c_int(int(sys.argv[1]))\n\
+                      a=struct.pack('11Q',0,0,0,0,17,0,0,0,ctypes.addressof(n),1,0)\n\
+                      p=ctypes.CDLL(None).syscall(435,ctypes.create_string_buffer(a),len(a))\n\
+                      if p==0:\n os.close(1)\n time.sleep(60)\n os._exit(0)\n\
+                      print(p,flush=True)\nsys.stdin.read()\np>0 and os.kill(p,9)";
+        let mut child = Command::new("python3")
+            .args(["-c", script, &number.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = child.stdout.take().unwrap();
+        std::io::BufReader::new(output)
+            .read_line(&mut line)
+            .unwrap();
+        if line.trim() == number.to_string() {
+            return Some(child);
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        None
+    }
+
     fn has(found: &[Selector], kind: &str, value: &str) -> bool {
         found.iter().any(|s| s.kind == kind && s.value == value)
     }
 
-    #[test]
-    fn a_process_is_known_by_user_groups_program_and_its_hash() {
+    #[tokio::test]
+    async fn a_process_is_known_by_user_groups_program_and_its_hash() {
         let folder = tempfile::tempdir().unwrap();
         let (mut child, connection) = caller(folder.path());
-        let peer = Peer::of(&connection).unwrap();
+        let peer = Arc::new(Peer::of(&connection).unwrap());
         let program =
             std::fs::canonicalize(std::fs::read_link(format!("/proc/{}/exe", child.id())).unwrap())
                 .unwrap();
@@ -133,8 +220,8 @@ mod tests {
             sha256: true,
             names: true,
         };
-        let attestor = Attestor::default();
-        let found = attestor.look(&peer, all).unwrap();
+        let attestor = Arc::new(Attestor::default());
+        let found = attestor.look(&peer, all).await.unwrap().selectors;
         let uid = nix::unistd::geteuid();
         assert!(has(&found, "unix", &format!("uid:{uid}")), "{found:?}");
         let user = nix::unistd::User::from_uid(uid).unwrap().unwrap().name;
@@ -147,52 +234,42 @@ mod tests {
             let value = format!("supplementary_gid:{group}");
             assert!(has(&found, "unix", &value), "{value} in {found:?}");
         }
-        let little = attestor.look(&peer, Demands::default()).unwrap();
+        let little = attestor.look(&peer, Demands::default()).await.unwrap();
+        let little = little.selectors;
         assert!(!little.iter().any(|s| s.value.starts_with("sha256:")));
         assert!(!little.iter().any(|s| s.value.starts_with("user:")));
         child.kill().unwrap();
         child.wait().unwrap();
     }
 
-    #[test]
-    fn a_caller_that_exits_is_named_as_gone_not_as_nobody() {
+    #[tokio::test]
+    async fn a_caller_that_exits_is_named_as_gone_not_as_nobody() {
         let folder = tempfile::tempdir().unwrap();
         let (mut child, connection) = caller(folder.path());
-        let peer = Peer::of(&connection).unwrap();
+        let peer = Arc::new(Peer::of(&connection).unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
-        let looked = Attestor::default().look(&peer, Demands::default());
+        let attestor = Arc::new(Attestor::default());
+        let looked = attestor.look(&peer, Demands::default()).await;
+        let looked = looked.map(|attested| attested.selectors);
         assert_eq!(looked, Err(AttestError::Gone));
     }
 
-    #[test]
-    fn a_process_that_took_over_the_number_of_a_dead_caller_is_not_attested_for_it() {
+    #[tokio::test]
+    async fn a_process_that_took_over_the_number_of_a_dead_caller_is_not_attested_for_it() {
         let folder = tempfile::tempdir().unwrap();
         let (mut child, connection) = caller(folder.path());
-        let peer = Peer::of(&connection).unwrap();
+        let peer = Arc::new(Peer::of(&connection).unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
-        // The kernel lets root name the next number (CONFIG_CHECKPOINT_RESTORE); the new process gets the old one's.
-        let number = "/proc/sys/kernel/ns_last_pid";
-        let mut taken = None;
-        for _ in 0..50 {
-            if std::fs::write(number, (peer.pid() - 1).to_string()).is_err() {
-                break;
-            }
-            let mut other = Command::new("sleep").arg("10").spawn().unwrap();
-            if other.id() == peer.pid() {
-                taken = Some(other);
-                break;
-            }
-            other.kill().unwrap();
-            other.wait().unwrap();
-        }
-        let Some(mut other) = taken else {
-            eprintln!("SKIPPED: this kernel lets nobody choose a process number");
+        let Some(mut other) = successor(peer.pid()) else {
+            eprintln!("SKIPPED: process numbers cannot be chosen here");
             return;
         };
-        let looked = Attestor::default().look(&peer, Demands::default());
-        other.kill().unwrap();
+        let attestor = Arc::new(Attestor::default());
+        let looked = attestor.look(&peer, Demands::default()).await;
+        let looked = looked.map(|attested| attested.selectors);
+        drop(other.stdin.take());
         other.wait().unwrap();
         assert_eq!(looked, Err(AttestError::Gone));
     }

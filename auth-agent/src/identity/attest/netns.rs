@@ -14,14 +14,15 @@ use crate::workload_api::AttestError;
 /// Names that are compared; a node has as many namespaces as endpoints.
 const MAX_NAMES: usize = 8192;
 
+/// Returns the namespace's inode, where it can be seen.
 pub(super) fn look(
     process: &Process,
     endpoints: &[Endpoint],
     found: &mut Vec<Selector>,
-) -> Result<(), AttestError> {
+) -> Result<Option<u64>, AttestError> {
     let own = match process.stat("ns/net") {
         Ok(stat) => stat,
-        Err(Errno::EACCES | Errno::EPERM) => return Ok(()),
+        Err(Errno::EACCES | Errno::EPERM) => return Ok(None),
         Err(error) => return Err(failed("its network namespace", error)),
     };
     let inode = own.st_ino;
@@ -38,7 +39,15 @@ pub(super) fn look(
             found.push(selector("label", format!("{key}={value}")));
         }
     }
-    Ok(())
+    Ok(Some(inode))
+}
+
+/// Is this property one of the namespace that a process is in?
+pub(super) fn is_of_namespace(selector: &Selector) -> bool {
+    matches!(
+        selector.kind.as_str(),
+        "netns" | "endpoint" | "label" | "k8s"
+    )
 }
 
 /// The names of a namespace, in order: most have none or one.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::{MAX_BATCH, Refusal, Svid, SvidKind, SvidRequest};
 use tokio::sync::{Notify, watch};
@@ -19,6 +20,8 @@ use crate::identity::{IdentityError, KnownEntry, NotReached};
 /// Batches that are with the CA at once: enough to keep it busy, few enough that ten thousand SVIDs that are to be
 /// replaced at once do not keep others waiting.
 const MAX_CALLS: usize = 4;
+/// Workloads that are looked at again at once.
+const MAX_LOOKS: usize = 8;
 /// How often things are looked at that nothing reports.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -95,20 +98,26 @@ fn keep_house(inner: &Inner, last: u64) -> u64 {
     now
 }
 
-/// Entries ask for more than was looked at: looks again at the workloads that are served.
+/// Looks again at workloads that are served; each hears of it as soon as it was looked at.
 async fn look_again(inner: Arc<Inner>) {
     let (todo, demands) = {
         let state = inner.lock();
         (state.to_look_at(), state.table.demands())
     };
-    for (key, attested) in todo {
-        let looked = inner.look(&attested.peer, demands).await;
+    let mut looks = futures::stream::iter(todo)
+        .map(|(key, attested)| {
+            let inner = Arc::clone(&inner);
+            async move { (key, inner.look(&attested.peer, demands).await) }
+        })
+        .buffer_unordered(MAX_LOOKS);
+    while let Some((key, looked)) = looks.next().await {
         if let Err(error) = &looked {
             tracing::debug!(%error, "a workload could not be looked at again");
         }
-        inner.lock().looked_at(key, looked.ok(), demands);
+        let mut state = inner.lock();
+        state.looked_at(key, looked.ok(), demands);
+        state.publish(&Whom::One(key));
     }
-    inner.lock().publish(&Whom::All);
     inner.wake.notify_one();
 }
 
@@ -185,7 +194,11 @@ async fn take(inner: Arc<Inner>, asked: Vec<Asked>, answers: Vec<Result<Svid, Re
     let accepted = publish(&inner, judged);
     inner.report();
     // Saved only now: whoever waits for an SVID does not wait for a file.
-    let saving = tokio::task::spawn_blocking(move || inner.keep.save(&accepted));
+    let saving = tokio::task::spawn_blocking(move || {
+        for held in &accepted {
+            inner.keep.save(held, || inner.lock().table.holds(held));
+        }
+    });
     if let Err(error) = saving.await {
         tracing::warn!(%error, "SVIDs are not kept for a restart");
     }
@@ -199,6 +212,10 @@ fn publish(inner: &Inner, judged: Vec<(Arc<str>, Result<Held, Failed>)>) -> Vec<
     let now = state.now();
     for (id, outcome) in judged {
         match outcome {
+            // The list may have come while this one was on its way.
+            Ok(held) if state.denies_serial(&held.serial) => {
+                state.table.not_issued(&[Arc::clone(&id)], now);
+            }
             Ok(held) => {
                 if state.table.accept(&id, held.clone(), now) {
                     accepted.push(held);

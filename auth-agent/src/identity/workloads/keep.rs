@@ -2,7 +2,7 @@
 //! once, whether the CA is there or not. They never reach a disk: on any other file system nothing is kept.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use handfast_ca::bundle::{pem, sha256};
 use handfast_ca::certificate::PrivateKey;
@@ -27,6 +27,8 @@ const SUFFIX: &str = "pem";
 #[derive(Debug)]
 pub(super) struct Keep {
     folder: Option<PathBuf>,
+    /// Never taken by who holds the state of the workloads.
+    writing: Mutex<()>,
 }
 
 impl Keep {
@@ -34,36 +36,51 @@ impl Keep {
     pub(super) fn open(folder: &Path) -> (Self, Option<String>) {
         match in_memory(folder) {
             Ok(()) => {
-                let folder = Some(folder.to_owned());
-                (Self { folder }, None)
+                let keep = Self {
+                    folder: Some(folder.to_owned()),
+                    writing: Mutex::default(),
+                };
+                (keep, None)
             }
-            Err(problem) => (Self { folder: None }, Some(problem)),
+            Err(problem) => (Self::nothing(), Some(problem)),
         }
     }
 
     /// Keeps nothing.
     pub(super) fn nothing() -> Self {
-        Self { folder: None }
-    }
-
-    /// Keeps SVIDs, each in one file with its key so that they always belong together.
-    pub(super) fn save<'a>(&self, held: impl IntoIterator<Item = &'a Held>) {
-        for held in held {
-            let Some(path) = self.path(&held.entry.id) else {
-                return;
-            };
-            if let Err(error) = files::write(&path, text(held).as_bytes()) {
-                // What is held in memory serves; a restart without the CA would not.
-                tracing::warn!(%error, "an SVID is not kept for a restart");
-            }
+        Self {
+            folder: None,
+            writing: Mutex::default(),
         }
     }
 
-    /// Forgets SVIDs by their entries.
+    /// Keeps an SVID, in one file with its key so that they always belong together, if it is `wanted` still when its
+    /// turn comes: an entry may go while this one waits, and what was forgotten must not come back.
+    pub(super) fn save(&self, held: &Held, wanted: impl FnOnce() -> bool) {
+        let Some(path) = self.path(&held.entry.id) else {
+            return;
+        };
+        let _turn = self.turn();
+        if !wanted() {
+            return;
+        }
+        if let Err(error) = files::write(&path, text(held).as_bytes()) {
+            // What is held in memory serves; a restart without the CA would not.
+            tracing::warn!(%error, "an SVID is not kept for a restart");
+        }
+    }
+
+    /// Forgets SVIDs by their entries, which are gone already.
     pub(super) fn forget<'a>(&self, entries: impl IntoIterator<Item = &'a Arc<str>>) {
         for path in entries.into_iter().filter_map(|id| self.path(id)) {
+            let _turn = self.turn();
             remove(&path);
         }
+    }
+
+    /// One file at a time.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What an earlier run has kept, as far as it is good; the rest is removed.
@@ -200,6 +217,21 @@ mod tests {
         std::fs::set_permissions(memory.path(), open).unwrap();
         let (keep, problem) = Keep::open(memory.path());
         assert!(keep.folder.is_none() && problem.is_some());
+    }
+
+    #[test]
+    fn what_was_forgotten_while_it_waited_to_be_kept_does_not_come_back() {
+        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let folder = memory.path().join("svids");
+        let (keep, _) = Keep::open(&folder);
+        let held = super::super::table::tests::held_for("e");
+        let files = || std::fs::read_dir(&folder).unwrap().count();
+        keep.save(&held, || false);
+        assert_eq!(files(), 0);
+        keep.save(&held, || true);
+        assert_eq!(files(), 1);
+        keep.forget([&"e".into()]);
+        assert_eq!(files(), 0);
     }
 
     #[test]

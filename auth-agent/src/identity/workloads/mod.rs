@@ -22,21 +22,18 @@ use std::time::Instant;
 use handfast_ca::bundle::TrustBundle;
 use handfast_ca::client::{Section, Update};
 use handfast_ca::verify::{NodeSvid, Verifier};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use self::bundles::Bundles;
 use self::jwt::Jwts;
 use self::keep::Keep;
 use self::state::{State, Whom};
-use super::attest::Attestor;
+use super::attest::{Attestor, Touched};
 use super::selectors::Demands;
 use super::{Foreign, Knowledge, KnownEntry, Link};
 use crate::endpoint::Endpoint;
 use crate::workload_api::{AttestError, Attested, Peer};
-
-/// Processes that are looked at at once; each may keep a thread busy with hashing.
-const MAX_LOOKING: usize = 8;
 
 /// What [`Workloads`] begins with.
 #[derive(Debug)]
@@ -137,8 +134,7 @@ impl std::fmt::Debug for Workloads {
 struct Inner {
     node: String,
     link: Link,
-    attestor: Attestor,
-    looking: Arc<Semaphore>,
+    attestor: Arc<Attestor>,
     state: Mutex<State>,
     jwts: Jwts,
     keep: Keep,
@@ -182,8 +178,7 @@ impl Workloads {
         let workloads = Self(Arc::new(Inner {
             node: beginning.node,
             link,
-            attestor: Attestor::default(),
-            looking: Arc::new(Semaphore::new(MAX_LOOKING)),
+            attestor: Arc::default(),
             state: Mutex::new(state),
             jwts: Jwts::default(),
             keep,
@@ -241,14 +236,17 @@ impl Workloads {
         inner.wake.notify_one();
     }
 
-    /// The endpoints of this node: processes in their namespaces have their properties.
+    /// The endpoints of this node: processes in their namespaces have their properties. Open streams of processes
+    /// that this concerns are looked at again at once.
     pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
-        self.0.attestor.set_endpoints(endpoints);
+        self.0
+            .endpoints_changed(self.0.attestor.set_endpoints(endpoints));
     }
 
     /// One more endpoint, or one that has changed.
     pub fn add_endpoint(&self, endpoint: Endpoint) {
-        self.0.attestor.add_endpoint(endpoint);
+        self.0
+            .endpoints_changed(self.0.attestor.add_endpoint(endpoint));
     }
 
     /// The entries that apply to this node, the oldest first.
@@ -312,40 +310,22 @@ impl Inner {
         });
     }
 
-    /// Looks at a process on a thread that may block.
-    async fn look(
-        self: &Arc<Self>,
-        peer: &Arc<Peer>,
-        demands: Demands,
-    ) -> Result<Arc<Attested>, AttestError> {
+    fn endpoints_changed(&self, touched: Option<Touched>) {
+        if let Some(touched) = touched {
+            self.lock().endpoints_changed(&touched);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Looks at a process.
+    async fn look(&self, peer: &Arc<Peer>, demands: Demands) -> Result<Arc<Attested>, AttestError> {
         let started = Instant::now();
-        let looked = self.look_slowly(peer, demands).await;
+        let looked = self.attestor.look(peer, demands).await;
         let failure = looked.as_ref().err().map(|error| match error {
             AttestError::Gone => "gone",
             AttestError::Failed(_) => "failed",
         });
         crate::metrics::attested(started.elapsed(), failure);
-        looked
-    }
-
-    async fn look_slowly(
-        self: &Arc<Self>,
-        peer: &Arc<Peer>,
-        demands: Demands,
-    ) -> Result<Arc<Attested>, AttestError> {
-        let failed = |error: &dyn std::fmt::Display| AttestError::Failed(error.to_string());
-        let slot = Arc::clone(&self.looking).acquire_owned().await;
-        let slot = slot.map_err(|e| failed(&e))?;
-        let (inner, looked_at) = (Arc::clone(self), Arc::clone(peer));
-        let looking = tokio::task::spawn_blocking(move || {
-            // Taken until it has really looked, also if nobody waits for it any more.
-            let _slot = slot;
-            inner.attestor.look(&looked_at, demands)
-        });
-        let selectors = looking.await.map_err(|e| failed(&e))??;
-        Ok(Arc::new(Attested {
-            peer: Arc::clone(peer),
-            selectors,
-        }))
+        looked.map(Arc::new)
     }
 }

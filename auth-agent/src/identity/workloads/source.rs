@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
+use rustls_pki_types::UnixTime;
 use spiffe::SpiffeId;
 use tokio::sync::watch;
 
@@ -82,6 +83,15 @@ impl Source for Workloads {
                 Ok(svids)
             }
         })
+    }
+
+    fn now(&self) -> UnixTime {
+        let now = self.0.lock().now();
+        UnixTime::since_unix_epoch(Duration::from_secs(now))
+    }
+
+    fn denies(&self, id: &SpiffeId) -> bool {
+        self.0.lock().denies_id(id)
     }
 }
 

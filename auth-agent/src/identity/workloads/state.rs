@@ -10,11 +10,14 @@ use spiffe::SpiffeId;
 use tokio::sync::watch;
 
 use super::bundles::Bundles;
-use super::held::Held;
 use super::table::{Standing, Table};
 use crate::clock::Clock;
+use crate::identity::attest::{Attestor, Touched};
 use crate::identity::selectors::Demands;
 use crate::workload_api::{Attested, Material, WorkloadState, X509Svid};
+
+/// Seconds until a workload is looked at again that could not be.
+const LOOK_AGAIN: u64 = 2;
 
 /// Everything that is known of this node's workloads.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub(super) struct State {
     pub(super) clock: Clock,
     /// The CA, or an earlier run of this agent, has said which entries there are.
     pub(super) initialised: bool,
+    /// The list of endpoints that processes are to be known by.
+    endpoints: u64,
     watchers: HashMap<u64, Watcher>,
     next: u64,
 }
@@ -36,6 +41,10 @@ struct Watcher {
     attested: Arc<Attested>,
     /// What was looked at.
     demands: Demands,
+    /// The list of endpoints that it must have been looked at by.
+    endpoints: u64,
+    /// Not to be looked at before, since it could not be (unix seconds).
+    again_at: u64,
     matched: Vec<Arc<str>>,
     sender: watch::Sender<Arc<WorkloadState>>,
 }
@@ -46,6 +55,8 @@ pub(super) enum Whom<'a> {
     All,
     /// Whoever has one of these entries.
     With(&'a HashSet<Arc<str>>),
+    /// One workload; which entries match, too.
+    One(u64),
 }
 
 impl State {
@@ -57,6 +68,7 @@ impl State {
             verifier,
             clock: Clock::new(),
             initialised: false,
+            endpoints: 0,
             watchers: HashMap::new(),
             next: 0,
         }
@@ -86,6 +98,9 @@ impl State {
         let watcher = Watcher {
             attested: Arc::clone(attested),
             demands,
+            // An attestation that was under way when the list changed has seen the old one.
+            endpoints: self.endpoints,
+            again_at: 0,
             matched,
             sender,
         };
@@ -99,9 +114,11 @@ impl State {
         self.forget_closed();
         let now = self.now();
         let mut watchers = std::mem::take(&mut self.watchers);
-        for watcher in watchers.values_mut() {
+        for (key, watcher) in &mut watchers {
             match whom {
                 Whom::All => self.match_anew(watcher, now),
+                Whom::One(one) if one == key => self.match_anew(watcher, now),
+                Whom::One(_) => continue,
                 Whom::With(entries) if watcher.matched.iter().any(|id| entries.contains(id)) => {}
                 Whom::With(_) => continue,
             }
@@ -140,28 +157,53 @@ impl State {
         });
     }
 
-    /// Workloads of which more must be looked at than was, since entries ask for it now.
+    /// Endpoints came, changed or went: workloads in their namespaces may be others now.
+    pub(super) fn endpoints_changed(&mut self, touched: &Touched) {
+        self.endpoints = self.endpoints.max(touched.version);
+        for watcher in self.watchers.values_mut() {
+            let netns = watcher.attested.netns;
+            if netns.is_some_and(|netns| touched.namespaces.contains(&netns)) {
+                watcher.endpoints = watcher.endpoints.max(touched.version);
+                watcher.again_at = 0;
+            }
+        }
+    }
+
+    /// Workloads to be looked at again: entries ask for more than was looked at, or their endpoint is not what it was.
     pub(super) fn to_look_at(&self) -> Vec<(u64, Arc<Attested>)> {
-        let demands = self.table.demands();
+        let (demands, now) = (self.table.demands(), self.now());
         self.watchers
             .iter()
-            .filter(|(_, watcher)| !demands.within(watcher.demands))
+            .filter(|(_, watcher)| watcher.again_at <= now)
+            .filter(|(_, watcher)| !demands.within(watcher.demands) || watcher.is_outdated())
             .map(|(key, watcher)| (*key, Arc::clone(&watcher.attested)))
             .collect()
     }
 
-    /// A workload was looked at again.
+    /// A workload was looked at again, or could not be.
     pub(super) fn looked_at(
         &mut self,
         key: u64,
         attested: Option<Arc<Attested>>,
         demands: Demands,
     ) {
-        if let Some(watcher) = self.watchers.get_mut(&key) {
-            watcher.demands = demands;
-            // One that could not be looked at keeps what is known of it: that it matches less is safe.
-            if let Some(attested) = attested {
+        let now = self.now();
+        let Some(watcher) = self.watchers.get_mut(&key) else {
+            return;
+        };
+        match attested {
+            Some(attested) => {
+                watcher.demands = demands;
                 watcher.attested = attested;
+            }
+            None => {
+                watcher.again_at = now + LOOK_AGAIN;
+                // What its namespace was says nothing any more. The rest stays true, and that it matches less than it
+                // might is safe.
+                if watcher.is_outdated() {
+                    let less = Attestor::without_namespace(&watcher.attested);
+                    watcher.attested = Arc::new(less);
+                }
             }
         }
     }
@@ -180,7 +222,18 @@ impl State {
                 continue;
             };
             match self.table.standing(id, now) {
-                Standing::Held(held) if self.denies(held) => continue,
+                Standing::Held(held) if self.denies_id(&held.svid.spiffe_id) => continue,
+                Standing::Held(held) if self.denies_serial(&held.serial) => {
+                    if self.table.is_refused(id) {
+                        continue;
+                    }
+                    // The identity lives on under another key, which is on its way.
+                    pending = true;
+                    if svids.is_empty() {
+                        return WorkloadState::Initialising;
+                    }
+                    continue;
+                }
                 Standing::Held(held) => {
                     // Two of one workload never have the same (W-10): the older entry keeps it.
                     let fresh = entry.hint.is_empty() || hints.insert(entry.hint.clone());
@@ -210,15 +263,26 @@ impl State {
         }
     }
 
-    fn denies(&self, held: &Held) -> bool {
-        let (id, serial): (&SpiffeId, &Serial) = (&held.svid.spiffe_id, &held.serial);
-        let deny = self.verifier.deny_list();
-        deny.denies_id(id) || deny.denies_serial(serial)
+    /// Is an identity revoked?
+    pub(super) fn denies_id(&self, id: &SpiffeId) -> bool {
+        self.verifier.deny_list().denies_id(id)
     }
 
-    /// Is an identity revoked?
+    /// Is a certificate revoked?
+    pub(super) fn denies_serial(&self, serial: &Serial) -> bool {
+        self.verifier.deny_list().denies_serial(serial)
+    }
+
+    /// Is an entry's identity revoked?
     pub(super) fn denies_entry(&self, spiffe_id: &str) -> bool {
-        SpiffeId::new(spiffe_id).is_ok_and(|id| self.verifier.deny_list().denies_id(&id))
+        SpiffeId::new(spiffe_id).is_ok_and(|id| self.denies_id(&id))
+    }
+}
+
+impl Watcher {
+    /// Was it looked at by an older list of endpoints than it must be?
+    fn is_outdated(&self) -> bool {
+        self.attested.endpoints < self.endpoints
     }
 }
 

@@ -193,6 +193,17 @@ impl Table {
         }
     }
 
+    /// Has the CA refused to sign what the entry names now?
+    pub(super) fn is_refused(&self, id: &str) -> bool {
+        self.refused.contains_key(id)
+    }
+
+    /// Is this very SVID the one that is held for its entry?
+    pub(super) fn holds(&self, held: &Held) -> bool {
+        let now = self.held.get(held.entry.id.as_str());
+        now.is_some_and(|now| now.serial == held.serial)
+    }
+
     /// A workload is served with these entries, or (`false`) no longer.
     pub(super) fn serve(&mut self, ids: &[Arc<str>], serve: bool, now: u64) {
         for id in ids {
@@ -248,6 +259,8 @@ impl Table {
             None if self.held.len() >= MAX_HELD => None,
             None => Some(0),
             Some(held) if held.changing_since.is_some() => Some(1),
+            // Revoked: nobody is served with it any more.
+            Some(held) if held.renew_at == 0 => Some(1),
             Some(held) if self.retired.contains(&held.authority) => Some(2),
             Some(held) => (now >= held.renew_at).then_some(3),
         }
@@ -323,8 +336,12 @@ impl Table {
 
     /// Certificates that are revoked are replaced: their identities may live on under other keys.
     pub(super) fn replace_denied(&mut self, denied: impl Fn(&Held) -> bool) {
-        for held in self.held.values_mut().filter(|held| denied(held)) {
-            held.renew_at = 0;
+        let refused = &self.refused;
+        for (id, held) in self.held.iter_mut().filter(|(_, held)| denied(held)) {
+            // Once: the list is long, and heard often.
+            if std::mem::take(&mut held.renew_at) > 0 && !refused.contains_key(id) {
+                self.not_before.remove(id);
+            }
         }
     }
 
@@ -387,4 +404,4 @@ impl Table {
 
 #[cfg(test)]
 #[path = "table_tests.rs"]
-mod tests;
+pub(super) mod tests;

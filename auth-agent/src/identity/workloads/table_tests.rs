@@ -47,6 +47,11 @@ fn held(entry: &KnownEntry, authority: &str, not_after: u64) -> Held {
     }
 }
 
+/// An SVID of an entry of that name, for tests of who keeps it.
+pub(in super::super) fn held_for(id: &str) -> Held {
+    held(&entry(id, 1), "ca", 1000)
+}
+
 fn table(entries: &[KnownEntry]) -> Table {
     let mut table = Table::default();
     table.set_entries(entries.iter().cloned().map(Arc::new), NODE, 0);

@@ -10,6 +10,9 @@
 //! some bytes smaller; since entries are numbered from the newest, and ours are dropped later if at all, every later
 //! reference of the client's finds the entry that it means.
 //!
+//! An empty one, which HTTP/2 forbids (RFC 9113, 8.3.1) and no client library sends by itself, stays: what stood for it
+//! would be longer than it is. The library resets such a stream, and the connection goes on.
+//!
 //! What is not well-formed is passed on as it came: the library judges, not this filter.
 
 mod block;

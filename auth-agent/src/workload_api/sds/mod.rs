@@ -41,8 +41,8 @@ impl Sds {
         request: Request<Streaming<S::Request>>,
     ) -> Result<Response<Responses<S::Response>>, Status> {
         let begun = async {
-            let call = self.callers.attest(&request).await?;
-            self.callers.states(call, method).await
+            let workload = self.callers.attest(&request).await?;
+            self.callers.states(workload, method).await
         };
         let (first, states) = counted(method, begun.await)?;
         let responses = run::<S>(request.into_inner(), first, states);
@@ -50,8 +50,8 @@ impl Sds {
     }
 
     async fn fetch(&self, request: Request<DiscoveryRequest>) -> Result<DiscoveryResponse, Status> {
-        let call = self.callers.attest(&request).await?;
-        let (material, _states) = self.callers.states(call, "FetchSecrets").await?;
+        let workload = self.callers.attest(&request).await?;
+        let (material, _states) = self.callers.states(workload, "FetchSecrets").await?;
         let mut world = World::default();
         world.request(request.into_inner())?;
         world

@@ -44,7 +44,9 @@ pub(super) fn run<S: Session>(
                 () = sender.closed() => return,
                 request = requests.message() => match request {
                     Ok(Some(request)) => session.request(request),
-                    Ok(None) | Err(_) => return,
+                    Ok(None) => return,
+                    // Too long, too late or not understood: it hears why.
+                    Err(status) => Err(status),
                 },
                 now = states.next() => now.map(|now| material = now),
             };
