@@ -17,6 +17,7 @@ const REFUSED: &str = "handfast_ca_refusals_total";
 const ISSUE: &str = "handfast_ca_issue_seconds";
 const CHANGE: &str = "handfast_ca_store_change_seconds";
 const AUDIT: &str = "handfast_ca_audit_write_seconds";
+const NOT_CONNECTED: &str = "handfast_ca_connections_refused_total";
 const CONNECTED: &str = "handfast_ca_agents_connected";
 const SEQUENCE: &str = "handfast_ca_sequence";
 const BUNDLE: &str = "handfast_ca_bundle_sequence";
@@ -40,6 +41,10 @@ pub(crate) fn describe() {
         "Time to commit a change and to see it"
     );
     describe_histogram!(AUDIT, Unit::Seconds, "Time to make audit records durable");
+    describe_counter!(
+        NOT_CONNECTED,
+        "Connections refused since their source, or who they are, has too many of the kind"
+    );
     describe_gauge!(CONNECTED, "Nodes whose agents are connected");
     describe_gauge!(SEQUENCE, "Number of the last change");
     describe_gauge!(BUNDLE, "Number of the trust bundle");
@@ -74,6 +79,10 @@ pub(crate) fn audit(since: Instant) {
 
 pub(crate) fn connected(nodes: usize) {
     gauge!(CONNECTED).set(nodes as f64);
+}
+
+pub(crate) fn connection_refused(what: &'static str) {
+    counter!(NOT_CONNECTED, "kind" => what).increment(1);
 }
 
 pub(crate) fn acknowledged(node: &str, sequence: u64) {

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::listen::{Peer, PeerNode};
 use super::push::{self, Understands, UpdateStream};
+use super::quota::source;
 use super::state::State;
 use crate::audit::Act;
 use crate::authority::Issued;
@@ -77,7 +78,14 @@ impl Agents for Service {
             }
         };
         let act = act.with("from", from.to_string());
-        self.state.audit.record(vec![act]).await?;
+        match &joined {
+            Ok(_) => self.state.audit.record(vec![act]).await?,
+            Err(_) => {
+                self.state
+                    .refused(&source(from.ip()).to_string(), act)
+                    .await?
+            }
+        }
         let (bundle, issued) = joined?;
         Ok(Response::new(proto::JoinReply {
             svid: Some(svid(issued)),
@@ -221,6 +229,7 @@ impl Service {
         check_clocks(request.now_ms, now_ms())?;
         let key = CsrKey::read(&request.csr)?;
         let secret = Secret::from_wire(request.token);
+        let _place = self.state.admitting.acquire().await;
         self.state
             .change(|state| async move {
                 let hash = crate::bundle::sha256(key.point());

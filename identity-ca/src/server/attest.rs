@@ -10,6 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
 use super::agents::{signed, svid};
+use super::quota::source;
 use super::state::State;
 use crate::attest::{Caller, MAX_PAYLOAD, Proven};
 use crate::audit::Act;
@@ -61,7 +62,10 @@ async fn answer(
         Err(error) => Act::refused(ACT, from, "", error),
     };
     let act = act.with("kind", kind).with("from", from.to_string());
-    state.audit.record(vec![act]).await?;
+    match &admitted {
+        Ok(_) => state.audit.record(vec![act]).await?,
+        Err(_) => state.refused(&source(from.ip()).to_string(), act).await?,
+    }
     let (bundle, issued) = admitted?;
     let joined = proto::JoinReply {
         svid: Some(svid(issued)),
@@ -93,6 +97,7 @@ async fn admit(
         };
         Ok((proto::Bundle::from(&*state.now().bundle), issued))
     };
+    let _place = state.admitting.acquire().await;
     state.change(change).await
 }
 

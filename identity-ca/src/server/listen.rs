@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -25,11 +26,12 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::transport::server::Connected;
 
 use super::connections::Open;
+use super::quota::{Place, Quota, source};
 use super::state::State;
-use crate::Error;
 use crate::registry::Snapshot;
 use crate::tls::{ALPN, Signatures, provider, refusal};
 use crate::verify::{NodeSvid, Rejection, Verifier, WorkloadSvid};
+use crate::{Error, metrics};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(1);
@@ -37,6 +39,12 @@ const LINGER: Duration = Duration::from_secs(1);
 const ANONYMOUS: Duration = Duration::from_secs(60);
 const MAX_CONNECTIONS: usize = 4096;
 const MAX_ANONYMOUS: usize = 128;
+/// Of one source. Many nodes may stand behind one address: a handshake is over soon, and who is refused comes again.
+const MAX_GREETED: usize = 64;
+const MAX_STRANGERS: usize = 16;
+/// Of one node or operator: an agent has one, two while it changes its certificate, and those that a broken network
+/// has left half open for 30 s.
+const MAX_KNOWN: usize = 16;
 /// A node that was off may ask for its next certificate for so long (seconds).
 const REATTEST: u64 = 30 * 24 * 3600;
 
@@ -111,6 +119,9 @@ pub(super) fn agents(
         state,
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         anonymous: Arc::new(Semaphore::new(MAX_ANONYMOUS)),
+        greeted: Quota::new(MAX_GREETED),
+        strangers: Quota::new(MAX_STRANGERS),
+        known: Quota::new(MAX_KNOWN),
     };
     tokio::spawn(accept(listener, gate, ready));
     Ok(ReceiverStream::new(accepted))
@@ -122,6 +133,12 @@ struct Gate {
     state: Arc<State>,
     connections: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
+    /// Handshakes of one source.
+    greeted: Quota<IpAddr>,
+    /// Connections of one source that have shown no certificate.
+    strangers: Quota<IpAddr>,
+    /// Connections of one node or operator.
+    known: Quota<SpiffeId>,
 }
 
 async fn accept(listener: TcpListener, gate: Gate, ready: mpsc::Sender<io::Result<AgentStream>>) {
@@ -162,6 +179,14 @@ impl Gate {
         from: SocketAddr,
         permit: OwnedSemaphorePermit,
     ) -> Result<AgentStream, String> {
+        let source = source(from.ip());
+        let greeted = self.greeted.take(source);
+        let greeted = greeted.ok_or_else(|| {
+            refused(
+                "handshakes",
+                format!("{source} has {MAX_GREETED} under way"),
+            )
+        })?;
         tcp.set_nodelay(true).map_err(|error| error.to_string())?;
         let handshake = timeout(HANDSHAKE, self.acceptor.accept(tcp).into_fallible()).await;
         let tls = match handshake.map_err(|_| "no handshake within 10 s".to_owned())? {
@@ -171,11 +196,19 @@ impl Gate {
                 return Err(error.to_string());
             }
         };
-        let (mut node, mut operator, mut open) = (None, None, None);
+        let (mut node, mut operator, mut open, mut known) = (None, None, None, None);
         if let Some(chain) = tls.get_ref().1.peer_certificates() {
             let now = self.state.now();
             let shown = recognise(&now, chain, crate::now());
             let shown = shown.map_err(|rejection| rejection.to_string())?;
+            let who = shown.spiffe_id();
+            let place = self.known.take(who.clone());
+            known = Some(place.ok_or_else(|| {
+                refused(
+                    "connections",
+                    format!("{who} has {MAX_KNOWN} connections open"),
+                )
+            })?);
             open = Some(self.state.keep_judging(chain, &shown, &now)?);
             match shown {
                 Shown::Node(shown) => node = Some(shown),
@@ -186,10 +219,17 @@ impl Gate {
             (Some(_), _) | (_, Some(_)) => None,
             (None, None) => {
                 let permit = Arc::clone(&self.anonymous).try_acquire_owned();
-                let permit = permit.map_err(|_| "too many who have not joined".to_owned())?;
-                Some((Box::pin(sleep(ANONYMOUS)), permit))
+                let place = self.strangers.take(source);
+                let (Ok(permit), Some(place)) = (permit, place) else {
+                    return Err(refused(
+                        "strangers",
+                        format!("{source} is one too many of those who have not joined"),
+                    ));
+                };
+                Some((Box::pin(sleep(ANONYMOUS)), permit, place))
             }
         };
+        drop(greeted);
         Ok(AgentStream {
             tls,
             peer: Peer {
@@ -199,9 +239,17 @@ impl Gate {
             },
             open,
             anonymous,
+            _known: known,
             _permit: permit,
         })
     }
+}
+
+/// Who was refused, and why: counted, and named in the log.
+fn refused(what: &'static str, problem: String) -> String {
+    metrics::connection_refused(what);
+    tracing::warn!(%problem, "a connection is refused");
+    problem
 }
 
 /// Reads what is under way before closing: a reset would destroy the alert
@@ -236,6 +284,15 @@ pub(super) struct Peer {
 pub(super) enum Shown {
     Node(Arc<PeerNode>),
     Operator(Arc<WorkloadSvid>),
+}
+
+impl Shown {
+    fn spiffe_id(&self) -> SpiffeId {
+        match self {
+            Self::Node(node) => node.svid.spiffe_id.clone(),
+            Self::Operator(svid) => svid.spiffe_id.clone(),
+        }
+    }
 }
 
 /// A node that has shown its certificate.
@@ -303,7 +360,8 @@ pub(super) struct AgentStream {
     /// Tells when what was shown is no longer good enough.
     open: Option<Open>,
     /// Ends who never shows a certificate.
-    anonymous: Option<(Pin<Box<Sleep>>, OwnedSemaphorePermit)>,
+    anonymous: Option<(Pin<Box<Sleep>>, OwnedSemaphorePermit, Place<IpAddr>)>,
+    _known: Option<Place<SpiffeId>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -328,7 +386,7 @@ impl AsyncRead for AgentStream {
             return Poll::Ready(read);
         }
         match &mut self.anonymous {
-            Some((over, _)) => {
+            Some((over, ..)) => {
                 ready!(over.as_mut().poll(context));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }

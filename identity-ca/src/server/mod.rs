@@ -17,12 +17,15 @@ mod observations;
 mod operator;
 mod operators;
 mod push;
+mod quota;
 mod recovery;
+mod refusals;
 mod registry;
 mod rotation;
 mod serials;
 mod share;
 mod state;
+mod strangers;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -40,6 +43,7 @@ use tower::util::MapFutureLayer;
 
 pub(crate) use self::kubernetes::Registrar;
 use self::state::State;
+use self::strangers::{ByCaller, MAX_STRANGERS_MESSAGE};
 use crate::attest::{AttestationConfig, Attestors};
 use crate::audit::{self as log, Audit};
 use crate::authority::{Authority, Lock, SIGN_WITHOUT_STORE, check_folder, open_store};
@@ -216,13 +220,19 @@ impl Server {
     /// Serves until `shutdown`; calls that are under way then get 5 s to end.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let (stop, stopping) = watch::channel(false);
-        let agents = agents::service(Arc::clone(&self.state), stopping.clone());
+        let agents = Arc::new(agents::service(Arc::clone(&self.state), stopping.clone()));
+        let bounded =
+            |most| AgentsServer::from_arc(Arc::clone(&agents)).max_decoding_message_size(most);
+        let agents = ByCaller {
+            joined: bounded(MAX_AGENT_MESSAGE),
+            strangers: bounded(MAX_STRANGERS_MESSAGE),
+        };
         let agents = Transport::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .max_concurrent_streams(64)
             .add_routes(administration(&self.state, &self.dir))
-            .add_service(AgentsServer::new(agents).max_decoding_message_size(MAX_AGENT_MESSAGE))
+            .add_service(agents)
             .add_service(ObserverServer::new(observations::service(Arc::clone(
                 &self.state,
             ))))

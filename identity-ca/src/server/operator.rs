@@ -1,6 +1,7 @@
 //! Who calls, and may they? Every administrative call asks this first.
 
 use std::fmt;
+use std::sync::Arc;
 
 use spiffe::SpiffeId;
 use tonic::transport::server::UdsConnectInfo;
@@ -52,7 +53,7 @@ pub(super) fn check_reason(reason: &str) -> Result<(), Error> {
 impl State {
     /// The operator behind a call, if `needed` or more was given to them.
     pub(super) fn operator<T>(
-        &self,
+        self: &Arc<Self>,
         request: &Request<T>,
         needed: Role,
     ) -> Result<Operator, Status> {
@@ -121,18 +122,18 @@ impl State {
         }
     }
 
-    fn refuse(&self, who: &Who, role: Option<Role>, needed: Role) -> Status {
+    fn refuse(self: &Arc<Self>, who: &Who, role: Option<Role>, needed: Role) -> Status {
         let message = match role {
             Some(role) => format!("{who} is {role} here; this needs {needed}; nothing was changed"),
             None => format!(
                 "{who} is no operator of this CA; its owner or root may make one (`handfast operator add`); nothing was changed"
             ),
         };
-        let audit = self.audit.clone();
+        let (state, source) = (Arc::clone(self), who.to_string());
         let act = Act::refused("operator.call", who, needed, &message);
         // Refused it is, whether that can be written down or not.
         tokio::spawn(async move {
-            if let Err(error) = audit.record(vec![act]).await {
+            if let Err(error) = state.refused(&source, act).await {
                 tracing::error!(%error, "a refusal is not in the audit log");
             }
         });

@@ -3,10 +3,12 @@
 //! A slow agent never queues: it gets the newest state when it is ready for it.
 
 use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -20,6 +22,10 @@ use crate::registry::{Difference, Revisions, Snapshot};
 use crate::{now_ms, proto};
 
 pub(super) type UpdateStream = ReceiverStream<Result<proto::Update, Status>>;
+
+/// All agents together get 2,000 updates a second that are not urgent, and each no fewer than one.
+const EACH: Duration = Duration::from_micros(500);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// The differences that an agent understands.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +57,13 @@ pub(super) fn start(
     };
     tokio::spawn(stream.run());
     ReceiverStream::new(updates)
+}
+
+/// What follows an update.
+enum Next {
+    Update,
+    /// Nobody listens any more, or nobody may.
+    Over,
 }
 
 struct Push {
@@ -113,30 +126,79 @@ impl Push {
                     return;
                 }
             }
+            let Next::Update = self.news(expiry.as_mut()).await else {
+                return;
+            };
+        }
+    }
+
+    /// Waits until there is something to send. What this agent must know is sent at once; the rest gathers for a
+    /// moment.
+    async fn news(&mut self, mut expiry: Pin<&mut Sleep>) -> Next {
+        let pause = tokio::time::sleep(self.pause());
+        tokio::pin!(pause);
+        let mut waits = false;
+        loop {
             tokio::select! {
-                changed = self.snapshots.changed() => if changed.is_err() { return },
-                changed = self.crls.changed() => match changed {
-                    // Seen only when it is sent, like the snapshots.
-                    Ok(()) => self.crls.mark_changed(),
-                    Err(_) => return,
+                changed = self.snapshots.changed() => match changed {
+                    Ok(()) if self.is_urgent() => return Next::Update,
+                    Ok(()) => waits = true,
+                    Err(_) => return Next::Over,
                 },
-                changed = self.servers.changed() => match changed {
-                    Ok(()) => self.servers.mark_changed(),
-                    Err(_) => return,
+                () = &mut pause, if waits => return Next::Update,
+                changed = self.crls.changed() => return match changed {
+                    Ok(()) => {
+                        // Seen only when it is sent, like the snapshots.
+                        self.crls.mark_changed();
+                        Next::Update
+                    }
+                    Err(_) => Next::Over,
                 },
-                () = self.sender.closed() => return,
-                () = stopped(self.stopping.clone()) => return,
+                changed = self.servers.changed() => return match changed {
+                    Ok(()) => {
+                        self.servers.mark_changed();
+                        Next::Update
+                    }
+                    Err(_) => Next::Over,
+                },
+                () = self.sender.closed() => return Next::Over,
+                () = stopped(self.stopping.clone()) => return Next::Over,
                 () = &mut expiry => {
                     let ended = Status::unauthenticated("this connection's certificate has expired; connect with the next one");
                     drop(self.sender.send(Err(ended)).await);
-                    return;
+                    return Next::Over;
                 }
             }
         }
     }
-}
 
-impl Push {
+    /// How long this agent may wait for what is not urgent, after its last update: the more agents there are, the
+    /// more changes go into one.
+    fn pause(&self) -> Duration {
+        let agents = u32::try_from(self.state.nodes_connected()).unwrap_or(u32::MAX);
+        EACH.saturating_mul(agents).min(MAX_PAUSE)
+    }
+
+    /// Is there news that does not wait: what cuts, what this agent's SVIDs hang on, its entries, policies?
+    fn is_urgent(&self) -> bool {
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let (Some(sent), now) = (self.sent, snapshot.revisions) else {
+            return true;
+        };
+        let of = |of: &Revisions| (of.deny, of.bundle, of.retired, of.policies);
+        if of(&sent) != of(&now) {
+            return true;
+        }
+        match snapshot.admitted(&self.peer) {
+            Ok(node) if sent.entries != now.entries => {
+                let difference = snapshot.entries.since(node, sent.entries, now_ms());
+                difference.is_none_or(|difference| !difference.is_empty())
+            }
+            Ok(_) => false,
+            Err(_) => true,
+        }
+    }
+
     /// The head of the audit log, if the agent has not seen it yet: it verifies each.
     fn audit_head(&mut self) -> Option<proto::AuditHeads> {
         let head = self.state.audit_head()?;

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::connections::Connections;
 use super::crls::Crls;
 use super::federation::Fetcher;
 use super::heads::Heads;
 use super::heard::Hearing;
+use super::refusals::Refusals;
 use crate::attest::Attestors;
 use crate::audit::Audit;
 use crate::authority::Authority;
@@ -31,6 +32,8 @@ use crate::{Error, NodeName, metrics, now_ms};
 const UPKEEP: Duration = Duration::from_secs(60);
 /// How often the deny list is dated anew, so that nodes know that it is fresh.
 const REDATE_MS: u64 = 3_600_000;
+/// Strangers who are let in at once.
+const MAX_ADMITTING: usize = 4;
 
 pub(super) struct State {
     pub(super) authority: Authority,
@@ -41,6 +44,9 @@ pub(super) struct State {
     pub(super) fetcher: Fetcher,
     pub(super) heads: Heads,
     pub(super) hearing: Hearing,
+    pub(super) refusals: Refusals,
+    /// Strangers who are being let in: they must not keep operators from changing anything.
+    pub(super) admitting: Semaphore,
     pub(super) connections: Connections,
     pub(super) crls: Crls,
     pub(super) recovery: Mutex<Option<Recovery>>,
@@ -74,6 +80,8 @@ impl State {
         let writer = Arc::default();
         Ok(Arc::new(Self {
             hearing: Hearing::start(registry.clone(), Arc::clone(&writer)),
+            refusals: Refusals::default(),
+            admitting: Semaphore::new(MAX_ADMITTING),
             authority,
             registry,
             audit,
@@ -186,6 +194,9 @@ impl State {
     }
 
     pub(super) async fn close(&self) {
+        if let Err(error) = self.settle_refusals().await {
+            tracing::warn!(%error, "the last refusals are not in the audit log");
+        }
         self.registry.close().await;
     }
 }
@@ -273,7 +284,8 @@ impl Shown {
 pub(super) async fn upkeep(state: Arc<State>) {
     loop {
         tokio::time::sleep(UPKEEP).await;
-        if let Err(error) = look_after(&state).await {
+        let done = state.settle_refusals().await;
+        if let Err(error) = done.and(look_after(&state).await) {
             tracing::error!(%error, "upkeep; it is tried again in a minute");
         }
     }

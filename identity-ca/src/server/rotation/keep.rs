@@ -33,16 +33,19 @@ pub(in crate::server) async fn keep(state: Arc<State>) {
     let mut snapshots = state.snapshot.subscribe();
     let mut runner = Runner::default();
     loop {
+        let began = Instant::now();
         if let Err(error) = runner.round(&state).await {
             tracing::warn!(%error, "rotation; it is tried again");
             tokio::time::sleep(TICK).await;
         }
+        // To look at all nodes takes its time: most of it belongs to what they say.
+        let rest = (began.elapsed() * 4).max(GATHER);
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return },
             () = state.rotation.notified() => {}
             () = tokio::time::sleep(TICK) => {}
         }
-        tokio::time::sleep(GATHER).await;
+        tokio::time::sleep(rest).await;
     }
 }
 
