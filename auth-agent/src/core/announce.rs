@@ -163,6 +163,18 @@ impl Core {
         });
     }
 
+    /// The peer may have forgotten addresses with a proof that ended before it had this one.
+    pub(super) fn announce_all_again(&mut self, number: PeerNumber, identity: IdentityNumber) {
+        let announced = self.peer(number).into_iter().flat_map(|p| &p.announced);
+        let addresses: Vec<IpAddr> = announced
+            .filter(|(_, of)| of.identity == identity && of.said == Said::Confirmed)
+            .map(|(address, _)| *address)
+            .collect();
+        for address in addresses {
+            self.announce_again(number, address);
+        }
+    }
+
     /// The peer asks for what it has been told already.
     pub(super) fn announce_again(&mut self, number: PeerNumber, address: IpAddr) {
         let Some(peer) = self.peer(number) else {

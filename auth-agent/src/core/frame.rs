@@ -8,8 +8,8 @@
 //! | all others | never | yes; those about proofs wait for the verdicts on proofs that came before |
 
 use super::peer::Session;
-use super::types::{ConnId, PeerNumber};
 use super::session::STOPS;
+use super::types::{ConnId, PeerNumber};
 use super::{Alarm, CloseReason, Core, Effect};
 use crate::wire::Frame;
 

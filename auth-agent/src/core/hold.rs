@@ -14,8 +14,12 @@ use super::{Alarm, Core, Discarded, Effect, PairKey};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hold {
     pub peer: Option<PeerNumber>,
+    pub since: Duration,
     pub until: Duration,
 }
+
+/// A packet may have been taken that much before the core hears of it.
+pub(super) const IN_FLIGHT: Duration = Duration::from_secs(1);
 
 /// What is to become of a key now.
 enum Outlook {
@@ -49,7 +53,8 @@ impl Core {
             self.discarded(key, Discarded::TooMany);
             return false;
         }
-        self.holds.insert(key, Hold { peer, until });
+        let since = self.now.boot;
+        self.holds.insert(key, Hold { peer, since, until });
         self.hold_order.push_back((until, key));
         if let Some(endpoint) = self.endpoints.get_mut(&key.endpoint) {
             endpoint.holds += 1;
@@ -265,8 +270,8 @@ impl Core {
             .iter()
             .filter(|key| {
                 let peer = self.peer_of(key.remote).filter(|p| *p != PeerNumber::LOCAL);
-                let until = Duration::ZERO;
-                fits(self, key, &Hold { peer, until })
+                let (since, until) = (Duration::ZERO, Duration::ZERO);
+                fits(self, key, &Hold { peer, since, until })
             })
             .copied()
             .collect();
@@ -287,6 +292,24 @@ impl Core {
         }
         self.discard_where(reason, |_, key, hold| {
             key.remote == address && hold.peer == Some(number)
+        });
+    }
+
+    /// The address has a new holder: what was taken while the former one was known, and heard of since, is not for it.
+    pub(super) fn discard_former(
+        &mut self,
+        number: PeerNumber,
+        address: IpAddr,
+        identity: IdentityNumber,
+    ) {
+        let former = self
+            .peer_mut(number)
+            .and_then(|peer| peer.forgot.remove(&address));
+        let Some((_, at)) = former.filter(|(former, _)| *former != identity) else {
+            return;
+        };
+        self.discard_where(Discarded::RemoteChanged, |_, key, hold| {
+            key.remote == address && hold.peer == Some(number) && hold.since <= at + IN_FLIGHT
         });
     }
 

@@ -185,11 +185,7 @@ impl Core {
 
     /// Several inputs as one step, in their order: what waits is taken in at once and stored once. The effects are
     /// those of one step too: [`Effect::Persist`] first, [`Effect::Release`] last.
-    pub fn handle_all(
-        &mut self,
-        now: Now,
-        events: impl IntoIterator<Item = Event>,
-    ) -> Vec<Effect> {
+    pub fn handle_all(&mut self, now: Now, events: impl IntoIterator<Item = Event>) -> Vec<Effect> {
         self.advance(now);
         if !self.begun {
             self.begin();
@@ -307,12 +303,11 @@ impl Core {
 
     fn finish(&mut self) -> Vec<Effect> {
         self.update_deadlines();
-        let mut effects = Vec::new();
+        let mut effects = std::mem::take(&mut self.effects);
         if std::mem::take(&mut self.dirty) {
-            effects.push(Effect::Persist);
-            self.removals = Removals::of(&self.effects);
+            self.removals = Removals::of(&effects);
+            effects.insert(0, Effect::Persist);
         }
-        effects.append(&mut self.effects);
         let releases = std::mem::take(&mut self.releases);
         effects.extend(releases.into_iter().map(|key| Effect::Release { key }));
         effects

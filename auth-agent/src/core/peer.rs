@@ -52,6 +52,8 @@ pub(super) struct Peer {
     pub inherited: bool,
     pub seen: BTreeMap<IpAddr, u64>,
     pub seen_floor: u64,
+    /// Who its addresses were that were forgotten a moment ago, and when.
+    pub forgot: BTreeMap<IpAddr, (IdentityNumber, Duration)>,
     pub negative: BTreeMap<IpAddr, Duration>,
     pub asked: BTreeMap<IpAddr, Duration>,
     pub resolves_out: Bucket,
@@ -311,6 +313,7 @@ impl Peer {
             inherited: false,
             seen: BTreeMap::new(),
             seen_floor: 0,
+            forgot: BTreeMap::new(),
             negative: BTreeMap::new(),
             asked: BTreeMap::new(),
             resolves_out: Bucket::default(),

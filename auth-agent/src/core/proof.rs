@@ -177,9 +177,11 @@ impl Core {
             }
             return self.violation(conn, CloseReason::NeverSaid("proof-accepted"));
         };
+        let mut renewed = false;
         if let Some(given) = live.given.get_mut(&identity)
             && given.sent.is_some_and(|sent| sent.leaf_hash == leaf)
         {
+            renewed = given.accepted.is_some();
             given.accepted = given.sent.take();
             given.retry_at = None;
         }
@@ -192,6 +194,9 @@ impl Core {
         }
         self.record_all(number, identity);
         self.pursue(number, identity);
+        if renewed {
+            self.announce_all_again(number, identity);
+        }
         self.consider_peer(number);
     }
 

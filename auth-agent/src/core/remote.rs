@@ -4,6 +4,7 @@
 //! in that peer's signed prefixes, and no other peer holds it. Generations must rise.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::effect::RemoteEntry;
 use super::peer::Peer;
@@ -136,6 +137,7 @@ impl Core {
         if before.is_some_and(|before| before != identity) {
             self.discard_toward(number, address, Discarded::RemoteChanged);
         }
+        self.discard_former(number, address, identity);
         let limit = self.config.limits.remotes_per_peer;
         let Some(peer) = self.peer_mut(number) else {
             return;
@@ -158,10 +160,12 @@ impl Core {
     /// Forgets who an address is; packets that wait for it as that are dropped first.
     pub(super) fn remove_remote(&mut self, number: PeerNumber, address: IpAddr) {
         self.discard_toward(number, address, Discarded::RemoteChanged);
-        let known = self
-            .peer_mut(number)
-            .is_some_and(|peer| peer.remotes.remove(&address).is_some());
-        if known {
+        let (now, limit) = (self.now.boot, self.config.limits.remotes_per_peer);
+        let Some(peer) = self.peer_mut(number) else {
+            return;
+        };
+        if let Some(remote) = peer.remotes.remove(&address) {
+            peer.forgets(address, remote.identity, now, limit);
             self.holders.remove(&address);
             self.persist();
             self.emit(Effect::RemoveRemote { address });
@@ -358,6 +362,19 @@ impl Core {
 }
 
 impl Peer {
+    /// Who an address was, for packets that were taken before and are heard of later.
+    pub(super) fn forgets(
+        &mut self,
+        address: IpAddr,
+        identity: IdentityNumber,
+        now: Duration,
+        limit: usize,
+    ) {
+        if self.forgot.len() < limit {
+            self.forgot.insert(address, (identity, now));
+        }
+    }
+
     /// The generation that an announcement of the address must exceed.
     fn highest(&self, address: IpAddr) -> u64 {
         self.seen.get(&address).copied().unwrap_or(self.seen_floor)

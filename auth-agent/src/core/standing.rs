@@ -96,21 +96,24 @@ impl Core {
             peer: number,
             below,
         });
+        let (now, limit) = (self.now.boot, self.config.limits.remotes_per_peer);
         let Some(peer) = self.peer_mut(number) else {
             return;
         };
         let remotes: Vec<_> = peer
             .remotes
             .extract_if(.., |_, remote| remote.epoch < below)
-            .map(|(address, _)| address)
             .collect();
+        for (address, remote) in &remotes {
+            peer.forgets(*address, remote.identity, now, limit);
+        }
         let announced: Vec<_> = peer
             .announced
             .extract_if(.., |_, announcement| announcement.entry.epoch < below)
             .collect();
         peer.rests_on.retain(|_, epoch| *epoch >= below);
         peer.inherited = false;
-        for address in remotes {
+        for (address, _) in remotes {
             self.holders.remove(&address);
         }
         for (address, announcement) in announced {

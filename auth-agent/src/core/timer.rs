@@ -109,6 +109,8 @@ impl Core {
                 continue;
             };
             peer.asked.retain(|_, at| *at + limits > now.boot);
+            let remembered = limits + super::hold::IN_FLIGHT;
+            peer.forgot.retain(|_, (_, at)| *at + remembered > now.boot);
             let expired: Vec<_> = peer
                 .negative
                 .iter()

@@ -99,8 +99,7 @@ fn frame() -> impl Strategy<Value = Frame> {
         address().prop_map(|address| Frame::ResolveRefused { address }),
         (bytes(4000), any::<bool>()).prop_map(|(bytes, more)| Frame::DenyList { bytes, more }),
         reason().prop_map(|reason| Frame::Goodbye { reason }),
-        (any::<u64>(), bytes(MAX_QUESTION))
-            .prop_map(|(id, question)| Frame::Ask { id, question }),
+        (any::<u64>(), bytes(MAX_QUESTION)).prop_map(|(id, question)| Frame::Ask { id, question }),
         (any::<u64>(), bytes(MAX_ANSWER)).prop_map(|(id, answer)| Frame::Answer { id, answer }),
         Just(Frame::TunnelReady),
         Just(Frame::Ready),

@@ -11,9 +11,7 @@ use handfast_agent::core::{
     HoldKey, Identity, Local, LocalIdentity, NodeInfo, Now, PairView, Pairing, PeerNode,
     PeerNumber, Policy, PolicyView, RemoteProof, SessionEntry, SessionState, Snapshot,
 };
-use handfast_agent::wire::{
-    BootId, Frame, Hello, LeafHash, OLDEST_VERSION, TunnelKind, VERSION,
-};
+use handfast_agent::wire::{BootId, Frame, Hello, LeafHash, OLDEST_VERSION, TunnelKind, VERSION};
 use ipnet::IpNet;
 
 pub const SECOND: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use handfast_agent::core::EndpointId;
+use handfast_agent::core::{EndpointId, Event, PeerNumber};
 
 use super::node::{Rules, Workload, identity};
 use super::world::World;
@@ -15,7 +15,10 @@ impl World {
     pub fn disturb(&mut self) {
         let index = self.rng.index(self.nodes.len());
         let down = Duration::from_millis(self.rng.below(3_000));
-        match self.rng.below(40) {
+        match self.rng.below(44) {
+            40..=41 => self.rotate_tunnel_key(index),
+            42 => self.renew_some_session(index),
+            43 => self.ask_about_a_flow(index),
             0..=4 => self.break_some(),
             5..=7 => self.crash(index, down),
             8 => self.crash(index, down * 10),
@@ -33,6 +36,33 @@ impl World {
             36..=37 => self.both_at_once(index),
             _ => self.burst(index),
         }
+    }
+
+    /// A second tunnel device with another key, if every peer has come over to the first.
+    pub fn rotate_tunnel_key(&mut self, index: usize) {
+        if self.nodes[index].core.is_none() || !self.nodes[index].has_rotated() {
+            return;
+        }
+        self.say(|| format!("node {index}: another tunnel key"));
+        let node = &mut self.nodes[index];
+        node.rotations = node.rotations.wrapping_add(1);
+        let (key, port) = (node.tunnel_key(), 51872 + u16::from(node.rotations % 2));
+        self.feed(index, Event::TunnelKey { key, port });
+    }
+
+    fn any_peer(&mut self) -> PeerNumber {
+        PeerNumber(1 + u32::try_from(self.rng.below(8)).unwrap())
+    }
+
+    fn renew_some_session(&mut self, index: usize) {
+        let peer = self.any_peer();
+        self.feed(index, Event::RenewSession { peer });
+    }
+
+    fn ask_about_a_flow(&mut self, index: usize) {
+        let (peer, id) = (self.any_peer(), self.rng.below(20));
+        let question = vec![1];
+        self.feed(index, Event::Ask { peer, id, question });
     }
 
     fn any_name(&mut self) -> String {

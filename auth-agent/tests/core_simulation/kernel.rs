@@ -12,6 +12,7 @@ use handfast_agent::core::{
 use ipnet::IpNet;
 
 use super::node::Rules;
+use super::tunnels::Tunnels;
 
 /// What outlives the agent.
 #[derive(Clone, Default)]
@@ -27,20 +28,9 @@ pub struct Kernel {
     pub identities: BTreeMap<IdentityNumber, (Duration, bool)>,
     pub names: BTreeMap<IdentityNumber, Arc<Identity>>,
     pub pairs: BTreeMap<PairKey, (Duration, u32)>,
-    pub tunnels: BTreeMap<PeerNumber, Tunnel>,
+    pub tunnels: BTreeMap<PeerNumber, Tunnels>,
     /// What the policy map was compiled from.
     pub rules: Option<Arc<Rules>>,
-}
-
-/// One WireGuard peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tunnel {
-    pub id: String,
-    pub key: [u8; 32],
-    /// Allowed IPs.
-    pub prefixes: Vec<IpNet>,
-    /// Which peer entry: one that was removed and made anew has lost its keys and what it had staged.
-    pub instance: u64,
 }
 
 /// What a gate says.
@@ -155,19 +145,6 @@ impl Kernel {
             .retain(|(_, to), entry| *to != peer || entry.epoch >= below);
         self.pairs
             .retain(|key, (_, epoch)| key.peer != peer || *epoch >= below);
-    }
-
-    /// A key stands for one WireGuard peer, an address for one too: the newcomer takes them over.
-    pub fn install_tunnel(&mut self, peer: PeerNumber, mut tunnel: Tunnel) {
-        if let Some(old) = self.tunnels.get(&peer).filter(|old| old.key == tunnel.key) {
-            tunnel.instance = old.instance;
-        }
-        self.tunnels
-            .retain(|other, old| *other == peer || old.key != tunnel.key);
-        for old in self.tunnels.values_mut() {
-            old.prefixes.retain(|p| !tunnel.prefixes.contains(p));
-        }
-        self.tunnels.insert(peer, tunnel);
     }
 
     pub fn peer_of(&self, address: IpAddr) -> Option<PeerNumber> {

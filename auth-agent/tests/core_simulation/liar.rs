@@ -5,11 +5,11 @@
 use std::net::IpAddr;
 
 use handfast_agent::core::ConnId;
-use handfast_agent::wire::{BootId, Frame, Hello, LeafHash};
+use handfast_agent::wire::{BootId, Frame, Hello, LeafHash, TunnelKind};
 
 use super::authority::leaf;
 use super::links::Sent;
-use super::node::Packet;
+use super::node::{Cover, Packet, six};
 use super::proofs::Term;
 use super::world::World;
 
@@ -46,7 +46,7 @@ impl World {
         let (node, host) = (u8::try_from(node).unwrap(), self.rng.below(4));
         match self.rng.below(8) {
             0 => IpAddr::from([8, 8, 8, 8]),
-            1 => format!("fd00:{node}::{host}").parse().unwrap(),
+            1 => six(usize::from(node), u8::try_from(host).unwrap()),
             _ => IpAddr::from([10, node, 0, u8::try_from(host).unwrap()]),
         }
     }
@@ -162,7 +162,9 @@ impl World {
 
     fn twist_hello(&mut self, index: usize, mut hello: Hello) -> Hello {
         let other = self.rng.index(self.nodes.len());
-        match self.rng.below(6) {
+        match self.rng.below(8) {
+            6 => hello.tunnel_kind = TunnelKind::Other(3),
+            7 => hello.oldest_version = u32::try_from(self.rng.below(4)).unwrap(),
             0 => hello.node_id.clone_from(&self.nodes[other].id),
             1 => hello.boot_id = self.any_boot(index),
             2 | 3 => hello.tunnel_key = self.nodes[other].tunnel_key(),
@@ -176,7 +178,7 @@ impl World {
     fn invent(&mut self, index: usize, conn: ConnId) -> Option<Frame> {
         let (address, generation) = (self.any_address(index), self.any_number());
         let leaf_hash = self.any_leaf(index);
-        Some(match self.rng.below(14) {
+        Some(match self.rng.below(16) {
             0 => Frame::Announce {
                 address,
                 leaf_hash,
@@ -210,6 +212,14 @@ impl World {
             11 => Frame::DenyList {
                 bytes: self.rng.below(9).to_be_bytes().to_vec(),
                 more: self.rng.chance(30),
+            },
+            13 => Frame::Ask {
+                id: generation,
+                question: vec![1],
+            },
+            14 => Frame::Answer {
+                id: self.rng.below(20),
+                answer: vec![1],
             },
             12 => Frame::Goodbye {
                 reason: "lie".into(),
@@ -303,7 +313,7 @@ impl World {
             to_node: to,
             meant: None,
             keys,
-            instances: None,
+            cover: Cover::Liar,
         };
         self.launch(packet);
     }

@@ -168,6 +168,7 @@ impl World {
                 local_not_after: self.nodes[here].svid.not_after,
             };
             // The acceptor hears of it a little later: the client is ready first.
+            self.nodes[here].ends.insert(ConnId(number), there);
             let delay = match dialled {
                 true => Duration::ZERO,
                 false => self.millis(0, 20),
@@ -239,17 +240,30 @@ impl World {
             return;
         }
         match sent {
-            Sent::Garbage => self.feed(to, Event::Garbage { conn }),
-            Sent::Frame(frame) => {
-                self.note_frame(to, from, conn, &frame);
-                self.feed(to, Event::Frame { conn, frame });
-            }
+            Sent::Garbage => self.hear(to, Event::Garbage { conn }),
+            Sent::Frame(frame) => self.hear(to, Event::Frame { conn, frame }),
+        }
+    }
+
+    /// The agent takes it in at once, or it waits with others until the agent is not busy.
+    fn hear(&mut self, index: usize, event: Event) {
+        if !self.setup.batches {
+            return self.feed(index, event);
+        }
+        let node = &mut self.nodes[index];
+        node.inbox.push(event);
+        if node.inbox.len() == 1 {
+            let (busy, life) = (self.millis(0, 10), self.nodes[index].life);
+            self.later(busy, Action::Waiting(index, life));
         }
     }
 
     /// What a node has been told, for the checks.
-    fn note_frame(&mut self, to: usize, from: usize, conn: ConnId, frame: &Frame) {
+    pub fn note_frame(&mut self, to: usize, conn: ConnId, frame: &Frame) {
         let at = self.at;
+        let Some(from) = self.nodes[to].ends.get(&conn).copied() else {
+            return;
+        };
         let lies = self.liar == Some(to);
         let of = |leaf| self.ca.certificates.get(&serial_of(leaf)).cloned();
         match frame {

@@ -26,6 +26,7 @@ mod rng;
 mod scenarios;
 mod shell;
 mod truth;
+mod tunnels;
 mod world;
 
 use std::sync::Mutex;

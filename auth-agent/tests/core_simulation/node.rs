@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::kernel::Kernel;
 use super::truth::Facts;
+use super::tunnels::{Handshake, Tunnels};
 
 /// True time when every history begins, unix seconds.
 pub const WALL: u64 = 1_800_000_000;
@@ -34,8 +35,18 @@ pub struct Packet {
     pub meant: Option<Arc<Identity>>,
     /// The sender's tunnel key, and the one it took for the receiver's: a node that has rebooted cannot read it.
     pub keys: Option<([u8; 32], [u8; 32])>,
-    /// The sender's peer entry, and the receiver's where it has one: `None` for what a liar makes.
-    pub instances: Option<(u64, Option<u64>)>,
+    pub cover: Cover,
+}
+
+/// How a packet goes through a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub enum Cover {
+    /// Encrypted when it was sent.
+    Keys(Handshake),
+    /// Staged in this peer entry until there is a handshake.
+    Staged(u64),
+    /// Made by a liar, by whatever keys it has.
+    Liar,
 }
 
 /// A held packet, and where it was taken.
@@ -107,6 +118,8 @@ pub struct Node {
     pub name: String,
     pub prefixes: Vec<IpNet>,
     pub boot: u64,
+    /// How often its tunnel's key has changed in this boot.
+    pub rotations: u8,
     /// World time at which this boot began.
     pub booted: Duration,
     /// Seconds by which the wall clock is wrong.
@@ -122,10 +135,16 @@ pub struct Node {
     pub svids: BTreeMap<Identity, LocalIdentity>,
     pub parked: BTreeMap<HoldKey, VecDeque<Parked>>,
     pub conns: BTreeSet<ConnId>,
+    /// Who is at the other end of each connection that there ever was.
+    pub ends: BTreeMap<ConnId, usize>,
     /// What the CA said the time was, and when on the boot clock.
     pub ca_heard: Option<(u64, Duration)>,
     /// A liar's: contexts that it was granted, beside those that its agent uses.
     pub granted: BTreeMap<ConnId, Vec<[u8; 32]>>,
+    /// What waits for an agent that is busy.
+    pub inbox: Vec<Event>,
+    /// When the kernel last refused what cuts.
+    pub refused: Option<Duration>,
     /// Tunnels that are being installed.
     pub installing: BTreeMap<PeerNumber, u64>,
 
@@ -158,6 +177,7 @@ impl Node {
                 format!("fd00:{index}::/64").parse().unwrap(),
             ],
             boot: 1,
+            rotations: 0,
             booted: Duration::ZERO,
             skew: 0,
             core: None,
@@ -168,8 +188,11 @@ impl Node {
             svids: BTreeMap::new(),
             parked: BTreeMap::new(),
             conns: BTreeSet::new(),
+            ends: BTreeMap::new(),
             ca_heard: None,
             granted: BTreeMap::new(),
+            inbox: Vec::new(),
+            refused: None,
             installing: BTreeMap::new(),
             stored: None,
             deny: None,
@@ -187,12 +210,25 @@ impl Node {
         BootId(bytes)
     }
 
-    /// Every boot of every node has its own.
+    /// Every boot of every node has its own, and may change it.
     pub fn tunnel_key(&self) -> [u8; 32] {
         let mut key = [0; 32];
         key[0] = u8::try_from(self.index).unwrap();
         key[1..9].copy_from_slice(&self.boot.to_be_bytes());
+        key[9] = self.rotations;
         key
+    }
+
+    /// One of this boot's, now or before.
+    pub fn has_had_key(&self, key: [u8; 32]) -> bool {
+        key[..9] == self.tunnel_key()[..9]
+    }
+
+    /// Whether every peer has come over to the key that it has now.
+    pub fn has_rotated(&self) -> bool {
+        let all = self.kernel.tunnels.values();
+        let mut all = all.flat_map(|tunnels| tunnels.all());
+        all.all(|tunnel| tunnel.own == self.tunnel_key())
     }
 
     pub fn boot_clock(&self, at: Duration) -> Duration {
@@ -252,7 +288,7 @@ impl Node {
 
     /// Every second host has IPv6 too.
     pub fn addresses(&self, host: u8) -> BTreeSet<IpAddr> {
-        let six = format!("fd00:{}::{host}", self.index).parse().unwrap();
+        let six = six(self.index, host);
         let six = (host.is_multiple_of(2)).then_some(six);
         six.into_iter().chain([self.address(host)]).collect()
     }
@@ -278,10 +314,16 @@ impl Node {
         let core = self.core.as_ref().and_then(|core| core.peer_number(other));
         let tunnels = self.kernel.tunnels.iter();
         core.or_else(|| {
-            let mut of = tunnels.filter(|(_, tunnel)| tunnel.id == other);
+            let named = |tunnels: &Tunnels| tunnels.all().any(|tunnel| tunnel.id == other);
+            let mut of = tunnels.filter(|(_, tunnels)| named(tunnels));
             of.next().map(|(peer, _)| *peer)
         })
     }
+}
+
+pub fn six(node: usize, host: u8) -> IpAddr {
+    let node = u16::try_from(node).unwrap();
+    IpAddr::from([0xfd00, node, 0, 0, 0, 0, 0, u16::from(host)])
 }
 
 pub fn added(endpoint: EndpointId, workload: &Workload) -> Event {

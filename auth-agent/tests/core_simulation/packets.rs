@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use handfast_agent::core::{Direction, EndpointId, Event, HoldKey, PeerNumber};
 
 use super::kernel::Verdict;
-use super::node::{Packet, Parked};
+use super::node::{Cover, Packet, Parked};
+use super::tunnels::Handshake;
 use super::world::{Action, World};
 
 /// Packets that one key may hold.
@@ -32,7 +33,7 @@ impl World {
             to_node,
             meant: None,
             keys: None,
-            instances: None,
+            cover: Cover::Liar,
         };
         let key = HoldKey {
             endpoint,
@@ -62,13 +63,14 @@ impl World {
             Verdict::Pass => {
                 let kernel = &self.nodes[index].kernel;
                 let peer = kernel.peer_of(packet.destination);
-                let tunnel = peer.and_then(|peer| kernel.tunnels.get(&peer));
+                let tunnels = peer.and_then(|peer| kernel.tunnels.get(&peer));
+                let tunnel = tunnels.and_then(|tunnels| tunnels.in_use.as_ref());
                 let meant = peer.and_then(|peer| kernel.takes_for(peer, packet.destination));
                 packet.meant = meant.cloned();
-                let own = self.nodes[index].tunnel_key();
-                packet.keys = tunnel.map(|tunnel| (own, tunnel.key));
-                let there = self.instance(packet.to_node, own);
-                packet.instances = tunnel.map(|tunnel| (tunnel.instance, there));
+                packet.keys = tunnel.map(|tunnel| (tunnel.own, tunnel.key));
+                if let Some((own, key)) = packet.keys {
+                    packet.cover = self.cover(index, packet.to_node, own, key);
+                }
                 self.check_unchanged(index, &packet, again.as_ref());
                 self.launch(packet);
             }
@@ -98,11 +100,59 @@ impl World {
         }
     }
 
-    /// The peer entry that a node has for a key.
-    fn instance(&self, index: usize, key: [u8; 32]) -> Option<u64> {
-        let mut tunnels = self.nodes[index].kernel.tunnels.values();
-        let found = tunnels.find(|tunnel| tunnel.key == key);
-        found.map(|tunnel| tunnel.instance)
+    /// What a packet that leaves now is encrypted with. Keys that are old are renewed, if both ends have the same
+    /// preshared key and hear each other; what finds none waits in the tunnel.
+    fn cover(&mut self, index: usize, to: usize, own: [u8; 32], key: [u8; 32]) -> Cover {
+        let at = self.at;
+        let Some((_, here)) = self.nodes[index].kernel.tunnel(own, key, at) else {
+            return Cover::Staged(0);
+        };
+        let (keys, session, instance) = (here.keys(at), here.session, here.instance);
+        if let Some((keys, false)) = keys {
+            return Cover::Keys(keys);
+        }
+        let there = self.nodes[to].kernel.tunnel(key, own, at);
+        let agreed = there.is_some_and(|(_, there)| there.session == session);
+        if agreed && !self.cut_off(index, to) && !self.cut_off(to, index) {
+            let number = self.number();
+            let keys = Handshake {
+                number,
+                session,
+                since: at,
+            };
+            let ends = [(index, own, key), (to, key, own)];
+            for (node, own, key) in ends {
+                if let Some(tunnel) = self.nodes[node].kernel.tunnel_mut(own, key) {
+                    tunnel.shake(keys);
+                }
+            }
+            return Cover::Keys(keys);
+        }
+        keys.map_or(Cover::Staged(instance), |(keys, _)| Cover::Keys(keys))
+    }
+
+    /// What the packet turns out to be encrypted with at the other end, if that can read it.
+    fn uncovered(&self, packet: &Packet) -> Option<(PeerNumber, Handshake)> {
+        let (sender, receiver) = packet.keys?;
+        let (here, there) = (&self.nodes[packet.to_node], &self.nodes[packet.from_node]);
+        let (peer, tunnel) = here.kernel.tunnel(receiver, sender, self.at)?;
+        let now = Handshake {
+            number: 0,
+            session: tunnel.session,
+            since: self.at,
+        };
+        let keys = match packet.cover {
+            Cover::Keys(keys) => tunnel.knows(keys, self.at).then_some(keys),
+            Cover::Staged(instance) => {
+                let staged = there.kernel.tunnel(sender, receiver, self.at);
+                let same = staged.filter(|(_, staged)| {
+                    staged.instance == instance && staged.session == tunnel.session
+                });
+                same.map(|_| now)
+            }
+            Cover::Liar => Some(now),
+        };
+        keys.map(|keys| (peer, keys))
     }
 
     /// Onto the underlay.
@@ -146,30 +196,24 @@ impl World {
         self.feed(index, Event::Held(key));
     }
 
-    pub fn arrive(&mut self, packet: Packet) {
+    pub fn arrive(&mut self, mut packet: Packet) {
         let index = packet.to_node;
         let node = &self.nodes[index];
         // WireGuard knows its peers by key, and takes from each only what lies in its allowed IPs.
-        let Some((sender, receiver)) = packet.keys else {
+        if packet.keys.is_none() {
             return self.lose("no tunnel");
-        };
-        let mut tunnels = node.kernel.tunnels.iter();
-        let tunnel = tunnels.find(|(_, tunnel)| tunnel.key == sender);
-        let Some((peer, tunnel)) = tunnel.filter(|_| receiver == node.tunnel_key()) else {
+        }
+        let Some((peer, keys)) = self.uncovered(&packet) else {
             return self.lose("other key");
         };
-        if let Some((here, there)) = packet.instances {
-            // Encrypted at once for the entry that the receiver had, or staged until there was one.
-            let staged = self.instance(packet.from_node, receiver) == Some(here);
-            let sent = there == Some(tunnel.instance);
-            if !sent && (there.is_some() || !staged) {
-                return self.lose("another tunnel");
-            }
-        }
-        if !tunnel.prefixes.iter().any(|p| p.contains(&packet.source)) {
+        let tunnel = packet.keys.and_then(|(sender, receiver)| {
+            let found = node.kernel.tunnel(receiver, sender, self.at);
+            found.map(|(_, tunnel)| tunnel)
+        });
+        if !tunnel.is_some_and(|t| t.prefixes.iter().any(|p| p.contains(&packet.source))) {
             return self.lose("outside allowed IPs");
         }
-        let peer = *peer;
+        packet.cover = Cover::Keys(keys);
         let Some((endpoint, _)) = node.workload_at(packet.destination) else {
             return self.lose("destination");
         };

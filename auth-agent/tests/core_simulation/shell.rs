@@ -1,43 +1,67 @@
 //! The shell of every node: feeds its core, carries out what it wants, and dies in between.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use handfast_agent::core::{ConnId, Effect, Event, LocalIdentity, PeerNumber, Snapshot};
 use handfast_agent::wire::Frame;
 
-use super::kernel::Tunnel;
 use super::links::Sent;
+use super::tunnels::Tunnel;
 use super::world::{Action, World};
 
 impl World {
-    /// One input, and all that it brings about at once.
+    /// One input, with what waited for the agent, and all that it brings about at once.
     pub fn feed(&mut self, index: usize, event: Event) {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
+        let mut events = VecDeque::from(std::mem::take(&mut self.nodes[index].inbox));
+        events.push_back(event);
+        self.feed_all(index, events);
+    }
+
+    /// What has come while the agent was busy.
+    pub fn feed_waiting(&mut self, index: usize) {
+        let waiting = std::mem::take(&mut self.nodes[index].inbox);
+        self.feed_all(index, waiting.into());
+    }
+
+    fn feed_all(&mut self, index: usize, mut events: VecDeque<Event>) {
+        while !events.is_empty() {
+            // An agent that takes in what waits at once takes all of it.
+            let count = if self.setup.batches { events.len() } else { 1 };
+            let batch: Vec<Event> = events.drain(..count).collect();
+            for event in &batch {
+                match event {
+                    Event::Disconnected { conn } => self.hung_up(index, *conn),
+                    Event::Frame { conn, frame } => self.note_frame(index, *conn, frame),
+                    _ => {}
+                }
+                if !matches!(event, Event::Tick) {
+                    self.say(|| format!("node {index} <- {event:?}"));
+                }
+            }
             let now = self.nodes[index].now(self.at);
-            if let Event::Disconnected { conn } = &event {
-                self.hung_up(index, *conn);
-            }
-            if !matches!(event, Event::Tick) {
-                self.say(|| format!("node {index} <- {event:?}"));
-            }
             let Some(core) = self.nodes[index].core.as_mut() else {
                 return;
             };
-            let heard_list = matches!(event, Event::DenyList(_));
-            let effects = core.handle(now, event);
-            let mut refused = false;
+            let heard_list = batch.iter().any(|e| matches!(e, Event::DenyList(_)));
+            let effects = core.handle_all(now, batch);
+            let mut refused = BTreeSet::new();
             for effect in effects {
                 if self.dies_now(index) {
                     return;
                 }
-                if self.refuses(&effect) {
+                if let Effect::SetSession { peer, session } = &effect {
+                    self.note_epoch(index, *peer, *session);
+                }
+                if self.refuses(&effect)
+                    && let Some(Event::NotWritten { peer }) = effect.refused()
+                {
                     self.say(|| format!("node {index}: the kernel refuses {effect:?}"));
-                    refused = true;
-                    events.extend(effect.refused());
+                    self.nodes[index].refused = Some(self.at);
+                    refused.insert(peer);
+                    events.push_back(Event::NotWritten { peer });
                     continue;
                 }
-                if refused && effect.confirms().is_some() {
+                if !refused.is_empty() && self.must_not_confirm(index, &effect, &refused) {
                     continue;
                 }
                 self.check_before(index, &effect);
@@ -52,11 +76,32 @@ impl World {
         }
     }
 
-    /// Writes about remote addresses, which a kernel may refuse like any other.
+    /// Whether it confirms something to a peer of whose entries one has just been refused.
+    fn must_not_confirm(
+        &self,
+        index: usize,
+        effect: &Effect,
+        refused: &BTreeSet<Option<PeerNumber>>,
+    ) -> bool {
+        let core = self.nodes[index].core.as_ref();
+        let peer = |conn| core.and_then(|core| core.peer_of_connection(conn));
+        effect
+            .confirms()
+            .is_some_and(|conn| refused.contains(&None) || refused.contains(&peer(conn)))
+    }
+
+    /// Any write may be refused by a kernel that is short of memory; taking something out never is, but for this one.
     fn refuses(&mut self, effect: &Effect) -> bool {
         let may = matches!(
             effect,
-            Effect::SetRemote { .. } | Effect::RemoveRemote { .. } | Effect::SetAnnounced { .. }
+            Effect::SetRemote { .. }
+                | Effect::RemoveRemote { .. }
+                | Effect::SetAnnounced { .. }
+                | Effect::SetIdentity { .. }
+                | Effect::SetSession { .. }
+                | Effect::SetPair { .. }
+                | Effect::SetLocal { .. }
+                | Effect::SetPrefix { .. }
         );
         may && self.rng.chance(self.faults.refuse_percent)
     }
@@ -128,25 +173,30 @@ impl World {
                     events.push_back(Event::DenyList(list));
                 }
             }
-            Effect::SendTunnelKey { conn, peer_key, .. } => {
-                let own = self.nodes[index].tunnel_key();
-                let tag = tag(conn, own, peer_key);
+            Effect::SendTunnelKey {
+                conn,
+                own_key,
+                peer_key,
+                ..
+            } => {
+                let tag = tag(conn, own_key, peer_key);
                 self.say_on(index, conn, Frame::TunnelKey { tag });
             }
             Effect::VerifyTunnelKey {
                 conn,
+                own_key,
                 peer_key,
                 tag: shown,
                 ..
             } => {
-                let own = self.nodes[index].tunnel_key();
-                let held = shown == tag(conn, peer_key, own);
+                let held = shown == tag(conn, peer_key, own_key);
                 events.push_back(Event::TunnelKeyChecked { conn, held });
             }
             Effect::InstallTunnel {
                 peer,
                 id,
                 conn,
+                own_key,
                 peer_key,
                 prefixes,
                 ..
@@ -154,12 +204,25 @@ impl World {
                 let (delay, order) = (self.millis(1, 20), self.number());
                 let tunnel = Tunnel {
                     id,
+                    own: own_key,
                     key: peer_key,
                     prefixes,
                     instance: order,
+                    session: conn.0,
+                    handshakes: Vec::new(),
                 };
+                self.note_keys(index, peer, conn.0);
                 self.nodes[index].installing.insert(peer, order);
                 self.later(delay, Action::Installed(index, order, peer, conn, tunnel));
+            }
+            Effect::ActivateTunnel { peer, conn } => {
+                let at = self.at;
+                let kernel = &mut self.nodes[index].kernel;
+                kernel.activate_tunnel(peer, conn.0, at);
+            }
+            Effect::Asked { conn, id, .. } => {
+                let answer = vec![1];
+                events.push_back(Event::AnswerGiven { conn, id, answer });
             }
             Effect::RemoveTunnel { peer } => {
                 // The worker does one thing after the other: what was ordered before is gone too.
@@ -229,7 +292,8 @@ impl World {
         }
         if let Some(there) = self.index_of(index, peer) {
             let of_there = usize::from(tunnel.key[0]) == there;
-            if !of_there && self.liar != Some(index) {
+            let ours = self.nodes[index].has_had_key(tunnel.own);
+            if !(of_there && ours) && self.liar != Some(index) {
                 self.fail("property 2: a tunnel with the key of another node");
             }
         }

@@ -3,6 +3,7 @@
 //! | property | checked |
 //! |---|---|
 //! | 1 mutual | when a proof is believed: its maker made it, in this session, with the key of the first certificate; when a pair is written: its remote identity was proven to this node in the pair's epoch, and the peer said that it accepted ours |
+//! | 2 bound | when a tunnel is installed: it has the keys of these two nodes in these boots; on every packet: it came under keys of a session with the peer that counts, or that its successor's take-over has not made older than a handshake lives |
 //! | 3 announce before trust | when a remote address is written: it was announced in that epoch, by the node in whose signed prefixes it lies, as an identity proven by that node; no epoch comes twice |
 //! | 4 no resurrection | after every write: whom a node takes an address for, that and nobody else uses it toward it; on every packet: the receiver takes its sender, and the sender took its receiver, for who they are |
 //! | 5 fail closed | on every packet: the receiver holds an unexpired proof of the sender's identity, and policy allows the two |
@@ -16,9 +17,11 @@ use std::time::Duration;
 
 use handfast_agent::core::{
     Effect, Identity, IdentityNumber, PairKey, PeerNumber, RemoteEntry, RemoteProof, SessionEntry,
+    SessionState,
 };
 
-use super::node::{Node, Packet};
+use super::node::{Cover, Node, Packet};
+use super::tunnels::{DEAD, GRACE};
 use super::world::World;
 
 /// A node hears of a jump of its clock by its next timer.
@@ -36,6 +39,14 @@ pub struct Facts {
     /// When an epoch began.
     epochs: BTreeMap<(PeerNumber, u32), Duration>,
     highest: BTreeMap<PeerNumber, u32>,
+    /// The epoch that a connection's tunnel keys are of.
+    keyed: BTreeMap<(PeerNumber, u64), u32>,
+    /// The newest epoch of this peer when its session last ended: no keys of it, or before, may count.
+    ended: BTreeMap<PeerNumber, u32>,
+    /// The newest epoch.
+    newest: BTreeMap<PeerNumber, u32>,
+    /// The oldest epoch that counts, and since when.
+    oldest: BTreeMap<PeerNumber, (u32, Duration)>,
 }
 
 #[derive(Clone)]
@@ -84,6 +95,54 @@ impl World {
         all.push(proven);
         if all.len() > MEMORY {
             all.remove(0);
+        }
+    }
+
+    /// A session's epochs as the core has them, whether or not the kernel takes them.
+    pub fn note_epoch(&mut self, index: usize, peer: PeerNumber, session: SessionEntry) {
+        let at = self.at;
+        let facts = &mut self.nodes[index].facts;
+        if session.state == SessionState::Cut {
+            facts.ended.insert(peer, session.current);
+        }
+        let oldest = facts.oldest.entry(peer).or_insert((session.oldest, at));
+        if oldest.0 != session.oldest {
+            *oldest = (session.oldest, at);
+        }
+        let known = facts.newest.entry(peer).or_default();
+        *known = session.current.max(*known);
+    }
+
+    /// The session's keys go into the tunnel.
+    pub fn note_keys(&mut self, index: usize, peer: PeerNumber, conn: u64) {
+        let facts = &mut self.nodes[index].facts;
+        let epoch = facts.newest.get(&peer).copied().unwrap_or_default();
+        facts.keyed.entry((peer, conn)).or_insert(epoch);
+    }
+
+    /// Property 2: the keys are those of a session with this peer that counts, or were made before its successor took
+    /// over, less than three minutes ago.
+    fn check_keys_of(&self, index: usize, peer: PeerNumber, packet: &Packet) {
+        let facts = &self.nodes[index].facts;
+        let Cover::Keys(keys) = packet.cover else {
+            self.fail("property 2: a packet that nothing encrypted was delivered");
+        };
+        let Some(epoch) = facts.keyed.get(&(peer, keys.session)).copied() else {
+            self.fail("property 2: a packet under keys of no session with its peer was delivered");
+        };
+        if facts.ended.get(&peer).is_some_and(|ended| epoch <= *ended) {
+            self.fail("property 2: a packet under keys of a session that has ended was delivered");
+        }
+        let (oldest, since) = facts.oldest.get(&peer).copied().unwrap_or_default();
+        // The other end may take over a little later, and what it leaves takes packets until the grace is over.
+        let after = keys.since > since + GRACE;
+        let late = self.at > keys.since + DEAD + Duration::from_secs(5);
+        if epoch < oldest && (after || late) {
+            self.fail(&format!(
+                "property 2: a packet under keys of epoch {epoch}, made at {:?}, was delivered, though {oldest} took \
+                 over at {since:?}",
+                keys.since
+            ));
         }
     }
 
@@ -160,8 +219,8 @@ impl World {
         };
         // Without each other's keys of this boot no packet gets through.
         let keyed = |one: &Node, number, two: &Node| {
-            let tunnel = one.kernel.tunnels.get(&number);
-            tunnel.is_some_and(|tunnel| tunnel.key == two.tunnel_key())
+            let tunnels = one.kernel.tunnels.get(&number);
+            tunnels.is_some_and(|tunnels| tunnels.all().any(|of| two.has_had_key(of.key)))
         };
         if !keyed(here, as_here, there) || !keyed(there, as_there, here) {
             return;
@@ -274,6 +333,7 @@ impl World {
         if self.liar == Some(index) {
             return;
         }
+        self.check_keys_of(index, peer, packet);
         let node = &self.nodes[index];
         let taken_for = node.kernel.takes_for(peer, packet.source);
         let lies = self.liar == Some(packet.from_node);
@@ -320,6 +380,13 @@ impl World {
         let deny = node.deny.as_ref().filter(|_| alive).unwrap_or(&none);
         let named = |id: &String| deny.identities.contains(id) || deny.nodes.contains(id);
         let node_id = &self.nodes[there].id;
+        // What the kernel has refused is written again at once: a cut may take a second.
+        let refused = node
+            .refused
+            .is_some_and(|at| self.at < at + Duration::from_secs(1));
+        if refused {
+            return;
+        }
         if named(&remote.spiffe_id) || named(&local.spiffe_id) || named(node_id) {
             self.fail("property 6: a packet of somebody revoked was delivered");
         }

@@ -8,17 +8,19 @@ use std::time::Duration;
 use handfast_agent::core::{ConnId, EndpointId, Event, Identity, PeerNumber, Times};
 
 use super::authority::Authority;
-use super::kernel::Tunnel;
 use super::links::Link;
 use super::node::{Node, Packet, Workload, added};
 use super::proofs::Proofs;
 use super::rng::Rng;
+use super::tunnels::Tunnel;
 
 /// One thing that will happen.
 #[derive(Debug)]
 pub enum Action {
     /// For the agent of this life only.
     Input(usize, u64, Event),
+    /// The agent of this life looks at what waits for it.
+    Waiting(usize, u64),
     Deliver {
         link: u64,
         to_dialler: bool,
@@ -42,6 +44,8 @@ pub struct Setup {
     /// Of SVIDs, in seconds.
     pub lifetime: u64,
     pub real_proofs: bool,
+    /// An agent that is busy takes in what waits as one step.
+    pub batches: bool,
     /// Remember what happens, for people.
     pub trace: bool,
 }
@@ -55,6 +59,7 @@ impl Setup {
             times: Times::default(),
             lifetime: 24 * 3_600,
             real_proofs: false,
+            batches: seed % 128 >= 64,
             trace: std::env::var_os("HANDFAST_TRACE").is_some(),
         }
     }
@@ -101,7 +106,7 @@ pub struct World {
     pub crash_after: Option<(usize, usize)>,
     pub delivered: BTreeSet<u64>,
     pub dropped: BTreeMap<&'static str, u64>,
-    queue: BTreeMap<(Duration, u64), Action>,
+    queue: BTreeMap<(Duration, u64), Box<Action>>,
     next: u64,
     /// Snapshots taken.
     pub stores: u64,
@@ -173,7 +178,8 @@ impl World {
 
     pub fn later(&mut self, delay: Duration, action: Action) {
         let number = self.number();
-        self.queue.insert((self.at + delay, number), action);
+        self.queue
+            .insert((self.at + delay, number), Box::new(action));
     }
 
     pub fn millis(&mut self, from: u64, to: u64) -> Duration {
@@ -182,7 +188,18 @@ impl World {
 
     /// Whose address it is.
     pub fn node_of(&self, address: IpAddr) -> Option<usize> {
-        self.nodes.iter().position(|node| node.has_address(address))
+        // As `Node::prefixes` has them.
+        let index = match address {
+            IpAddr::V4(v4) => match v4.octets() {
+                [10, node, 0, _] => usize::from(node),
+                _ => return None,
+            },
+            IpAddr::V6(v6) => match v6.segments() {
+                [0xfd00, node, 0, 0, ..] => usize::from(node),
+                _ => return None,
+            },
+        };
+        (index < self.nodes.len()).then_some(index)
     }
 
     /// Which node a peer number of this node stands for.
@@ -229,6 +246,7 @@ impl World {
         let node = &mut self.nodes[index];
         node.life += 1;
         node.parked.clear();
+        node.inbox.clear();
         node.svids.clear();
         node.installing.clear();
         for link in std::mem::take(&mut node.conns) {
@@ -245,6 +263,7 @@ impl World {
         node.kernel = Default::default();
         node.facts = Default::default();
         node.boot += 1;
+        node.rotations = 0;
         node.booted = at;
         node.workloads.clear();
         node.next_endpoint = 1;
@@ -304,6 +323,8 @@ impl World {
 
     pub fn remove_workload(&mut self, index: usize, endpoint: EndpointId) {
         self.say(|| format!("node {index}: endpoint {} is gone", endpoint.0));
+        // What came while it was there is dealt with as such.
+        self.feed_waiting(index);
         // The interface and its programs are gone at once, whatever the agent does.
         let node = &mut self.nodes[index];
         let gone = node.workloads.remove(&endpoint);
@@ -337,7 +358,7 @@ impl World {
                 (Some(at), _) if at <= end => {
                     self.at = at;
                     if let Some((_, action)) = self.queue.pop_first() {
-                        self.act(action);
+                        self.act(*action);
                     }
                 }
                 _ => break,
@@ -352,6 +373,11 @@ impl World {
                 self.feed(index, event);
             }
             Action::Input(..) => {}
+            Action::Waiting(index, life) => {
+                if self.nodes[index].life == life {
+                    self.feed_waiting(index);
+                }
+            }
             Action::Deliver { link, to_dialler } => self.deliver_frame(link, to_dialler),
             Action::Arrive(packet) => self.arrive(packet),
             Action::Established(link) => self.established(link),
