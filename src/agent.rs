@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use handfast_agent::admin::Request;
-use handfast_agent::config::{AgentConfig, DefaultAuthentication};
+use handfast_agent::config::{AgentConfig, Choice, DefaultAuthentication, Encryption};
 use handfast_agent::identity::{IdentityError, K8sPsatFile, Method, NodeStore, X509PopFiles};
 use handfast_agent::shell::Readiness;
 use handfast_ca::bundle::{Fingerprint, TrustBundle};
@@ -168,12 +168,27 @@ pub struct RunArgs {
     /// TCP port of sessions with other nodes
     #[arg(long, default_value_t = 7250, value_name = "PORT")]
     session_port: u16,
-    /// UDP port of the WireGuard device
-    #[arg(long, default_value_t = 51872, value_name = "PORT")]
+    /// What carries packets between nodes; must be the same on all of them
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    encryption: Kind,
+    /// UDP port of the WireGuard device; the next port is for the device that takes over when keys change
+    #[arg(long, default_value_t = 51872, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65534))]
     wireguard_port: u16,
-    /// Name of the WireGuard device
+    /// Name of the WireGuard device; with 1 for the last 0, or 1 after it, that of the second one
     #[arg(long, default_value = "hf-wg0", value_name = "NAME")]
     wireguard_device: String,
+    /// Whose WireGuard to use
+    #[arg(long, value_enum, default_value_t, value_name = "WHOSE")]
+    wireguard: Implementation,
+    /// Send a packet to every peer at least this often (seconds), where a firewall or NAT forgets quiet flows
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    persistent_keepalive: Option<u16>,
+    /// Name of the XFRM device, with --encryption ipsec
+    #[arg(long, default_value = "hf-xfrm0", value_name = "NAME")]
+    ipsec_device: String,
+    /// Largest packet inside the tunnel, in bytes, instead of what the underlay leaves
+    #[arg(long, value_name = "BYTES")]
+    tunnel_mtu: Option<u32>,
     /// Name of the device that held packets wait in
     #[arg(long, default_value = "hf-hold0", value_name = "NAME")]
     hold_device: String,
@@ -198,6 +213,26 @@ enum Default {
     Background,
     /// It passes only between proven identities
     Required,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum, std::default::Default)]
+enum Kind {
+    /// The kernel's WireGuard, or a userspace implementation where it has none
+    #[default]
+    Wireguard,
+    /// The kernel's ESP in tunnel mode with AES-256-GCM; needs XFRM devices
+    Ipsec,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum, std::default::Default)]
+enum Implementation {
+    /// The kernel's where it has one, else a userspace one
+    #[default]
+    Auto,
+    /// The kernel's, or an error
+    Kernel,
+    /// A userspace one: what WG_USERSPACE_IMPLEMENTATION names, or wireguard-go
+    Userspace,
 }
 
 /// Runs the command.
@@ -261,8 +296,20 @@ impl From<RunArgs> for AgentConfig {
             run_dir: args.run_dir,
             bpf_dir: args.bpf_dir,
             session_port: args.session_port,
+            encryption: match args.encryption {
+                Kind::Wireguard => Encryption::Wireguard,
+                Kind::Ipsec => Encryption::Ipsec,
+            },
             wireguard_port: args.wireguard_port,
             wireguard_device: args.wireguard_device,
+            wireguard: match args.wireguard {
+                Implementation::Auto => Choice::Auto,
+                Implementation::Kernel => Choice::Kernel,
+                Implementation::Userspace => Choice::Userspace,
+            },
+            persistent_keepalive: args.persistent_keepalive,
+            ipsec_device: args.ipsec_device,
+            tunnel_mtu: args.tunnel_mtu,
             hold_device: args.hold_device,
             routing_table: args.routing_table,
             default_authentication: match args.default_authentication {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+pub use handfast_encrypt::Choice;
+
 /// What an agent is told when it starts.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -13,10 +15,20 @@ pub struct AgentConfig {
     pub bpf_dir: PathBuf,
     /// The port of sessions, on all of the node's underlay addresses.
     pub session_port: u16,
-    /// The port of the WireGuard device.
+    /// What carries packets between nodes; the same on all of them.
+    pub encryption: Encryption,
+    /// The port of the WireGuard device; the next one is the second device's.
     pub wireguard_port: u16,
-    /// The WireGuard device.
+    /// The WireGuard device. The second one, which is there while static keys change, is named after it.
     pub wireguard_device: String,
+    /// Whose WireGuard it is.
+    pub wireguard: Choice,
+    /// Seconds between WireGuard's keepalives, for nodes behind a stateful firewall or NAT.
+    pub persistent_keepalive: Option<u16>,
+    /// The XFRM device of IPsec.
+    pub ipsec_device: String,
+    /// The tunnel's MTU; what the underlay leaves, where none is given.
+    pub tunnel_mtu: Option<u32>,
     /// The hold device.
     pub hold_device: String,
     /// The routing table for peers' prefixes.
@@ -27,6 +39,25 @@ pub struct AgentConfig {
     pub workload_socket: PathBuf,
     /// Files and folders of policies beside those from the CA.
     pub policy_paths: Vec<PathBuf>,
+}
+
+/// What carries packets between nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// WireGuard: the kernel's, or a userspace implementation.
+    #[default]
+    Wireguard,
+    /// IPsec: the kernel's ESP in tunnel mode, AES-256-GCM.
+    Ipsec,
+}
+
+impl std::fmt::Display for Encryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Wireguard => "wireguard",
+            Self::Ipsec => "ipsec",
+        })
+    }
 }
 
 /// What a flow needs that no policy speaks of.

@@ -28,6 +28,16 @@ pub(crate) mod name {
     pub(crate) const PACKETS: &str = "handfast_agent_packets_total";
     pub(crate) const PROTOCOL: &str = "handfast_agent_protocol_events_total";
     pub(crate) const HANDSHAKE_FAILURES: &str = "handfast_agent_handshake_failures_total";
+    pub(crate) const HANDSHAKE_SECONDS: &str = "handfast_agent_handshake_seconds";
+    pub(crate) const PROOF_SECONDS: &str = "handfast_agent_proof_verification_seconds";
+    pub(crate) const PROOF_FAILURES: &str = "handfast_agent_proof_failures_total";
+    pub(crate) const HOLD_SECONDS: &str = "handfast_agent_hold_seconds";
+    pub(crate) const HOLD_DISCARDED: &str = "handfast_agent_held_packets_discarded_total";
+    pub(crate) const HELD_PACKETS: &str = "handfast_agent_held_packets";
+    pub(crate) const HELD_BYTES: &str = "handfast_agent_held_bytes";
+    pub(crate) const MAP_ENTRIES: &str = "handfast_agent_map_entries";
+    pub(crate) const MAP_CAPACITY: &str = "handfast_agent_map_capacity";
+    pub(crate) const EVENTS_LOST: &str = "handfast_agent_events_lost_total";
 }
 
 /// Says what each of them is. Called once, after the exporter is installed.
@@ -52,15 +62,43 @@ pub fn describe() {
             name::HANDSHAKE_FAILURES,
             "Sessions that were not opened, by reason",
         ),
+        (
+            name::PROOF_FAILURES,
+            "Peers' proofs that were not believed, by the step that refused them",
+        ),
+        (
+            name::HOLD_DISCARDED,
+            "Held packets that were given up, by reason",
+        ),
+        (
+            name::EVENTS_LOST,
+            "Verdicts that nobody could be told of: in the gates (ring), or at a watcher that is too slow (watcher)",
+        ),
     ];
     for (counter, what) in counters {
         describe_counter!(counter, what);
     }
-    describe_histogram!(
-        name::ATTEST_SECONDS,
-        Unit::Seconds,
-        "Looking at a process that asks for its identity"
-    );
+    let histograms = [
+        (
+            name::ATTEST_SECONDS,
+            "Looking at a process that asks for its identity",
+        ),
+        (
+            name::HANDSHAKE_SECONDS,
+            "TLS handshakes of sessions that were opened, by the side that dialled",
+        ),
+        (
+            name::PROOF_SECONDS,
+            "Verifying a peer's proof: the authenticator, the chain, the rules",
+        ),
+        (
+            name::HOLD_SECONDS,
+            "From a packet's arrival in hold until it was given back or dropped, by outcome",
+        ),
+    ];
+    for (histogram, what) in histograms {
+        describe_histogram!(histogram, Unit::Seconds, what);
+    }
     let gauges = [
         (name::SVIDS, "SVIDs held, by kind"),
         (name::STREAMS, "Workloads whose identities are watched"),
@@ -80,6 +118,13 @@ pub fn describe() {
         ),
         (name::HOLDS, "Pairs whose packets wait for a decision"),
         (name::ENDPOINTS, "Attached workloads"),
+        (name::HELD_PACKETS, "Packets that wait for a decision"),
+        (name::HELD_BYTES, "Their bytes"),
+        (name::MAP_ENTRIES, "Entries in use, by bounded map"),
+        (
+            name::MAP_CAPACITY,
+            "Entries that there is room for, by bounded map",
+        ),
     ];
     for (gauge, what) in gauges {
         describe_gauge!(gauge, what);
@@ -102,6 +147,34 @@ pub(crate) fn attested(took: Duration, failure: Option<&'static str>) {
         None => histogram!(name::ATTEST_SECONDS).record(took),
         Some(reason) => counter!(name::ATTEST_FAILURES, "reason" => reason).increment(1),
     }
+}
+
+/// A session was opened.
+pub(crate) fn handshaken(side: &'static str, took: Duration) {
+    histogram!(name::HANDSHAKE_SECONDS, "side" => side).record(took);
+}
+
+/// A peer's proof was looked at.
+pub(crate) fn proof_verified(took: Duration, failure: Option<&'static str>) {
+    histogram!(name::PROOF_SECONDS).record(took);
+    if let Some(step) = failure {
+        counter!(name::PROOF_FAILURES, "step" => step).increment(1);
+    }
+}
+
+/// A held packet has left the queue.
+pub(crate) fn hold_ended(outcome: &'static str, took: Duration) {
+    histogram!(name::HOLD_SECONDS, "outcome" => outcome).record(took);
+}
+
+/// Held packets were given up.
+pub(crate) fn discarded(reason: &str, packets: usize) {
+    counter!(name::HOLD_DISCARDED, "reason" => reason.to_owned()).increment(packets as u64);
+}
+
+/// A watcher was too slow for some verdicts.
+pub(crate) fn watcher_lagged(count: u64) {
+    counter!(name::EVENTS_LOST, "at" => "watcher").increment(count);
 }
 
 /// A value that goes up and down.

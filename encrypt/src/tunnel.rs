@@ -157,6 +157,11 @@ pub enum Health {
         /// What was noticed.
         reason: String,
     },
+    /// Somebody had changed the device; it is again what it is to be.
+    Mended {
+        /// What was found.
+        what: String,
+    },
     /// The device is there again with the same key and the same peers, but it is a new device and down: attach
     /// the gates, bring it up, set the routes.
     Replaced {

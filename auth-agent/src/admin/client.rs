@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{MAX_LINE, Request};
+use super::{MAX_ANSWER, Request};
 
 /// One open conversation with an agent.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Client {
             })?;
         let (reader, writer) = stream.into_split();
         Ok(Self {
-            reader: BufReader::new(reader.take(MAX_LINE as u64)),
+            reader: BufReader::new(reader.take(MAX_ANSWER as u64)),
             writer,
         })
     }
@@ -73,7 +73,7 @@ impl Client {
 
     /// The next line of an answer; `None` at its end.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
-        self.reader.get_mut().set_limit(MAX_LINE as u64);
+        self.reader.get_mut().set_limit(MAX_ANSWER as u64);
         let mut line = String::new();
         if self.reader.read_line(&mut line).await? == 0 {
             return Ok(None);

@@ -5,14 +5,18 @@
 
 mod client;
 mod server;
+mod tunnel;
 mod types;
 
 pub use client::{Client, ClientError};
 pub use server::{Answer, Asked, serve};
+pub use tunnel::{PeerInfo, RotationInfo, WireInfo, WireVerdict};
 pub use types::{
-    EndpointInfo, ObserveFilter, Observed, PairInfo, PeerInfo, PolicyInfo, Request, Status,
+    EndpointInfo, ObserveFilter, Observed, PairInfo, PolicyInfo, Request, Status,
     SvidInfo, Tuple, VerifyCheck, VerifyReport, VerifyState,
 };
 
-/// The longest line that either side takes.
-pub const MAX_LINE: usize = 4 * 1024 * 1024;
+/// The longest request that an agent takes.
+pub const MAX_REQUEST: usize = 4 * 1024 * 1024;
+/// The longest answer that is read: a listing of some hundred thousand pairs.
+pub const MAX_ANSWER: usize = 64 * 1024 * 1024;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{MAX_LINE, Request};
+use super::{MAX_REQUEST, Request};
 
 /// Conversations at once; further ones wait.
 const MAX_CONVERSATIONS: usize = 32;
@@ -69,11 +69,11 @@ pub async fn serve(path: &Path, requests: mpsc::Sender<Asked>) -> std::io::Resul
 
 async fn converse(stream: UnixStream, requests: mpsc::Sender<Asked>) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader.take(MAX_LINE as u64));
+    let mut reader = BufReader::new(reader.take(MAX_REQUEST as u64));
     let mut line = String::new();
     loop {
         line.clear();
-        reader.get_mut().set_limit(MAX_LINE as u64);
+        reader.get_mut().set_limit(MAX_REQUEST as u64);
         if reader.read_line(&mut line).await? == 0 {
             return Ok(());
         }

@@ -39,8 +39,15 @@ pub enum Request {
     PairFlush,
     /// The SVIDs of this node and its workloads. Answer: a list of [`SvidInfo`].
     SvidList,
-    /// Sessions and tunnels. Answer: a list of [`PeerInfo`].
+    /// Sessions and tunnels. Answer: a list of [`PeerInfo`](super::PeerInfo).
     TunnelStatus,
+    /// Change this node's tunnel keys. Answer: [`RotationInfo`](super::RotationInfo).
+    TunnelRotate,
+    /// Send probes and look at the wire. Answer: a list of [`WireInfo`](super::WireInfo).
+    TunnelVerify {
+        /// Only this one: a name or SPIFFE ID.
+        peer: Option<String>,
+    },
     /// A request of the CNI plugin; its answer stands there.
     Cni(CniRequest),
     /// The policies in force. Answer: [`PolicyInfo`].
@@ -165,33 +172,6 @@ pub struct SvidInfo {
     pub serial: String,
     /// Seconds since 1970.
     pub not_after: u64,
-}
-
-/// One peer: its session and its tunnel.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PeerInfo {
-    /// Its name.
-    pub name: String,
-    /// Its SPIFFE ID.
-    pub spiffe_id: String,
-    /// What its session is doing.
-    pub state: String,
-    /// The epoch in force.
-    pub epoch: u32,
-    /// Its prefixes, as the CA signed them.
-    pub prefixes: Vec<String>,
-    /// Seconds until the session must be renewed; absent without one.
-    pub expires_in_s: Option<u64>,
-    /// False if the tunnel did not say in time how it stands; what it alone knows is absent then.
-    pub tunnel_answers: bool,
-    /// Where the tunnel's packets go.
-    pub tunnel_endpoint: Option<String>,
-    /// Seconds since the tunnel's last handshake.
-    pub last_handshake_s: Option<u64>,
-    /// Bytes received through the tunnel.
-    pub received_bytes: Option<u64>,
-    /// Bytes sent through the tunnel.
-    pub sent_bytes: Option<u64>,
 }
 
 /// The policies in force on this node.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::cni::Pod;
 
 pub use link::{Attached, LinkRequest, attach, interfaces, open, remove};
-pub use namespace::{NamespaceName, exists as namespace_exists};
+pub use namespace::{NamespaceName, exists as namespace_exists, within};
 pub use records::{EndpointRecords, RecordError};
 
 /// A number for one attached workload interface, unique for one boot of this node.

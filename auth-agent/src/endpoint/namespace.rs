@@ -91,6 +91,31 @@ pub fn exists(name: &NamespaceName, inode: u64) -> bool {
     name.open().is_ok_and(|(_, found)| found == inode)
 }
 
+/// Runs `work` inside the namespace, on a thread of its own.
+///
+/// # Errors
+/// No such namespace, or it cannot be entered.
+pub fn within<T: Send + 'static>(
+    name: &NamespaceName,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, EndpointError> {
+    let (namespace, _) = name.open()?;
+    let failed = |doing: &str, source| EndpointError::Io {
+        doing: doing.into(),
+        source,
+    };
+    let worker = std::thread::Builder::new().name("netns".into());
+    let worker = worker.spawn(move || {
+        setns(&namespace, CloneFlags::CLONE_NEWNET).map(|()| work())
+    });
+    let ended = worker.map_err(|source| failed("start a thread", source))?.join();
+    let ended = ended.map_err(|_| {
+        let source = std::io::Error::other("the worker ended unexpectedly");
+        failed("work inside the network namespace", source)
+    })?;
+    ended.map_err(|errno| failed("enter the network namespace", errno.into()))
+}
+
 /// Runs `work` with a netlink handle inside the namespace.
 pub(super) fn inside<F, Fut, T>(namespace: OwnedFd, work: F) -> Result<T, EndpointError>
 where

@@ -3,34 +3,40 @@
 //! One task owns all of this. Inputs come one at a time; the effects of each are carried out in order before the
 //! next is looked at, which is what the core's ordering promises rest on.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use handfast_ca::client::NodeIdentity;
 use handfast_ca::verify::{NodeSvid, Verifier};
-use handfast_encrypt::{Peer, PresharedKey, PublicKey, Routes, Tunnel, WireGuard};
+use handfast_encrypt::{PublicKey, Routes};
 use handfast_policies::{PolicySet, Workload};
 
 use super::gates::Gates;
+use super::memory::Memory;
 use super::net::Net;
 use super::observations::Observations;
 use super::observe::History;
 use super::park::Park;
 use super::policy::PolicyTable;
 use super::readiness::Readiness;
+use super::tunnel_effects::TunnelTo;
+use super::tunnel_filter::Filter;
 use super::tunnel_worker::TunnelWorker;
+use super::tunnels::Slot;
 use super::updates::Unsettled;
+use super::verify::Questions;
 use super::{RunError, proofs};
 use crate::clock::Clock;
 use crate::config::AgentConfig;
-use crate::core::{Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, PolicyView};
+use crate::core::{
+    Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, PolicyView,
+};
 use crate::endpoint::EndpointRecords;
 use crate::files;
 use crate::identity::{
     AuditHeads, Foreign, Knowledge, Link, NodeStore, Reattest, Svids, Workloads,
 };
-use crate::proof::{NodeKey, tunnel_psk};
 use crate::tls::SessionTls;
 use crate::wire::Frame;
 
@@ -69,15 +75,19 @@ pub(super) struct Agent {
     pub(super) policy_version: u64,
     pub(super) policy_error: Option<String>,
     pub(super) unsettled: Unsettled,
-    pub(super) tunnel: Arc<WireGuard>,
     pub(super) tunnels: TunnelWorker,
-    /// The device was made anew, and is not up yet.
-    pub(super) tunnel_unrestored: bool,
+    /// Devices that were made anew, and are not up yet.
+    pub(super) tunnels_unrestored: BTreeSet<Slot>,
+    /// What our nftables table is to do.
+    pub(super) filter: Option<Filter>,
     pub(super) routes: Routes,
     pub(super) endpoints: EndpointRecords,
     pub(super) netlink: rtnetlink::Handle,
 
     pub(super) observations: Observations,
+    /// What peers were asked for `verify`.
+    pub(super) questions: Questions,
+    pub(super) memory: Memory,
     pub(super) history: History,
     pub(super) alarms: VecDeque<String>,
 }
@@ -85,17 +95,24 @@ pub(super) struct Agent {
 impl Agent {
     /// Gives the core an input and carries out what it wants, until it wants nothing more.
     pub(super) async fn feed(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
+        self.feed_all(VecDeque::from([event])).await;
+    }
+
+    /// The same with several inputs as one step: what waits together is stored once. So is what the effects of a step
+    /// bring about.
+    pub(super) async fn feed_all(&mut self, mut events: VecDeque<Event>) {
+        while !events.is_empty() {
             let now = self.clock.now();
-            let mut unwritten = false;
-            for effect in self.core.handle(now, event) {
-                if unwritten && effect.confirms().is_some() {
+            let mut unwritten = Unwritten::default();
+            for effect in self.core.handle_all(now, std::mem::take(&mut events)) {
+                if let Some(conn) = effect.confirms()
+                    && unwritten.concerns(self.core.peer_of_connection(conn))
+                {
                     continue;
                 }
                 let refused = effect.refused();
                 if let Err(error) = self.carry_out(effect, &mut events).await {
-                    unwritten |= refused.is_some();
+                    unwritten.note(refused.as_ref());
                     events.extend(refused);
                     // The kernel or the disk refuses: nothing opens by it, since what permits comes last and the
                     // gates drop what they do not know; people must hear of it.
@@ -155,19 +172,24 @@ impl Agent {
                 self.write_policy(&changes)?;
                 self.gates.remove_identity(number)?;
             }
-            Effect::SendTunnelKey { conn, id, peer_key } => {
-                self.send_tunnel_key(conn, &id, peer_key);
-            }
+            Effect::SendTunnelKey {
+                conn,
+                id,
+                own_key,
+                peer_key,
+            } => self.send_tunnel_key(conn, &id, own_key, peer_key),
             Effect::VerifyTunnelKey {
                 conn,
                 id,
+                own_key,
                 peer_key,
                 tag,
-            } => events.extend(self.check_tunnel_key(conn, &id, peer_key, &tag)),
+            } => events.extend(self.check_tunnel_key(conn, &id, own_key, peer_key, &tag)),
             Effect::InstallTunnel {
                 peer,
                 id,
                 conn,
+                own_key,
                 peer_key,
                 endpoint,
                 prefixes,
@@ -175,6 +197,7 @@ impl Agent {
                 let wanted = TunnelTo {
                     peer,
                     id,
+                    own_key: PublicKey::new(own_key),
                     key: PublicKey::new(peer_key),
                     endpoint,
                     prefixes,
@@ -185,14 +208,26 @@ impl Agent {
                     events.push_back(Event::TunnelFailed { conn });
                 }
             }
+            Effect::ActivateTunnel { peer, .. } => self.tunnels.activate(peer)?,
             Effect::RemoveTunnel { peer } => self.tunnels.remove(peer)?,
             Effect::Discard { key, reason } => {
                 tracing::debug!(?key, %reason, "held packets dropped");
-                if self.park.discard(key) > 0 {
-                    self.note_discarded(key, reason);
+                let packets = self.park.discard(key);
+                if packets > 0 {
+                    self.note_discarded(key, reason, packets);
                 }
             }
             Effect::Release { key } => self.park.release(key),
+            Effect::Asked {
+                peer,
+                conn,
+                id,
+                question,
+            } => events.extend(self.answer_peer(peer, conn, id, &question)),
+            Effect::Answered { peer, id, answer } => {
+                let now = self.clock.now().boot;
+                self.questions.answered(peer, id, &answer, now);
+            }
             Effect::Alarm(alarm) => self.raise(&alarm),
             write => self.gates.apply(&write)?,
         }
@@ -249,35 +284,12 @@ impl Agent {
         })
     }
 
-    fn install_tunnel(&self, conn: ConnId, to: TunnelTo) -> Result<(), RunError> {
-        let open = self.net.get(conn).ok_or(RunError::SessionGone)?;
-        let (ours, theirs) = (self.node.spiffe_id.to_string(), to.id.as_str());
-        let own_key = self.tunnel.public_key();
-        let secret = tunnel_psk(
-            &open.exporter,
-            NodeKey {
-                node_id: &ours,
-                tunnel_key: own_key.as_bytes(),
-            },
-            NodeKey {
-                node_id: theirs,
-                tunnel_key: to.key.as_bytes(),
-            },
-        )?;
-        let peer = Peer {
-            number: to.peer.0,
-            public_key: to.key,
-            preshared_key: PresharedKey::new(secret),
-            endpoint: to.endpoint,
-            prefixes: to.prefixes,
-        };
-        self.tunnels.install(conn, to.peer, peer)
-    }
-
     fn raise(&mut self, alarm: &Alarm) {
         match alarm {
-            // Refused addresses and ended sessions are everyday matters: the log has them.
-            Alarm::Dropped { .. } | Alarm::SessionEnded { .. } => tracing::info!("{alarm}"),
+            // A scan makes thousands of these a second; `observe` and the counters have them.
+            Alarm::Dropped { .. } => tracing::debug!("{alarm}"),
+            // An everyday matter: the log has it.
+            Alarm::SessionEnded { .. } => tracing::info!("{alarm}"),
             alarm => self.alarm(alarm.to_string()),
         }
     }
@@ -295,13 +307,27 @@ impl Agent {
     }
 }
 
-/// A tunnel that is wanted.
-struct TunnelTo {
-    peer: PeerNumber,
-    id: String,
-    key: PublicKey,
-    endpoint: std::net::SocketAddr,
-    prefixes: Vec<ipnet::IpNet>,
+/// Whose entries the kernel or the disk has refused in one step: these peers are told that nothing stands.
+#[derive(Debug, Default)]
+struct Unwritten {
+    everybody: bool,
+    peers: BTreeSet<PeerNumber>,
+}
+
+impl Unwritten {
+    fn note(&mut self, refused: Option<&Event>) {
+        match refused {
+            Some(Event::NotWritten { peer: Some(peer) }) => {
+                self.peers.insert(*peer);
+            }
+            Some(_) => self.everybody = true,
+            None => {}
+        }
+    }
+
+    fn concerns(&self, peer: Option<PeerNumber>) -> bool {
+        self.everybody || peer.is_some_and(|peer| self.peers.contains(&peer))
+    }
 }
 
 fn make_grant(conn: ConnId, count: usize) -> Result<Event, RunError> {

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use handfast_bpf::{HoldDevice, Kernel};
-use handfast_encrypt::{Tunnel, nat};
+use handfast_encrypt::nat;
 
 use super::agent::Agent;
 use super::tunnels::TunnelKeys;
-use super::{RunError, forwarding, forwarding_path, snapshot_path, start};
+use super::{RunError, forwarding, forwarding_path, snapshot_path, start, tunnel_start};
 use crate::config::AgentConfig;
 use crate::core::Event;
 use crate::endpoint::EndpointRecords;
@@ -27,9 +27,10 @@ impl Agent {
         ));
         nat::remove().await?;
         removed.push("nftables table handfast".into());
-        let device = self.tunnel.device().name;
-        self.tunnel.detach().await?;
-        removed.push(format!("device {device}"));
+        for tunnel in self.tunnels.standing().devices.values() {
+            tunnel.detach().await?;
+            removed.push(format!("device {}", tunnel.device().name));
+        }
         self.park.close()?;
         removed.push(format!("device {}", self.config.hold_device));
         removed.extend(clean_run_dir(&self.config, &self.endpoints)?);
@@ -43,7 +44,7 @@ pub async fn detach(config: &AgentConfig) -> Result<Vec<String>, RunError> {
     let _lock = start::lock(&config.run_dir)?;
     let endpoints = EndpointRecords::open(&config.run_dir)?;
     let mut removed = Kernel::detach_dir(&config.bpf_dir)?;
-    removed.extend(start::take_tunnel_away(config).await?);
+    removed.extend(tunnel_start::take_away(config).await?);
     HoldDevice::remove(&config.hold_device)?;
     nat::remove().await?;
     removed.extend(clean_run_dir(config, &endpoints)?);

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use handfast_encrypt::Tunnel;
 
 use super::RunError;
 use super::agent::Agent;
@@ -53,7 +52,7 @@ impl Agent {
             netns: netns.clone(),
             id,
             addresses,
-            mtu: self.tunnel.device().mtu,
+            mtu: self.tunnels.current().device().mtu,
         };
         let link = endpoint::attach(&self.netlink, &request).await?;
         let endpoint = Endpoint {

@@ -288,6 +288,11 @@ impl Gates {
         Ok(self.kernel.attach_tunnel(ifindex)?)
     }
 
+    /// A tunnel device that is gone, or about to go, is none of the gates' any more.
+    pub(super) fn detach_tunnel(&self, ifindex: u32) -> Result<(), RunError> {
+        Ok(self.kernel.detach_tunnel(ifindex)?)
+    }
+
     /// Gates on the hold device; from then on what is undecided is held.
     pub(super) fn attach_hold(&self, ifindex: u32) -> Result<(), RunError> {
         Ok(self.kernel.attach_hold(ifindex)?)
@@ -321,6 +326,11 @@ impl Gates {
         }
         self.wires = watched;
         outcome
+    }
+
+    /// The interfaces that the tripwire watches.
+    pub(super) fn wire_indexes(&self) -> BTreeSet<u32> {
+        self.wires.iter().map(|(index, _)| *index).collect()
     }
 
     /// How many interfaces the tripwire watches.

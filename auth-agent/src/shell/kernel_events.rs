@@ -10,6 +10,7 @@ use super::agent::Agent;
 use super::clock;
 use crate::admin::{Observed, Tuple};
 use crate::core::{self, Discarded, EndpointId, Event, HoldKey, PeerNumber};
+use crate::metrics;
 
 impl Agent {
     /// One event of the gates.
@@ -73,7 +74,8 @@ impl Agent {
     }
 
     /// Packets that the core gave up; the gates only count them.
-    pub(super) fn note_discarded(&mut self, key: HoldKey, reason: Discarded) {
+    pub(super) fn note_discarded(&mut self, key: HoldKey, reason: Discarded, packets: usize) {
+        metrics::discarded(&reason.to_string(), packets);
         let local = self
             .endpoint(key.endpoint.0)
             .and_then(|endpoint| {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::core::{CloseReason, ConnId, PeerNumber};
+use crate::metrics;
 use crate::proof::ProofContext;
 use crate::tls::{Connection, Exporter, FrameReader, FrameWriter, SessionTls, TlsError};
 use crate::wire::{Frame, Reason};
@@ -77,8 +78,10 @@ impl Net {
                     Ok((socket, from)) => {
                         let (tls, events) = (Arc::clone(&tls), events.clone());
                         tokio::spawn(async move {
+                            let start = Instant::now();
                             match tls.accept(socket).await {
                                 Ok(connection) => {
+                                    metrics::handshaken("peer", start.elapsed());
                                     let event =
                                         FromNet::Connected(Box::new(connection), Dialled::ByPeer);
                                     let _ = events.send(event).await;
@@ -211,8 +214,12 @@ async fn try_all(
 ) -> Result<Connection, String> {
     let mut reasons = Vec::new();
     for address in addresses {
+        let start = Instant::now();
         match tls.dial(address, expected).await {
-            Ok(connection) => return Ok(connection),
+            Ok(connection) => {
+                metrics::handshaken("us", start.elapsed());
+                return Ok(connection);
+            }
             Err(error) => reasons.push(format!("{address}: {error}")),
         }
     }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::admin::{ObserveFilter, Observed};
+use crate::metrics;
 
 /// Verdicts that are remembered for a watcher who comes later.
 const REMEMBERED: usize = 2048;
@@ -65,7 +66,10 @@ impl History {
                             return;
                         }
                     }
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Ok(_) => {}
+                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                        metrics::watcher_lagged(missed);
+                    }
                     Err(broadcast::error::RecvError::Closed) => return,
                 }
             }

@@ -4,20 +4,29 @@
 //! fall only when a packet goes through the device again: one that could not is kept until it can.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
 
 use handfast_bpf::{Held, HoldDevice};
 
 use super::RunError;
 use crate::core::{Direction, EndpointId, HoldKey};
+use crate::metrics;
 
 /// The hold device and what came out of it.
 pub(super) struct Park {
     /// Absent once it was lost or closed.
     device: Option<HoldDevice>,
     name: String,
-    waiting: HashMap<HoldKey, VecDeque<Held>>,
+    waiting: HashMap<HoldKey, VecDeque<Waiting>>,
     /// Dropped, but the kernel could not be told yet.
     still_counted: Vec<Held>,
+}
+
+/// One packet that waits.
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    held: Held,
 }
 
 impl Park {
@@ -61,14 +70,18 @@ impl Park {
             },
             remote: key.remote,
         };
-        self.waiting.entry(key).or_default().push_back(held);
+        self.waiting.entry(key).or_default().push_back(Waiting {
+            since: Instant::now(),
+            held,
+        });
         key
     }
 
     /// Gives everything under a key back to the gate that it was taken from, in order.
     pub(super) fn release(&mut self, key: HoldKey) {
         let Some(device) = &self.device else { return };
-        for held in self.waiting.remove(&key).into_iter().flatten() {
+        for Waiting { since, held } in self.waiting.remove(&key).into_iter().flatten() {
+            metrics::hold_ended("released", since.elapsed());
             if let Err(error) = device.give_back(&held) {
                 tracing::warn!(%error, ?key, "a held packet was not given back");
                 self.still_counted.push(held);
@@ -80,14 +93,14 @@ impl Park {
     pub(super) fn discard(&mut self, key: HoldKey) -> usize {
         let waiting = self.waiting.remove(&key).unwrap_or_default();
         let count = waiting.len();
-        self.drop_counted(waiting);
+        self.give_up(waiting);
         count
     }
 
     /// Drops everything.
     pub(super) fn discard_all(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
-        self.drop_counted(waiting.into_values().flatten());
+        self.give_up(waiting.into_values().flatten());
         self.retry();
     }
 
@@ -116,6 +129,14 @@ impl Park {
     pub(super) fn close(&mut self) -> Result<(), RunError> {
         self.lose();
         Ok(HoldDevice::remove(&self.name)?)
+    }
+
+    fn give_up(&mut self, packets: impl IntoIterator<Item = Waiting>) {
+        let ended = |Waiting { since, held }| {
+            metrics::hold_ended("dropped", since.elapsed());
+            held
+        };
+        self.drop_counted(packets.into_iter().map(ended));
     }
 
     /// Through the device again, so that the kernel's count falls.

@@ -1,11 +1,14 @@
 //! Proofs made and judged: the authenticator's cryptography, then the certificate's rules.
 
+use std::time::Instant;
+
 use handfast_ca::bundle::sha256;
 use handfast_ca::verify::Verifier;
 use rustls_pki_types::UnixTime;
 
 use crate::core::{Identity, RemoteProof};
 use crate::identity::serial_bytes;
+use crate::metrics;
 use crate::proof::{self, ProofContext};
 use crate::wire::LeafHash;
 
@@ -14,6 +17,8 @@ use crate::wire::LeafHash;
 pub(super) struct Invalid {
     pub(super) leaf_hash: Option<LeafHash>,
     pub(super) reason: String,
+    /// `authenticator` or `certificate`.
+    step: &'static str,
 }
 
 /// Judges a peer's authenticator: the session's keys, the certificate's signature, chain, SPIFFE rules, deny list.
@@ -25,16 +30,32 @@ pub(super) fn judge(
     verifier: &Verifier,
     wall: u64,
 ) -> Result<RemoteProof, Invalid> {
+    let start = Instant::now();
+    let judged = verify(context, authenticator, request, verifier, wall);
+    let failure = judged.as_ref().err().map(|invalid| invalid.step);
+    metrics::proof_verified(start.elapsed(), failure);
+    judged
+}
+
+fn verify(
+    context: &ProofContext,
+    authenticator: &[u8],
+    request: Option<&[u8; 32]>,
+    verifier: &Verifier,
+    wall: u64,
+) -> Result<RemoteProof, Invalid> {
     let chain = proof::verify(context, authenticator, request)
         .map_err(|error| Invalid {
             leaf_hash: None,
             reason: error.to_string(),
+            step: "authenticator",
         })?
         .into_certificates();
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(wall));
     let svid = verifier.proof(&chain, now).map_err(|error| Invalid {
         leaf_hash: chain.first().map(|leaf| LeafHash(sha256(leaf))),
         reason: error.to_string(),
+        step: "certificate",
     })?;
     Ok(RemoteProof {
         identity: Identity {

@@ -1,12 +1,8 @@
 //! How the node stands, for people and programs.
 
-use std::time::{Duration, SystemTime};
-
-use handfast_encrypt::{PeerStatus, Tunnel};
-
 use super::RunError;
 use super::agent::Agent;
-use crate::admin::{EndpointInfo, PairInfo, PeerInfo, PolicyInfo, Status, SvidInfo};
+use crate::admin::{EndpointInfo, PairInfo, PolicyInfo, Status, SvidInfo};
 use crate::core::{ConnectionView, IdentityNumber, PeerNumber, View};
 use crate::endpoint::Endpoint;
 
@@ -39,7 +35,7 @@ impl Agent {
             nearest_expiry: self.nearest_expiry(),
             workload_svids,
             workload_streams,
-            tunnel: self.tunnel.device().backend.to_string(),
+            tunnel: self.tunnels.current().device().backend.to_string(),
             key_exchange: "X25519MLKEM768".into(),
             endpoints: self.endpoints.all().len(),
             sessions: view
@@ -139,43 +135,6 @@ impl Agent {
             not_after: svid.not_after,
         }));
         svids
-    }
-
-    pub(super) async fn peers(&self) -> Result<Vec<PeerInfo>, RunError> {
-        let tunnel = self.tunnels.status().await;
-        let now = self.clock.now();
-        let view = self.view();
-        Ok(view
-            .peers
-            .iter()
-            .map(|peer| {
-                let key = self.tunnels.key(peer.number);
-                let mut wires = tunnel.iter().flat_map(|tunnel| &tunnel.peers);
-                let wire = wires.find(|wire| Some(wire.public_key) == key);
-                let bytes = |counted: fn(&PeerStatus) -> u64| {
-                    tunnel.as_ref().map(|_| wire.map_or(0, counted))
-                };
-                PeerInfo {
-                    name: peer.name.clone(),
-                    spiffe_id: peer.id.clone(),
-                    state: peer.connection.word().into(),
-                    epoch: peer.session.map_or(0, |session| session.current),
-                    prefixes: peer.prefixes.iter().map(ToString::to_string).collect(),
-                    expires_in_s: peer
-                        .session
-                        .and_then(|session| session.expires.checked_sub(now.boot))
-                        .map(|left| left.as_secs()),
-                    tunnel_answers: tunnel.is_some(),
-                    tunnel_endpoint: wire.and_then(|w| w.endpoint).map(|e| e.to_string()),
-                    last_handshake_s: wire
-                        .and_then(|w| w.last_handshake)
-                        .and_then(|at| SystemTime::now().duration_since(at).ok())
-                        .map(|since: Duration| since.as_secs()),
-                    received_bytes: bytes(|wire| wire.received_bytes),
-                    sent_bytes: bytes(|wire| wire.sent_bytes),
-                }
-            })
-            .collect())
     }
 
     pub(super) fn policies(&self) -> PolicyInfo {

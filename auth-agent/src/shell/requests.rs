@@ -22,6 +22,14 @@ impl Agent {
         let mut next = Next::GoOn;
         let answer = match asked.request {
             Request::Observe(filter) => Answer::Stream(self.history.watch(filter)),
+            Request::TunnelRotate => {
+                self.rotate_keys(asked.answer);
+                return next;
+            }
+            Request::TunnelVerify { peer } => {
+                self.verify_wire(peer, asked.answer);
+                return next;
+            }
             Request::Detach => {
                 let outcome = self.detach_all().await;
                 if outcome.is_ok() {
@@ -81,7 +89,10 @@ impl Agent {
                 protocol,
             } => to_value(self.verify(&from, &to, port, &protocol).await?),
             // Answered above; here they would have no answer of their own.
-            Request::Observe(_) | Request::Detach => Ok(Value::Null),
+            Request::Observe(_)
+            | Request::TunnelRotate
+            | Request::TunnelVerify { .. }
+            | Request::Detach => Ok(Value::Null),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! A node's life: start, the loop of inputs, and the end that cuts nothing.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use handfast_bpf::{Events, Held};
-use handfast_encrypt::{Health, Tunnel};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::agent::Agent;
@@ -27,6 +28,9 @@ use crate::tls::{Connection, TlsError};
 /// How often things are looked at that nothing reports: certificates that are due, flows whose time is over.
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 
+/// Inputs of one kind that wait together are taken together, this many at most: others wait no longer for that.
+const TOGETHER: usize = 128;
+
 /// What was ordered of the tunnel before the end may take this long.
 const LAST_ORDERS: Duration = Duration::from_millis(500);
 
@@ -42,7 +46,6 @@ pub async fn run(config: AgentConfig, readiness: Readiness) -> Result<(), RunErr
         ca,
         admin,
         kernel,
-        tunnel,
         tunnels,
         workload_api,
         lock: _lock,
@@ -59,7 +62,6 @@ pub async fn run(config: AgentConfig, readiness: Readiness) -> Result<(), RunErr
         admin,
         kernel,
         kernel_tells: true,
-        tunnel,
         tunnels,
         interfaces: wires::watch().map_err(RunError::io("watch interfaces"))?,
         housekeeping,
@@ -97,7 +99,6 @@ struct Inputs {
     kernel: Events,
     /// False after an error, until the next housekeeping.
     kernel_tells: bool,
-    tunnel: watch::Receiver<Health>,
     tunnels: mpsc::Receiver<Outcome>,
     interfaces: Arc<Notify>,
     housekeeping: Interval,
@@ -107,13 +108,12 @@ struct Inputs {
 
 /// One input.
 enum Input {
-    Net(FromNet),
-    Held(Result<Held, RunError>),
+    Net(Vec<FromNet>),
+    Held(Result<Vec<Held>, RunError>),
     Kernel(Result<handfast_bpf::Event, handfast_bpf::Error>),
     Tick,
     Ca(FromCa),
-    Tunnel(Health),
-    TunnelDone(Outcome),
+    Tunnel(Outcome),
     Asked(Asked),
     Interfaces,
     KeepHouse,
@@ -122,21 +122,27 @@ enum Input {
 impl Inputs {
     /// The next input, by lot among those that are there: whoever floods waits for the others. Safe to cancel.
     async fn next(&mut self, park: &mut Park, deadline: Option<Duration>) -> Input {
-        let input = tokio::select! {
-            Some(event) = self.net.recv() => Input::Net(event),
-            held = park.receive() => Input::Held(held),
+        let mut input = tokio::select! {
+            Some(event) = self.net.recv() => Input::Net(vec![event]),
+            held = park.receive() => Input::Held(held.map(|held| vec![held])),
             event = self.kernel.next(), if self.kernel_tells => Input::Kernel(event),
             () = sleep_until(deadline, self.ticked) => Input::Tick,
             Some(event) = self.ca.recv() => Input::Ca(event),
-            Ok(()) = self.tunnel.changed() => {
-                Input::Tunnel(self.tunnel.borrow_and_update().clone())
-            }
-            Some(outcome) = self.tunnels.recv() => Input::TunnelDone(outcome),
+            Some(outcome) = self.tunnels.recv() => Input::Tunnel(outcome),
             Some(asked) = self.admin.recv() => Input::Asked(asked),
             () = self.interfaces.notified() => Input::Interfaces,
             _ = self.housekeeping.tick() => Input::KeepHouse,
         };
-        match &input {
+        match &mut input {
+            // What waits behind it is taken along: a storm is stored once for many.
+            Input::Net(events) => {
+                let more = std::iter::from_fn(|| self.net.try_recv().ok());
+                events.extend(more.take(TOGETHER));
+            }
+            Input::Held(Ok(held)) => {
+                let more = std::iter::from_fn(|| park.receive().now_or_never()?.ok());
+                held.extend(more.take(TOGETHER));
+            }
             Input::Tick => self.ticked = clock::boot(),
             Input::Kernel(Err(_)) => self.kernel_tells = false,
             Input::KeepHouse => self.kernel_tells = true,
@@ -161,10 +167,11 @@ async fn sleep_until(deadline: Option<Duration>, ticked: Duration) {
 impl Agent {
     async fn take(&mut self, input: Input) -> Next {
         match input {
-            Input::Net(event) => self.hear_net(event).await,
+            Input::Net(events) => self.hear_net(events).await,
             Input::Held(Ok(held)) => {
-                let key = self.park.keep(held);
-                self.feed(Event::Held(key)).await;
+                let keys = held.into_iter().map(|held| self.park.keep(held));
+                let events = keys.map(Event::Held).collect();
+                self.feed_all(events).await;
             }
             Input::Held(Err(error)) => {
                 self.alarm(format!("held packets: {error}"));
@@ -175,8 +182,7 @@ impl Agent {
             Input::Kernel(Err(error)) => self.alarm(format!("events of the gates: {error}")),
             Input::Tick => self.feed(Event::Tick).await,
             Input::Ca(event) => self.hear_ca(event).await,
-            Input::Tunnel(health) => self.hear_tunnel(health).await,
-            Input::TunnelDone(outcome) => self.hear_tunnel_done(outcome).await,
+            Input::Tunnel(outcome) => self.hear_tunnel(outcome).await,
             Input::Asked(asked) => return self.answer(asked).await,
             Input::Interfaces => self.look_at_interfaces().await,
             Input::KeepHouse => self.keep_house().await,
@@ -199,24 +205,36 @@ impl Agent {
 }
 
 impl Agent {
-    async fn hear_net(&mut self, event: FromNet) {
-        match event {
-            FromNet::Connected(connection, dialled) => self.connected(*connection, dialled).await,
-            FromNet::DialFailed(peer, reason) => {
-                tracing::info!(%peer, %reason, "a peer is not reached");
-                self.feed(Event::DialFailed { peer }).await;
+    /// Frames that came together are one step of the core.
+    async fn hear_net(&mut self, events: Vec<FromNet>) {
+        let mut frames = VecDeque::new();
+        for event in events {
+            if let FromNet::Frame(conn, frame) = event {
+                frames.push_back(Event::Frame { conn, frame });
+                continue;
             }
-            FromNet::Frame(conn, frame) => self.feed(Event::Frame { conn, frame }).await,
-            FromNet::Ended(conn, error) => {
-                tracing::debug!(?conn, %error, "a connection ended");
-                self.net.forget(conn);
-                self.feed(match error {
-                    TlsError::Frame(_) => Event::Garbage { conn },
-                    _ => Event::Disconnected { conn },
-                })
-                .await;
+            self.feed_all(std::mem::take(&mut frames)).await;
+            match event {
+                FromNet::Connected(connection, dialled) => {
+                    self.connected(*connection, dialled).await;
+                }
+                FromNet::DialFailed(peer, reason) => {
+                    tracing::info!(%peer, %reason, "a peer is not reached");
+                    self.feed(Event::DialFailed { peer }).await;
+                }
+                FromNet::Ended(conn, error) => {
+                    tracing::debug!(?conn, %error, "a connection ended");
+                    self.net.forget(conn);
+                    self.feed(match error {
+                        TlsError::Frame(_) => Event::Garbage { conn },
+                        _ => Event::Disconnected { conn },
+                    })
+                    .await;
+                }
+                FromNet::Frame(..) => {}
             }
         }
+        self.feed_all(frames).await;
     }
 
     async fn connected(&mut self, connection: Connection, dialled: Dialled) {
@@ -246,52 +264,6 @@ impl Agent {
             local_not_after: self.node.not_after,
         }))
         .await;
-    }
-
-    async fn hear_tunnel(&mut self, health: Health) {
-        match health {
-            Health::Good => {}
-            Health::Lost { reason } => {
-                self.tunnel_unrestored = false;
-                self.alarm(format!("tunnel lost: {reason}"));
-            }
-            Health::Replaced { device } => {
-                self.tunnel_unrestored = true;
-                self.alarm(format!("tunnel device {} was made anew", device.name));
-                self.retry_tunnel().await;
-            }
-        }
-    }
-
-    async fn hear_tunnel_done(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Installed(conn) => self.feed(Event::TunnelInstalled { conn }).await,
-            Outcome::NotInstalled(conn, error) => {
-                self.alarm(format!("tunnel: {error}"));
-                self.feed(Event::TunnelFailed { conn }).await;
-            }
-            Outcome::NotRemoved(peer, error) => {
-                self.alarm(format!("tunnel of peer {peer} is not removed yet: {error}"));
-            }
-        }
-    }
-
-    /// Until a device that was made anew works.
-    async fn retry_tunnel(&mut self) {
-        if !self.tunnel_unrestored {
-            return;
-        }
-        match self.restore_tunnel().await {
-            Ok(()) => self.tunnel_unrestored = false,
-            Err(error) => self.alarm(format!("tunnel: {error}")),
-        }
-    }
-
-    /// Gates first: nothing passes a device that has none.
-    async fn restore_tunnel(&mut self) -> Result<(), RunError> {
-        self.gates.attach_tunnel(self.tunnel.device().index)?;
-        self.tunnel.up().await?;
-        self.apply_nodes().await
     }
 
     /// Packets in a device that was lost are lost, and must not stay counted: the counts begin anew with it.
@@ -324,7 +296,8 @@ impl Agent {
                 "{still_counted} packets that were dropped are still counted as held"
             ));
         }
-        self.retry_tunnel().await;
+        self.retry_tunnels().await;
+        self.check_filter().await;
         if let Err(error) = self.settle().await {
             self.alarm(error.to_string());
         }
@@ -335,14 +308,13 @@ impl Agent {
             self.alarm(format!("old connections: {error}"));
         }
         self.report_observations();
+        self.memory.keep_house();
         self.measure();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt;
-
     use super::*;
 
     const MILLISECOND: Duration = Duration::from_millis(1);

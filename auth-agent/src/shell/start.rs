@@ -1,6 +1,7 @@
 //! How a node starts, so that nothing ever passes ungated: identity, kernel, tunnel (down), gates, tunnel up,
 //! routes; then what an earlier run left; only then the network.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -10,13 +11,14 @@ use std::time::Instant;
 
 use handfast_bpf::Events;
 use handfast_ca::verify::NodeSvid;
-use handfast_encrypt::{Health, Options, RouteOptions, Routes, Tunnel, WireGuard, nat};
+use handfast_encrypt::Routes;
 use nix::fcntl::{Flock, FlockArg};
 use rustls_pki_types::UnixTime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::agent::{Agent, workload};
 use super::gates::Gates;
+use super::memory::Memory;
 use super::identities::private_key;
 use super::net::{FromNet, Net};
 use super::observations::Observations;
@@ -25,9 +27,9 @@ use super::park::Park;
 use super::policy::PolicyTable;
 use super::readiness::Readiness;
 use super::tunnel_worker::{Outcome, TunnelWorker};
-use super::tunnels::TunnelKeys;
 use super::updates::{Unsettled, deny_event};
-use super::{RunError, forwarding, forwarding_path, snapshot_path};
+use super::verify::Questions;
+use super::{RunError, forwarding, forwarding_path, snapshot_path, tunnel_start};
 use crate::admin::{self, Asked};
 use crate::clock::Clock;
 use crate::config::AgentConfig;
@@ -52,7 +54,6 @@ pub(super) struct Started {
     pub(super) ca: mpsc::Receiver<FromCa>,
     pub(super) admin: mpsc::Receiver<Asked>,
     pub(super) kernel: Events,
-    pub(super) tunnel: watch::Receiver<Health>,
     pub(super) tunnels: mpsc::Receiver<Outcome>,
     pub(super) workload_api: workload_api::Endpoint,
     pub(super) lock: Flock<File>,
@@ -119,19 +120,18 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
     let gates = Gates::open(&config)?;
     let kernel_events = gates.events()?;
     let underlay = underlay_addresses(&knowledge, &node, &ca_address);
-    let tunnel = Arc::new(WireGuard::open(tunnel_options(&config, underlay)?).await?);
-    // From here on: a device that is lost and made anew while the node starts is heard of by the loop.
-    let tunnel_health = tunnel.watch();
+    let opened = tunnel_start::open(&config, underlay).await?;
     let park = Park::open(&config.hold_device)?;
     gates.attach_hold(park.ifindex())?;
-    gates.attach_tunnel(tunnel.device().index)?;
-    tunnel.up().await?;
+    for tunnel in opened.devices.values() {
+        gates.attach_tunnel(tunnel.device().index)?;
+        tunnel.up().await?;
+    }
     let turned = forwarding::enable().map_err(RunError::io("turn forwarding on"))?;
     if !turned.is_empty() {
         files::write_json(&forwarding_path(&config), &turned)?;
     }
-    nat::install(&[config.wireguard_device.parse()?], nat::Marks::default()).await?;
-    let routes = Routes::open(route_options(&config)).await?;
+    let routes = Routes::open(tunnel_start::route_options(&config)).await?;
 
     let (admin_sender, admin_requests) = mpsc::channel(QUEUE);
     let socket = config.admin_socket();
@@ -150,16 +150,18 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         name: node.name.to_string(),
         boot_id: boot_id()?,
         prefixes: node.prefixes.clone(),
-        tunnel_key: *tunnel.public_key().as_bytes(),
-        tunnel_port: tunnel.port(),
+        tunnel_kind: tunnel_start::kind(&opened.current.device()),
+        tunnel_key: *opened.current.public_key().as_bytes(),
+        tunnel_port: opened.current.port(),
     };
     let snapshot: Option<Snapshot> = files::read_json(&snapshot_path(&config))?;
     let core = Core::new(Config::new(seed()?), local, snapshot);
     let standing = core.view().peers;
     let standing = standing.iter().filter(|peer| peer.session.is_some());
     let (tunnels, tunnel_outcomes) = TunnelWorker::start(
-        Arc::clone(&tunnel) as Arc<dyn Tunnel>,
-        TunnelKeys::open(&config.run_dir)?,
+        opened.devices,
+        opened.current,
+        opened.keys,
         &standing.map(|peer| peer.number).collect(),
     );
     let mut agent = Agent {
@@ -173,8 +175,11 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         reattest: Reattest::default(),
         policy: PolicyTable::new(config.default_authentication),
         tunnels,
-        tunnel_unrestored: false,
+        tunnels_unrestored: BTreeSet::new(),
+        filter: None,
         observations: Observations::default(),
+        memory: Memory::new(),
+        questions: Questions::default(),
         history: History::new(),
         alarms: std::collections::VecDeque::new(),
         policy_version: 0,
@@ -194,7 +199,6 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         net,
         gates,
         park,
-        tunnel,
         routes,
         endpoints,
         netlink,
@@ -211,7 +215,6 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         ca: ca_events,
         admin: admin_requests,
         kernel: kernel_events,
-        tunnel: tunnel_health,
         tunnels: tunnel_outcomes,
         workload_api,
         lock,
@@ -293,35 +296,6 @@ pub(super) fn lock(run_dir: &Path) -> Result<Flock<File>, RunError> {
         .map_err(RunError::io("make the lock file"))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| RunError::AlreadyRunning(run_dir.to_owned()))
-}
-
-/// Takes the tunnel device and its routes away without a running agent.
-pub(super) async fn take_tunnel_away(config: &AgentConfig) -> Result<Vec<String>, RunError> {
-    let mut removed = Vec::new();
-    if WireGuard::remove_left_over(&tunnel_options(config, Vec::new())?).await? {
-        removed.push(format!("device {}", config.wireguard_device));
-    }
-    Routes::open(route_options(config)).await?.detach().await?;
-    removed.push(format!(
-        "routing table {} and its rules",
-        config.routing_table
-    ));
-    Ok(removed)
-}
-
-fn tunnel_options(config: &AgentConfig, underlay: Vec<IpAddr>) -> Result<Options, RunError> {
-    let mut options = Options::new(config.run_dir.clone());
-    options.name = config.wireguard_device.parse()?;
-    options.port = config.wireguard_port;
-    options.underlay = underlay;
-    Ok(options)
-}
-
-fn route_options(config: &AgentConfig) -> RouteOptions {
-    RouteOptions {
-        table: config.routing_table,
-        ..RouteOptions::default()
-    }
 }
 
 /// Random for each boot of this kernel.

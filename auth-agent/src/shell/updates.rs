@@ -7,7 +7,6 @@ use handfast_ca::client::Update;
 use handfast_ca::deny::DenyList;
 use handfast_ca::model::{Node, Subject};
 use handfast_ca::verify::Verifier;
-use handfast_encrypt::Tunnel;
 
 use super::RunError;
 use super::agent::Agent;
@@ -312,18 +311,10 @@ impl Agent {
             .collect();
         // The gates know a prefix before packets are routed to them.
         self.feed(Event::Nodes(nodes)).await;
-        let own = self.node.spiffe_id.to_string();
-        let prefixes: Vec<_> = self
-            .knowledge
-            .nodes
-            .iter()
-            .filter(|node| node.spiffe_id != own)
-            .flat_map(|node| node.prefixes.iter().copied())
-            .collect();
-        let device = self.tunnel.device().index;
-        let routed = self.routes.set(device, &prefixes).await;
+        let routed = self.set_routes().await;
+        let filtered = self.set_filter().await;
         let watched = self.attach_wires().await;
-        routed.map_err(RunError::from).and(watched)
+        routed.and(filtered).and(watched)
     }
 
     /// Attached endpoints by number.

@@ -10,8 +10,8 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
 use rtnetlink::packet_route::link::LinkAttribute;
 use tokio::sync::Notify;
 
-use super::RunError;
 use super::agent::Agent;
+use super::{RunError, tunnel_start};
 
 /// Wakes the agent's loop when an interface or an address comes or goes. Many changes wake it once.
 pub(super) fn watch() -> std::io::Result<Arc<Notify>> {
@@ -77,10 +77,9 @@ impl Agent {
             .try_collect()
             .await
             .map_err(failed("list interfaces"))?;
-        let ours = [
-            self.config.wireguard_device.as_str(),
-            self.config.hold_device.as_str(),
-        ];
+        let mut ours = vec![self.config.hold_device.clone()];
+        let tunnels = tunnel_start::device_names(&self.config)?;
+        ours.extend(tunnels.iter().map(ToString::to_string));
         let watched = links.into_iter().filter_map(|link| {
             let index = link.header.index;
             let name = link.attributes.into_iter().find_map(|a| match a {
@@ -90,7 +89,7 @@ impl Agent {
             let endpoints = self.endpoints.all();
             let workload = endpoints.iter().any(|endpoint| endpoint.ifindex == index);
             let addressed = addresses.iter().any(|(of, _)| *of == index);
-            let watched = addressed && !workload && name != "lo" && !ours.contains(&name.as_str());
+            let watched = addressed && !workload && name != "lo" && !ours.contains(&name);
             watched.then_some((index, name))
         });
         Ok(watched.collect())

@@ -47,6 +47,7 @@ mod supervise;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Plain, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -90,6 +91,8 @@ struct Inner {
     public_key: PublicKey,
     state: Mutex<State>,
     device: Plain<Device>,
+    /// The device is to be up: its gates stand.
+    raised: AtomicBool,
     health: watch::Sender<Health>,
 }
 
@@ -140,6 +143,7 @@ impl Ipsec {
                 detached: false,
             }),
             device: Plain::new(device),
+            raised: AtomicBool::new(false),
             health: watch::Sender::new(Health::Good),
             options,
             netlink,
@@ -147,6 +151,15 @@ impl Ipsec {
         });
         let supervisor = tokio::spawn(supervise::run(Arc::clone(&inner)));
         Ok(Self { inner, supervisor })
+    }
+
+    /// Whether an earlier agent left a device. Somebody else's is none.
+    pub async fn there(options: &IpsecOptions) -> Result<bool, Error> {
+        match device::adopt(options, &Netlink::open()?).await {
+            Ok(found) => Ok(found.is_some()),
+            Err(Error::ForeignDevice { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes away what an earlier agent left, without making a device if there is none. Says whether there was
@@ -304,8 +317,58 @@ impl Inner {
                 source: error,
             },
         })?;
+        self.raised.store(true, Ordering::Relaxed);
         self.health.send_replace(Health::Good);
         Ok(())
+    }
+
+    /// Takes away what somebody else has put under our interface id, and puts back policies of ours that are gone or
+    /// changed. Says what that was. Associations that are gone come again with new keys only.
+    async fn mend(&self) -> Result<Vec<String>, Error> {
+        let mut state = self.state.lock().await;
+        if state.detached {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        let numbers: BTreeSet<u32> = state.peers.values().map(|peer| peer.kept.number).collect();
+        for (id, reading) in self.xfrm.associations().await? {
+            if !numbers.contains(&reading.number) {
+                let spi = id.spi;
+                found.push(format!(
+                    "security association {spi:#010x}, which no session of ours made, is removed"
+                ));
+                self.xfrm.delete(id).await?;
+            }
+        }
+        let policies = self.xfrm.policies().await?;
+        for (id, policy) in &policies {
+            if !numbers.contains(&policy.number) {
+                let prefix = id.prefix;
+                found.push(format!(
+                    "a policy for {prefix}, which no session of ours made, is removed"
+                ));
+                self.xfrm.delete_policy(*id).await?;
+            }
+        }
+        for peer in state.peers.values_mut() {
+            if !peer.has_policies(&policies) {
+                let key = peer.kept.public_key();
+                found.push(format!(
+                    "policies of peer {key} were removed or changed, and are ours again"
+                ));
+                peer.set_policies(self.means()).await?;
+            }
+        }
+        let device = self.device();
+        let link = self.netlink.link_at(device.index).await?;
+        if let Some(link) = link.filter(|link| link.mtu != device.mtu) {
+            found.push(format!(
+                "its MTU was {}, and is {} again",
+                link.mtu, device.mtu
+            ));
+            device::configure(&self.options, &self.netlink, &link, false).await?;
+        }
+        Ok(found)
     }
 
     async fn install(&self, peer: Peer) -> Result<(), Error> {

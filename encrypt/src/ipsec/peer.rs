@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
+
 use super::chain::{Chain, Direction};
-use super::kernel::{Path, PolicyId, Reading, SaId, WAYS, Way, Xfrm};
+use super::kernel::{Path, PolicyId, PolicyReading, Reading, SaId, WAYS, Way, Xfrm};
 use super::options::IpsecOptions;
 use super::ratchet::{Ratchet, Step};
 use super::store::KeptPeer;
@@ -152,6 +154,20 @@ impl PeerState {
             }
         }
         Ok(())
+    }
+
+    /// Whether the kernel has this peer's policies as they were set.
+    pub(super) fn has_policies(&self, present: &BTreeMap<PolicyId, PolicyReading>) -> bool {
+        let Some(sending) = self.sending else {
+            return true;
+        };
+        let ways = |prefix: IpNet| WAYS.map(|way| PolicyId { prefix, way });
+        let mut wanted = self.kept.prefixes.iter().flat_map(|prefix| ways(*prefix));
+        wanted.all(|id| {
+            let spi = if id.way == Way::Out { sending.spi } else { 0 };
+            let there = present.get(&id);
+            there.is_some_and(|there| there.number == self.kept.number && there.spi == spi)
+        })
     }
 
     /// Sends with the newest key from now on; what was sent with before leaves.

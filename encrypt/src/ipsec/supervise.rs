@@ -1,6 +1,7 @@
 //! Watches the device, and how keys are used: changes keys that are due, and takes old ones away.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -22,17 +23,46 @@ pub(super) async fn run(inner: Arc<Inner>) {
             if let Err(error) = inner.tend(false).await {
                 tracing::error!(%error, "keys of the tunnel cannot be tended; it is tried again");
             }
+            mend(&inner).await;
         }
         let device = inner.device();
         match inner.netlink.link_at(device.index).await {
-            Ok(Some(link)) if link.name == device.name => {}
+            Ok(Some(link)) if link.name == device.name => {
+                // Set before, so that one who raises it at this moment is not undone.
+                if !link.up && inner.raised.swap(false, Ordering::Relaxed) {
+                    let reason = "the device was set down".to_owned();
+                    tracing::error!(device = %inner.options.name, reason, "the tunnel device is lost");
+                    inner.health.send_replace(Health::Lost { reason });
+                    // It is raised like a new one: gates, up, routes.
+                    inner.health.send_replace(Health::Replaced { device });
+                }
+            }
             Ok(_) => replace(&inner).await,
             Err(error) => tracing::debug!(%error, "looking for the tunnel device"),
         }
     }
 }
 
+async fn mend(inner: &Inner) {
+    match inner.mend().await {
+        Ok(found) if found.is_empty() => {}
+        Ok(found) => {
+            let what = format!("device {}: {}", inner.options.name, found.join("; "));
+            inner.health.send_if_modified(|health| {
+                // What the agent has yet to hear is not told over.
+                let heard = matches!(health, Health::Good | Health::Mended { .. });
+                if heard {
+                    *health = Health::Mended { what: what.clone() };
+                }
+                heard
+            });
+        }
+        Err(error) => tracing::warn!(%error, "the tunnel's policies cannot be inspected"),
+    }
+}
+
 async fn replace(inner: &Inner) {
+    inner.raised.store(false, Ordering::Relaxed);
     let reason = "the device was deleted".to_owned();
     tracing::error!(device = %inner.options.name, reason, "the tunnel device is lost");
     inner.health.send_replace(Health::Lost { reason });

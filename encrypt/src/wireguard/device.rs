@@ -12,7 +12,7 @@ use crate::netlink::{Link, Netlink};
 use crate::{Device, Error, Peer, PrivateKey, PublicKey, mtu, probe};
 
 /// How a device of the kernel is known to be ours.
-const ALIAS: &str = "handfast tunnel";
+pub(super) const ALIAS: &str = "handfast tunnel";
 
 /// The device of an earlier agent, if there is one and it is ours.
 pub(super) async fn adopt(

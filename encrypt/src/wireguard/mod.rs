@@ -4,6 +4,7 @@ mod control;
 pub(crate) mod daemon;
 mod device;
 mod kernel;
+mod mend;
 mod name;
 mod options;
 mod place;
@@ -11,6 +12,7 @@ mod supervise;
 mod uapi;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Plain, PoisonError};
 
 use futures::future::BoxFuture;
@@ -55,6 +57,8 @@ struct Inner {
     /// What the device is to hold; kept so that a device that was lost can be made again.
     state: Mutex<State>,
     device: Plain<Device>,
+    /// The device is to be up: its gates stand.
+    raised: AtomicBool,
     health: watch::Sender<Health>,
 }
 
@@ -110,6 +114,7 @@ impl WireGuard {
                 detached: false,
             }),
             device: Plain::new(device),
+            raised: AtomicBool::new(false),
             health: watch::Sender::new(Health::Good),
             options,
             netlink,
@@ -124,6 +129,15 @@ impl WireGuard {
         match there {
             true => Self::open(options).await.map(Some),
             false => Ok(None),
+        }
+    }
+
+    /// Whether an earlier agent left a device. Somebody else's is none.
+    pub async fn there(options: &Options) -> Result<bool, Error> {
+        match adopt(options, &Netlink::open()?).await {
+            Ok(found) => Ok(found.is_some()),
+            Err(Error::ForeignDevice { .. }) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -205,6 +219,7 @@ impl Inner {
                 source: error,
             },
         })?;
+        self.raised.store(true, Ordering::Relaxed);
         self.health.send_replace(Health::Good);
         Ok(())
     }

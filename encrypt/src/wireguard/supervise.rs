@@ -1,9 +1,10 @@
 //! Watches the device and its daemon; says when they are gone, and makes them anew.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Inner;
 use super::control::Control;
@@ -14,10 +15,33 @@ const LOOK: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
+/// How often is looked whether somebody has changed the device.
+const INSPECT: Duration = Duration::from_secs(5);
+
+/// What has become of a device.
+enum Loss {
+    /// It has to be made anew.
+    Gone(String),
+    /// Somebody has set it down; the kernel took its routes away with that.
+    Down,
+}
+
 pub(super) async fn run(inner: Arc<Inner>) {
     loop {
-        let reason = lost(&inner).await;
+        let reason = match lost(&inner).await {
+            Loss::Gone(reason) => reason,
+            Loss::Down => {
+                let reason = "the device was set down".to_owned();
+                tracing::error!(device = %inner.options.name, reason, "the tunnel device is lost");
+                inner.health.send_replace(Health::Lost { reason });
+                // It is raised like a new one: gates, up, routes.
+                let device = inner.device();
+                inner.health.send_replace(Health::Replaced { device });
+                continue;
+            }
+        };
         tracing::error!(device = %inner.options.name, reason, "the tunnel device is lost");
+        inner.raised.store(false, Ordering::Relaxed);
         inner.health.send_replace(Health::Lost { reason });
         let mut pause = FIRST_RETRY;
         while let Err(error) = inner.restore().await {
@@ -30,14 +54,15 @@ pub(super) async fn run(inner: Arc<Inner>) {
 }
 
 /// Returns when device or daemon are gone, and says how.
-async fn lost(inner: &Inner) -> String {
+async fn lost(inner: &Inner) -> Loss {
     let control = Arc::clone(&inner.state.lock().await.control);
+    let mut inspected = Instant::now();
     loop {
         match control.as_ref() {
             Control::Userspace(daemon) => tokio::select! {
                 () = daemon.ended() => {
                     let words = daemon.last_words().map(|words| format!(": {words}")).unwrap_or_default();
-                    return format!("the userspace WireGuard ended{words}");
+                    return Loss::Gone(format!("the userspace WireGuard ended{words}"));
                 }
                 () = sleep(LOOK) => daemon.trim_log(),
             },
@@ -45,7 +70,12 @@ async fn lost(inner: &Inner) -> String {
         }
         let device = inner.device();
         match inner.netlink.link_at(device.index).await {
-            Ok(Some(link)) if link.name == device.name => {}
+            Ok(Some(link)) if link.name == device.name => {
+                // Set before, so that one who raises it at this moment is not undone.
+                if !link.up && inner.raised.swap(false, Ordering::Relaxed) {
+                    return Loss::Down;
+                }
+            }
             Ok(_) => {
                 // A daemon without its device is of no use, and would be in the way of a new one.
                 if let Control::Userspace(daemon) = control.as_ref()
@@ -53,9 +83,31 @@ async fn lost(inner: &Inner) -> String {
                 {
                     tracing::warn!(%error, "ending a daemon without a device");
                 }
-                return "the device was deleted".to_owned();
+                return Loss::Gone("the device was deleted".to_owned());
             }
             Err(error) => tracing::debug!(%error, "looking for the tunnel device"),
         }
+        if inspected.elapsed() >= INSPECT {
+            inspected = Instant::now();
+            mend(inner).await;
+        }
+    }
+}
+
+async fn mend(inner: &Inner) {
+    match inner.mend().await {
+        Ok(found) if found.is_empty() => {}
+        Ok(found) => {
+            let what = format!("device {}: {}", inner.options.name, found.join("; "));
+            inner.health.send_if_modified(|health| {
+                // What the agent has yet to hear is not told over.
+                let heard = matches!(health, Health::Good | Health::Mended { .. });
+                if heard {
+                    *health = Health::Mended { what: what.clone() };
+                }
+                heard
+            });
+        }
+        Err(error) => tracing::warn!(%error, "the tunnel device cannot be inspected"),
     }
 }

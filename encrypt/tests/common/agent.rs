@@ -181,8 +181,24 @@ impl TestAgent {
             }
             ["nat"] => {
                 let device = self.tunnel().device().name;
-                nat::install(&[device.parse()?], nat::Marks::default()).await?;
+                let table = nat::Table {
+                    devices: vec![device.parse()?],
+                    ports: vec![51872],
+                    underlay: None,
+                    marks: nat::Marks::default(),
+                };
+                nat::install(&table).await?;
             }
+            ["strangers-stay-out", known] => {
+                let table = nat::Table {
+                    devices: Vec::new(),
+                    ports: vec![51872],
+                    underlay: Some(vec![known.parse().unwrap()]),
+                    marks: nat::Marks::default(),
+                };
+                nat::install(&table).await?;
+            }
+            ["table"] => return Ok(nat::read().await?.len().to_string()),
             ["detach"] => {
                 nat::remove().await?;
                 Routes::open(RouteOptions::default())
@@ -221,6 +237,7 @@ impl TestAgent {
                 match &*health.borrow_and_update() {
                     Health::Good => println!("\n{EVENT}good"),
                     Health::Lost { reason } => println!("\n{EVENT}lost {reason}"),
+                    Health::Mended { what } => println!("\n{EVENT}mended {what}"),
                     Health::Replaced { device } => println!("\n{EVENT}replaced {}", device.index),
                 }
             }

@@ -1,0 +1,151 @@
+//! Tunnel devices at the start of an agent and after its end: made, taken over from an earlier one, taken away.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use handfast_encrypt::{
+    Backend, Device, Ipsec, IpsecOptions, Options, RouteOptions, Routes, Tunnel, WireGuard,
+};
+
+use super::RunError;
+use super::tunnel_worker::Devices;
+use super::tunnels::{Slot, TunnelKeys};
+use crate::config::{AgentConfig, Encryption};
+use crate::wire::TunnelKind;
+
+/// The tunnel's devices, and the one whose key Hello says.
+pub(super) struct Opened {
+    pub(super) devices: Devices,
+    pub(super) current: Arc<dyn Tunnel>,
+    pub(super) keys: TunnelKeys,
+}
+
+/// Makes the tunnel's device, or takes over what an earlier agent left: two devices if it was changing keys. What is
+/// new is down.
+pub(super) async fn open(config: &AgentConfig, underlay: Vec<IpAddr>) -> Result<Opened, RunError> {
+    refuse_other_kind(config).await?;
+    let keys = TunnelKeys::open(&config.run_dir)?;
+    let devices = match config.encryption {
+        Encryption::Wireguard => open_wireguard(config, underlay).await?,
+        Encryption::Ipsec => {
+            let tunnel = Ipsec::open(ipsec_options(config, underlay)?).await?;
+            Devices::from([(Slot::First, Arc::new(tunnel) as Arc<dyn Tunnel>)])
+        }
+    };
+    let wanted = devices.get(&keys.current());
+    let current = wanted.or_else(|| devices.values().next()).cloned();
+    Ok(Opened {
+        current: current.ok_or_else(|| RunError::Refused("no tunnel device was made".into()))?,
+        devices,
+        keys,
+    })
+}
+
+async fn open_wireguard(config: &AgentConfig, underlay: Vec<IpAddr>) -> Result<Devices, RunError> {
+    let first = wireguard_options(config, underlay)?;
+    let mut devices = Devices::new();
+    for (slot, options) in [(Slot::First, first.clone()), (Slot::Second, first.second())] {
+        if let Some(found) = WireGuard::left_over(options).await? {
+            devices.insert(slot, Arc::new(found));
+        }
+    }
+    if devices.is_empty() {
+        devices.insert(Slot::First, Arc::new(WireGuard::open(first).await?));
+    }
+    Ok(devices)
+}
+
+/// A node has one kind of tunnel: peers of the other kind could not be told apart from those without one.
+async fn refuse_other_kind(config: &AgentConfig) -> Result<(), RunError> {
+    let found = match config.encryption {
+        Encryption::Wireguard => Ipsec::there(&ipsec_options(config, Vec::new())?).await?,
+        Encryption::Ipsec => {
+            let first = wireguard_options(config, Vec::new())?;
+            WireGuard::there(&first).await? || WireGuard::there(&first.second()).await?
+        }
+    };
+    if !found {
+        return Ok(());
+    }
+    Err(RunError::Refused(format!(
+        "an earlier agent's tunnel of the other kind is still here, and --encryption says {}; take it away first: \
+         handfast agent detach. Nothing was changed",
+        config.encryption
+    )))
+}
+
+/// As Hello says it.
+pub(super) fn kind(device: &Device) -> TunnelKind {
+    match device.backend {
+        Backend::Kernel | Backend::Userspace => TunnelKind::WireGuard,
+        Backend::Ipsec => TunnelKind::Ipsec,
+    }
+}
+
+/// Takes the tunnel's devices and routes away without a running agent.
+pub(super) async fn take_away(config: &AgentConfig) -> Result<Vec<String>, RunError> {
+    let mut removed = Vec::new();
+    let first = wireguard_options(config, Vec::new())?;
+    for options in [first.clone(), first.second()] {
+        if WireGuard::remove_left_over(&options).await? {
+            removed.push(format!("device {}", options.name));
+        }
+    }
+    let options = ipsec_options(config, Vec::new())?;
+    if Ipsec::there(&options).await? && Ipsec::remove_left_over(&options).await? {
+        removed.push(format!("device {}", options.name));
+    }
+    Routes::open(route_options(config)).await?.detach().await?;
+    removed.push(format!(
+        "routing table {} and its rules",
+        config.routing_table
+    ));
+    Ok(removed)
+}
+
+/// Names of all devices that the tunnel may have.
+pub(super) fn device_names(
+    config: &AgentConfig,
+) -> Result<Vec<handfast_encrypt::DeviceName>, RunError> {
+    let first = wireguard_options(config, Vec::new())?;
+    let second = first.second().name;
+    Ok(match config.encryption {
+        Encryption::Wireguard => vec![first.name, second],
+        Encryption::Ipsec => vec![ipsec_options(config, Vec::new())?.name],
+    })
+}
+
+/// UDP ports that the tunnel listens on.
+pub(super) fn ports(config: &AgentConfig) -> Result<Vec<u16>, RunError> {
+    let first = wireguard_options(config, Vec::new())?;
+    Ok(match config.encryption {
+        Encryption::Wireguard => vec![first.port, first.second().port],
+        Encryption::Ipsec => Vec::new(),
+    })
+}
+
+fn wireguard_options(config: &AgentConfig, underlay: Vec<IpAddr>) -> Result<Options, RunError> {
+    let mut options = Options::new(config.run_dir.clone());
+    options.name = config.wireguard_device.parse()?;
+    options.port = config.wireguard_port;
+    options.underlay = underlay;
+    options.mtu = config.tunnel_mtu;
+    options.choice = config.wireguard;
+    options.keepalive = config.persistent_keepalive;
+    Ok(options)
+}
+
+fn ipsec_options(config: &AgentConfig, underlay: Vec<IpAddr>) -> Result<IpsecOptions, RunError> {
+    let mut options = IpsecOptions::new(config.run_dir.clone());
+    options.name = config.ipsec_device.parse()?;
+    options.underlay = underlay;
+    options.mtu = config.tunnel_mtu;
+    Ok(options)
+}
+
+pub(super) fn route_options(config: &AgentConfig) -> RouteOptions {
+    RouteOptions {
+        table: config.routing_table,
+        ..RouteOptions::default()
+    }
+}
