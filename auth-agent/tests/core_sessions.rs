@@ -9,8 +9,10 @@
 mod core_bench;
 
 use core_bench::*;
-use handfast_agent::core::{Alarm, CloseReason, ConnId, Effect, Event, PeerNode, SessionState};
-use handfast_agent::wire::Frame;
+use handfast_agent::core::{
+    Alarm, CloseReason, ConnId, Effect, Event, PeerNode, PeerNumber, SessionState,
+};
+use handfast_agent::wire::{Frame, Hello, OLDEST_VERSION, TunnelKind, VERSION};
 
 #[test]
 fn no_session_is_opened_before_something_asks_for_one() {
@@ -405,20 +407,194 @@ fn two_boot_ids_taking_turns_raise_an_alarm() {
     }
 }
 
+/// The peer's Hello, with something else in it.
+fn hello_with(name: &str, change: impl FnOnce(&mut Hello)) -> Frame {
+    let Frame::Hello(mut hello) = hello(name, 1) else {
+        unreachable!()
+    };
+    change(&mut hello);
+    Frame::Hello(hello)
+}
+
 #[test]
-fn a_session_whose_tunnel_key_has_changed_holds_until_the_new_one_stands() {
+fn a_changed_tunnel_key_goes_beside_the_old_one_until_the_successor_takes_over() {
     let mut bench = Bench::new();
     bench.live(1, LOWER, false);
     bench.connected(2, peer_node(LOWER), false);
-    let Frame::Hello(mut changed) = hello(LOWER, 1) else {
-        unreachable!()
+    let changed = hello_with(LOWER, |hello| hello.tunnel_key = [8; 32]);
+    let effects = bench.frame(2, changed);
+    let entry = session(&effects, bench.peer(LOWER)).unwrap();
+    assert_eq!((entry.oldest, entry.state), (1, SessionState::Ready));
+    let installs =
+        |e: &Effect| matches!(e, Effect::InstallTunnel { peer_key, .. } if *peer_key == [8; 32]);
+    assert!(!has(&effects, installs), "it is only claimed");
+    let activates = |e: &Effect| {
+        matches!(
+            e,
+            Effect::ActivateTunnel {
+                conn: ConnId(2),
+                ..
+            }
+        )
     };
-    changed.tunnel_key = [8; 32];
-    let effects = bench.frame(2, Frame::Hello(changed));
-    assert_eq!(
-        session(&effects, bench.peer(LOWER)).unwrap().state,
-        SessionState::Pending
+    assert!(has(&bench.show_key(2), installs));
+    let effects = bench.feed(Event::TunnelInstalled { conn: ConnId(2) });
+    assert!(!has(&effects, activates));
+    let effects = bench.frame(2, Frame::TunnelReady);
+    assert!(!has(&effects, activates), "the session before still counts");
+    let effects = bench.frame(2, Frame::Ready);
+    let moved = place(
+        &effects,
+        |e| matches!(e, Effect::SetSession { session, .. } if session.oldest == 2),
     );
+    assert!(moved < place(&effects, activates));
+}
+
+#[test]
+fn the_tunnel_of_a_first_session_is_in_use_before_packets_may_pass() {
+    let mut bench = Bench::new();
+    let effects = bench.live(1, LOWER, false);
+    let ready = |e: &Effect| matches!(e, Effect::SetSession { session, .. } if session.state == SessionState::Ready);
+    let activates = |e: &Effect| matches!(e, Effect::ActivateTunnel { .. });
+    assert!(place(&effects, activates) < place(&effects, ready));
+    assert!(
+        !has(&bench.frame(1, Frame::Ready), activates),
+        "once a session"
+    );
+}
+
+#[test]
+fn another_tunnel_key_of_ours_is_said_to_every_peer_by_a_successor() {
+    let mut bench = Bench::new();
+    bench.live(1, LOWER, false);
+    bench.live(2, HIGHER, false);
+    let event = || Event::TunnelKey {
+        key: [9; 32],
+        port: 51873,
+    };
+    let mut effects = bench.feed(event());
+    effects.extend(bench.pass(SECOND));
+    assert_eq!(dials(&effects), 2);
+    assert!(bench.feed(event()).is_empty(), "it is known");
+    let effects = bench.connected(3, peer_node(LOWER), true);
+    let said = sent(&effects, 3);
+    let ours = |f: &Frame| matches!(f, Frame::Hello(h) if h.tunnel_key == [9; 32] && h.tunnel_port == 51873);
+    assert!(said.iter().any(ours));
+    let effects = bench.frame(3, hello(LOWER, 1));
+    let installed =
+        |e: &Effect| matches!(e, Effect::InstallTunnel { own_key, .. } if *own_key == [9; 32]);
+    assert!(has(&effects, installed));
+}
+
+#[test]
+fn a_session_that_says_a_former_key_of_ours_is_renewed_at_once() {
+    let mut bench = Bench::new();
+    bench.connected(1, peer_node(LOWER), true);
+    bench.feed(Event::TunnelKey {
+        key: [9; 32],
+        port: 51873,
+    });
+    let mut effects = bench.frame(1, hello(LOWER, 1));
+    let former =
+        |e: &Effect| matches!(e, Effect::SendTunnelKey { own_key, .. } if *own_key == [1; 32]);
+    assert!(has(&effects, former), "the Hello had been sent");
+    effects = bench.pass(SECOND);
+    assert_eq!(dials(&effects), 1);
+}
+
+#[test]
+fn a_peer_that_claims_a_former_key_of_ours_is_refused() {
+    let mut bench = Bench::new();
+    bench.feed(Event::TunnelKey {
+        key: [9; 32],
+        port: 51873,
+    });
+    for (conn, key) in [(1, [1; 32]), (2, [9; 32])] {
+        bench.connected(conn, peer_node(LOWER), false);
+        let effects = bench.frame(conn, hello_with(LOWER, |hello| hello.tunnel_key = key));
+        assert_eq!(closed(&effects), [(conn, CloseReason::TunnelKeyTaken)]);
+    }
+}
+
+#[test]
+fn a_successor_can_be_asked_for() {
+    let mut bench = Bench::new();
+    let peer = PeerNumber(1);
+    assert!(
+        bench.feed(Event::RenewSession { peer }).is_empty(),
+        "there is no session"
+    );
+    bench.live(1, LOWER, false);
+    let peer = bench.peer(LOWER);
+    assert_eq!(dials(&bench.feed(Event::RenewSession { peer })), 1);
+    assert_eq!(
+        dials(&bench.feed(Event::RenewSession { peer })),
+        0,
+        "one is under way"
+    );
+}
+
+/// What a peer is told, and a person here, when there can be no session; and how often it is tried.
+fn turned_away(change: impl Fn(&mut Hello)) -> (CloseReason, String) {
+    for name in [LOWER, HIGHER] {
+        let mut bench = Bench::new();
+        bench.connected(1, peer_node(name), false);
+        let effects = bench.frame(1, hello_with(name, &change));
+        let (_, reason) = closed(&effects)[0];
+        let said = sent(&effects, 1);
+        let Some(Frame::Goodbye { reason: words }) = said.last() else {
+            panic!("{said:?}");
+        };
+        assert_eq!(words.as_str(), reason.to_string());
+        assert!(!reason.is_violation());
+        let told = |e: &Effect| matches!(e, Effect::Alarm(Alarm::NoSession { .. }));
+        assert!(has(&effects, told));
+        assert!(session(&effects, bench.peer(name)).is_none());
+        if name == HIGHER {
+            return (reason, words.as_str().to_owned());
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn another_kind_of_tunnel_is_refused_by_name_on_both_sides() {
+    let (reason, words) = turned_away(|hello| hello.tunnel_kind = TunnelKind::Ipsec);
+    let (ours, theirs) = (TunnelKind::WireGuard, TunnelKind::Ipsec);
+    assert_eq!(reason, CloseReason::TunnelKind { ours, theirs });
+    assert!(
+        words.contains("WireGuard") && words.contains("IPsec"),
+        "{words}"
+    );
+    turned_away(|hello| hello.tunnel_kind = TunnelKind::Other(3));
+    // The other side of it.
+    let mut bench = Bench::new();
+    bench.connected(1, peer_node(LOWER), true);
+    let reason = words.as_str().into();
+    let effects = bench.frame(1, Frame::Goodbye { reason });
+    let told =
+        |e: &Effect| matches!(e, Effect::Alarm(Alarm::Refused { reason, .. }) if *reason == words);
+    assert!(has(&effects, told));
+}
+
+#[test]
+fn versions_without_one_in_common_are_refused_by_name_and_neighbours_are_not() {
+    let (reason, words) = turned_away(|hello| {
+        hello.version = VERSION + 2;
+        hello.oldest_version = VERSION + 1;
+    });
+    let (theirs, oldest) = (VERSION + 2, VERSION + 1);
+    assert_eq!(reason, CloseReason::Version { theirs, oldest });
+    assert!(words.contains("version"), "{words}");
+    turned_away(|hello| hello.version = OLDEST_VERSION - 1);
+    let mut bench = Bench::new();
+    bench.connected(1, peer_node(LOWER), false);
+    let newer = hello_with(LOWER, |hello| {
+        hello.version = VERSION + 1;
+        hello.oldest_version = VERSION;
+    });
+    let effects = bench.frame(1, newer);
+    assert!(session(&effects, bench.peer(LOWER)).is_some());
 }
 
 #[test]

@@ -40,7 +40,7 @@ impl World {
 
     /// A second tunnel device with another key, if every peer has come over to the first.
     pub fn rotate_tunnel_key(&mut self, index: usize) {
-        if self.nodes[index].core.is_none() || !self.nodes[index].has_rotated() {
+        if self.nodes[index].core.is_none() || !self.nodes[index].has_rotated(self.at) {
             return;
         }
         self.say(|| format!("node {index}: another tunnel key"));
@@ -54,7 +54,7 @@ impl World {
         PeerNumber(1 + u32::try_from(self.rng.below(8)).unwrap())
     }
 
-    fn renew_some_session(&mut self, index: usize) {
+    pub fn renew_some_session(&mut self, index: usize) {
         let peer = self.any_peer();
         self.feed(index, Event::RenewSession { peer });
     }

@@ -224,10 +224,10 @@ impl Node {
         key[..9] == self.tunnel_key()[..9]
     }
 
-    /// Whether every peer has come over to the key that it has now.
-    pub fn has_rotated(&self) -> bool {
+    /// Whether every peer has come over to the key that it has now, and the one before is gone.
+    pub fn has_rotated(&self, at: Duration) -> bool {
         let all = self.kernel.tunnels.values();
-        let mut all = all.flat_map(|tunnels| tunnels.all());
+        let mut all = all.flat_map(|tunnels| tunnels.standing(at));
         all.all(|tunnel| tunnel.own == self.tunnel_key())
     }
 

@@ -109,6 +109,59 @@ fn a_rotation_of_the_ca_loses_no_packet() {
     });
 }
 
+#[test]
+fn a_change_of_tunnel_keys_loses_no_packet() {
+    told(3, 10, |world| {
+        // The one before is gone after ten seconds.
+        let rotates = |world: &mut World, step: u32| match step % 390 {
+            10 => world.rotate_tunnel_key(0),
+            140 => world.rotate_tunnel_key(1),
+            // Both at once, while a connection breaks.
+            270 => {
+                world.rotate_tunnel_key(0);
+                world.rotate_tunnel_key(1);
+                world.break_some();
+            }
+            _ => {}
+        };
+        nothing_is_lost_while(world, rotates, 1_000);
+        assert_eq!(world.nodes[0].rotations, 5);
+        world.run(SECOND * 15);
+        let at = world.at;
+        assert!(world.nodes[..2].iter().all(|node| node.has_rotated(at)));
+    });
+}
+
+#[test]
+fn an_agent_that_dies_while_tunnel_keys_change_loses_no_packet() {
+    told(2, 10, |world| {
+        let dies = |world: &mut World, step: u32| {
+            if step % 50 == 10 {
+                let index = usize::try_from(step / 50 % 2).unwrap();
+                world.rotate_tunnel_key(index);
+                // Somewhere in the middle of it.
+                world.crash_after = Some((
+                    usize::try_from(step / 100 % 2).unwrap(),
+                    7 + step as usize / 9,
+                ));
+            }
+        };
+        nothing_is_lost_while(world, dies, 500);
+    });
+}
+
+#[test]
+fn successors_that_are_asked_for_lose_no_packet() {
+    told(2, 10, |world| {
+        let renews = |world: &mut World, step: u32| {
+            if step % 9 == 3 {
+                world.renew_some_session(usize::try_from(step / 9 % 2).unwrap());
+            }
+        };
+        nothing_is_lost_while(world, renews, 300);
+    });
+}
+
 /// A packet each way every minute for so many hours.
 fn hours(world: &mut World, hours: u32, mut what: impl FnMut(&mut World, u32)) {
     let (here, there) = (world.nodes[0].address(1), world.nodes[1].address(1));

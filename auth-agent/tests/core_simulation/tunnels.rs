@@ -83,6 +83,13 @@ impl Tunnels {
         self.in_use.iter().chain(&self.coming).chain(leaving)
     }
 
+    /// Without what has had its grace.
+    pub fn standing(&self, at: Duration) -> impl Iterator<Item = &Tunnel> {
+        let leaving = self.leaving.iter().filter(move |(_, until)| *until >= at);
+        let leaving = leaving.map(|(tunnel, _)| tunnel);
+        self.in_use.iter().chain(&self.coming).chain(leaving)
+    }
+
     fn all_mut(&mut self) -> impl Iterator<Item = &mut Tunnel> {
         let leaving = self.leaving.iter_mut().map(|(tunnel, _)| tunnel);
         let (in_use, coming) = (self.in_use.iter_mut(), self.coming.iter_mut());
@@ -136,10 +143,9 @@ impl Kernel {
         at: Duration,
     ) -> Option<(PeerNumber, &Tunnel)> {
         self.tunnels.iter().find_map(|(peer, tunnels)| {
-            let found = tunnels.all().find(|tunnel| tunnel.is_of(own, key))?;
-            let gone = tunnels.leaving.as_ref();
-            let gone = gone.is_some_and(|(old, until)| old.is_of(own, key) && *until < at);
-            (!gone).then_some((*peer, found))
+            let mut standing = tunnels.standing(at);
+            let found = standing.find(|tunnel| tunnel.is_of(own, key))?;
+            Some((*peer, found))
         })
     }
 
