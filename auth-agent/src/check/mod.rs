@@ -104,6 +104,9 @@ impl Findings {
                  process number, which could come round to another process of the same user while they connect",
             );
         }
+        if let Some(warning) = crate::identity::swap::warning(&config.run_dir) {
+            self.add("swap", State::Warning, warning);
+        }
         self.outcome("bpffs", bpffs(&config.bpf_dir));
         let loads = handfast_bpf::probe().map(|()| "programs and maps load".to_owned());
         self.outcome("eBPF", loads);

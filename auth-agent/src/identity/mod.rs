@@ -15,7 +15,9 @@ mod selectors;
 mod standalone;
 mod store;
 mod svids;
+pub(crate) mod swap;
 mod trust;
+mod turns;
 mod workloads;
 
 use spiffe::SpiffeId;

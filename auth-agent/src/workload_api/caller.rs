@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tonic::{Request, Status};
 
 use super::metrics::OpenStream;
+use super::responses::Said;
 use super::{AttestError, Attested, Material, Peer, Source, WorkloadState};
 
 /// Looking at a process may take this long: hashing a big program on a busy node.
@@ -124,24 +125,23 @@ impl States {
         render: F,
     ) -> impl Stream<Item = Result<T, Status>> + Send + use<T, F>
     where
-        T: Clone + PartialEq + Send + 'static,
+        T: Said,
         F: Fn(&Material) -> T + Send + 'static,
     {
         let begin = (Some(self), None, Some(first), render);
         futures::stream::unfold(begin, |(states, said, first, render)| async move {
             let mut states = states?;
             if let Some(first) = first {
-                return Some((Ok(first.clone()), (Some(states), Some(first), None, render)));
+                let said = first.clone().without_keys();
+                return Some((Ok(first), (Some(states), Some(said), None, render)));
             }
             loop {
                 match states.next().await {
                     Ok(material) => {
                         let now = render(&material);
-                        if said.as_ref() != Some(&now) {
-                            return Some((
-                                Ok(now.clone()),
-                                (Some(states), Some(now), None, render),
-                            ));
+                        let bare = now.clone().without_keys();
+                        if said.as_ref() != Some(&bare) {
+                            return Some((Ok(now), (Some(states), Some(bare), None, render)));
                         }
                     }
                     Err(end) => return Some((Err(end), (None, None, None, render))),

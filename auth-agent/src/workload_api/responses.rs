@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use handfast_ca::bundle::TrustBundle;
 use rustls_pki_types::CertificateDer;
+use zeroize::Zeroize;
 
 use super::proto::{
     JwtBundlesResponse, Jwtsvid, JwtsvidResponse, X509BundlesResponse, X509svid, X509svidResponse,
@@ -12,6 +13,26 @@ use super::{JwtSvid, Material};
 
 /// W-10.
 const MAX_HINT: usize = 1024;
+
+/// What a stream says, and remembers to have said.
+pub(super) trait Said: Clone + PartialEq + Send + 'static {
+    /// The same without private keys, which nobody needs once they are sent: a certificate tells them apart.
+    fn without_keys(self) -> Self {
+        self
+    }
+}
+
+impl Said for X509svidResponse {
+    fn without_keys(mut self) -> Self {
+        for svid in &mut self.svids {
+            svid.x509_svid_key.zeroize();
+        }
+        self
+    }
+}
+
+impl Said for X509BundlesResponse {}
+impl Said for JwtBundlesResponse {}
 
 pub(super) fn x509_svids(material: &Material) -> X509svidResponse {
     let bundles = &material.bundles;

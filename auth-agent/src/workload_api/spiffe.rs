@@ -16,6 +16,7 @@ use super::proto::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest,
     X509svidResponse,
 };
+use super::responses::Said;
 use super::{JwtError, Material, metrics, responses};
 
 /// W-7. No browser can be made to send it.
@@ -54,7 +55,7 @@ impl WorkloadApi {
         render: impl Fn(&Material) -> T + Send + 'static,
     ) -> Result<Response<Responses<T>>, Status>
     where
-        T: Clone + PartialEq + Send + 'static,
+        T: Said,
     {
         let begun = async {
             let workload = self.callers.attest(request).await?;

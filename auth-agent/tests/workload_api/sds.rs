@@ -342,7 +342,8 @@ async fn other_types_and_too_many_names_are_refused() {
     cluster.type_url = "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned();
     let many: Vec<String> = (0..257).map(|number| format!("n{number}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    for request in [cluster, wanted(&many)] {
+    let long = "n".repeat(2049);
+    for request in [cluster, wanted(&many), wanted(&[&long])] {
         let (_sender, mut stream) = world(&node, request.clone()).await;
         assert_eq!(
             next(&mut stream).await.unwrap_err().code(),
@@ -355,11 +356,13 @@ async fn other_types_and_too_many_names_are_refused() {
             .unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
     }
-    let (_sender, mut stream) = delta(&node, subscribe(&many)).await;
-    assert_eq!(
-        next(&mut stream).await.unwrap_err().code(),
-        Code::InvalidArgument
-    );
+    for names in [&many[..], &[long.as_str()]] {
+        let (_sender, mut stream) = delta(&node, subscribe(names)).await;
+        assert_eq!(
+            next(&mut stream).await.unwrap_err().code(),
+            Code::InvalidArgument
+        );
+    }
     let nothing = client(&node)
         .await
         .fetch_secrets(wanted(&["nonsense"]))

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aws_lc_rs::digest::{Context, SHA256};
 use tokio::sync::OnceCell;
 
-use super::turns::Turns;
+use crate::identity::turns::Turns;
 use crate::workload_api::AttestError;
 
 /// A larger program is not hashed, and entries that ask for its hash do not match.

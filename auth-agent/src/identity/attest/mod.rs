@@ -14,7 +14,6 @@ mod executable;
 mod hashes;
 mod netns;
 mod process;
-mod turns;
 mod unix;
 
 use std::fs::File;
@@ -29,8 +28,8 @@ pub(super) use self::endpoints::Touched;
 use self::endpoints::Endpoints;
 use self::hashes::Hashes;
 use self::process::Process;
-use self::turns::Turns;
 use super::selectors::Demands;
+use super::turns::Turns;
 use crate::endpoint::Endpoint;
 use crate::workload_api::{AttestError, Attested, Peer};
 

@@ -9,12 +9,17 @@ use handfast_ca::client::IssuedJwt;
 use tokio::time::timeout;
 
 use crate::identity::Link;
+use crate::identity::turns::Turns;
 use crate::workload_api::JwtError;
 
 /// JWT-SVIDs that are remembered.
 const MAX_TOKENS: usize = 4096;
 /// Of one entry.
 const MAX_TOKENS_EACH: usize = 64;
+/// Tokens that the CA is asked for at once, in all and for one entry: who asks for ever other audiences waits for
+/// himself.
+const CALLS: usize = 32;
+const CALLS_EACH: usize = 4;
 /// A workload does not wait longer for the CA.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Seconds that one must live on to be given out when the CA is away.
@@ -38,9 +43,19 @@ pub(super) struct Token {
 }
 
 /// What is remembered.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Jwts {
     places: Mutex<HashMap<Key, Place>>,
+    turns: Turns,
+}
+
+impl Default for Jwts {
+    fn default() -> Self {
+        Self {
+            places: Mutex::default(),
+            turns: Turns::new(CALLS, CALLS_EACH),
+        }
+    }
 }
 
 impl Jwts {
@@ -67,7 +82,11 @@ impl Jwts {
         {
             return Ok(token.jwt.clone());
         }
-        let answer = timeout(PATIENCE, link.issue_jwt(&entry, audiences)).await;
+        let asking = async {
+            let _turn = self.turns.next(&entry).await;
+            link.issue_jwt(&entry, audiences).await
+        };
+        let answer = timeout(PATIENCE, asking).await;
         let problem = match answer {
             Ok(Ok(Ok(jwt))) => {
                 let key_id = key_id(&jwt.token).unwrap_or_default().into();

@@ -38,7 +38,7 @@ impl Session for Delta {
         }
         if !self.begun {
             self.begun = true;
-            check_names(request.initial_resource_versions.len())?;
+            check_names(request.initial_resource_versions.keys())?;
             self.wildcard = request.resource_names_subscribe.is_empty();
             self.has.extend(request.initial_resource_versions);
         } else {
@@ -54,7 +54,7 @@ impl Session for Delta {
                 self.wanted.insert(name);
             }
         }
-        check_names(self.wanted.len())?;
+        check_names(self.wanted.iter())?;
         for name in request.resource_names_unsubscribe {
             if name == WILDCARD {
                 self.wildcard = false;

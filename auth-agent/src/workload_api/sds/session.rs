@@ -1,5 +1,7 @@
 //! What both kinds of SDS stream have in common: requests and states come, responses go.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use futures::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -12,6 +14,8 @@ use super::secret::SECRET_TYPE;
 
 /// Names that one stream may ask for.
 const MAX_NAMES: usize = 256;
+/// The longest name of a secret is a SPIFFE ID (ID-6).
+const MAX_NAME: usize = 2048;
 /// Of an Envoy's complaint, this much is logged.
 const MAX_COMPLAINT: usize = 512;
 
@@ -74,24 +78,38 @@ pub(super) fn check_type(type_url: &str) -> Result<(), Status> {
     )))
 }
 
-/// Bounds what a proxy can make us remember.
-pub(super) fn check_names(count: usize) -> Result<(), Status> {
-    if count <= MAX_NAMES {
-        return Ok(());
+/// Bounds what a proxy can make us remember: how many names, and how long.
+pub(super) fn check_names<'a>(
+    names: impl ExactSizeIterator<Item = &'a String>,
+) -> Result<(), Status> {
+    if names.len() > MAX_NAMES {
+        return Err(Status::invalid_argument(format!(
+            "more than {MAX_NAMES} secrets on one stream"
+        )));
     }
-    Err(Status::invalid_argument(format!(
-        "more than {MAX_NAMES} secrets on one stream"
-    )))
+    for name in names {
+        if name.len() > MAX_NAME {
+            return Err(Status::invalid_argument(format!(
+                "the name of a secret is longer than {MAX_NAME} bytes"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// A proxy refused what it got: it goes on with what it had.
 pub(super) fn refused(version: &str, detail: &rpc::Status) {
-    let complaint: String = detail.message.chars().take(MAX_COMPLAINT).collect();
-    tracing::warn!(
-        version,
-        code = detail.code,
-        complaint,
-        "an Envoy refused its secrets"
-    );
     metrics::sds_rejected();
+    // One a second is enough to know, and nobody can fill the log.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = crate::clock::boot().as_secs();
+    if LAST.swap(now, Ordering::Relaxed) != now {
+        let complaint: String = detail.message.chars().take(MAX_COMPLAINT).collect();
+        tracing::warn!(
+            version,
+            code = detail.code,
+            complaint,
+            "an Envoy refused its secrets"
+        );
+    }
 }

@@ -29,7 +29,7 @@ impl Session for World {
 
     fn request(&mut self, request: DiscoveryRequest) -> Result<(), Status> {
         check_type(&request.type_url)?;
-        check_names(request.resource_names.len())?;
+        check_names(request.resource_names.iter())?;
         let answered = !request.response_nonce.is_empty() && self.nonce > 0;
         if answered && request.response_nonce != self.nonce.to_string() {
             // It speaks of an older response; of the newest it will speak too.
