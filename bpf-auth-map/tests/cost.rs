@@ -8,9 +8,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use support::{
     cost::{PACKETS, REMOTE, measure, node, open},
     driver::Order,
+    lane::Lane,
 };
 
 #[test]
@@ -31,4 +34,60 @@ fn nanoseconds_of_a_packet() {
             way.program, rounds[3], rounds[0], rounds[6]
         );
     }
+}
+
+/// Ratio with gates to without, of each round; which goes first takes turns.
+fn ratios(lane: &Lane, rounds: usize, measure: impl Fn(&Lane) -> f64) -> Vec<f64> {
+    let one = |gates: bool| {
+        lane.set_gates(gates);
+        let before = lane.passed();
+        let value = measure(lane);
+        assert_eq!(lane.passed() > before, gates, "gates are {gates}");
+        value
+    };
+    let mut ratios: Vec<f64> = (0..rounds)
+        .map(|round| match round % 2 {
+            0 => {
+                let plain = one(false);
+                one(true) / plain
+            }
+            _ => {
+                let gated = one(true);
+                gated / one(false)
+            }
+        })
+        .collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios
+}
+
+#[test]
+#[ignore = "measures, and shows nothing about being right"]
+fn traffic_through_gates_against_plain() {
+    let Some(lane) = Lane::new() else {
+        return;
+    };
+    let say = |what: &str, ratios: Vec<f64>| {
+        let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
+        let middle = ratios[ratios.len() / 2];
+        println!("{what}: {middle:.3} ({least:.3} to {most:.3})");
+    };
+    say(
+        "throughput",
+        ratios(&lane, 11, |lane| lane.throughput(Duration::from_secs(1))),
+    );
+    say(
+        "connections",
+        ratios(&lane, 11, |lane| {
+            lane.connections(Duration::from_millis(500))
+        }),
+    );
+    say(
+        "kept connection, p99",
+        ratios(&lane, 11, |lane| {
+            let taken = lane.exchanges(10_000);
+            taken[taken.len() * 99 / 100]
+        }),
+    );
+    assert_eq!(lane.drops(), []);
 }

@@ -105,7 +105,7 @@ fn each_thing_that_is_missing_has_its_own_verdict() {
                 t.set_session(
                     PEER,
                     &Session {
-                        expires: boot_time(),
+                        expires: just_now(),
                         ..session()
                     },
                 )
@@ -128,7 +128,7 @@ fn each_thing_that_is_missing_has_its_own_verdict() {
         ),
         (
             "a refusal that is over",
-            |t, a| t.refuse_remote(a.them, PEER, boot_time()).unwrap(),
+            |t, a| t.refuse_remote(a.them, PEER, just_now()).unwrap(),
             Hold,
             Drop(Reason::RemoteUnknown),
         ),
@@ -270,7 +270,7 @@ fn each_thing_that_is_missing_has_its_own_verdict() {
                 t.set_pair(
                     pair(),
                     Pair {
-                        expires: boot_time(),
+                        expires: just_now(),
                         epoch: EPOCH,
                     },
                 )
@@ -317,7 +317,7 @@ fn each_thing_that_is_missing_has_its_own_verdict() {
                 t.set_identity(
                     ME,
                     &Identity {
-                        valid_until: boot_time(),
+                        valid_until: just_now(),
                         revoked: false,
                     },
                 )
@@ -452,7 +452,7 @@ fn an_open_flow_is_cut_by_every_single_write_that_cuts() {
             t.set_session(
                 PEER,
                 &Session {
-                    expires: boot_time(),
+                    expires: just_now(),
                     ..session()
                 },
             )
@@ -910,38 +910,38 @@ fn holding_is_bounded_for_a_pair_an_endpoint_a_peer_and_in_all() {
         Outcome::Drop(Reason::HoldPairFull)
     );
 
-    limit((64, 1 << 20), (8, 1 << 20), &node);
+    // An endpoint has a sixteenth of all, a peer an eighth: here one packet and two.
+    limit((64, 1 << 20), (16, 1 << 20), &node);
     assert_eq!(to_tunnel(&mut node, &a), Outcome::Hold);
     assert_eq!(
         from_tunnel(&mut node, &a),
         Outcome::Drop(Reason::HoldEndpointFull)
     );
 
-    // Another endpoint of the same peer.
-    node.tables()
-        .set_local(
-            a.neighbour,
-            Local {
-                endpoint: OTHER,
-                identity: NEIGHBOUR,
-            },
-        )
-        .unwrap();
-    node.tables()
-        .set_announced(
-            a.neighbour,
-            PEER,
-            &Announced {
-                endpoint: OTHER,
-                ..announced()
-            },
-        )
-        .unwrap();
-    let other = frame(&ip(a.neighbour, a.them, TCP, &tcp(40000, 80, SYN)));
-    assert_eq!(
-        node.run("to_tunnel", GATED, &other),
-        Outcome::Drop(Reason::HoldPeerFull)
-    );
+    // Other endpoints, of the same peer.
+    let another = "10.1.0.10".parse().unwrap();
+    for (endpoint, address, outcome) in [
+        (OTHER, a.neighbour, Outcome::Hold),
+        (EndpointId(9), another, Outcome::Drop(Reason::HoldPeerFull)),
+    ] {
+        let local = Local {
+            endpoint,
+            identity: NEIGHBOUR,
+        };
+        node.tables().set_local(address, local).unwrap();
+        let announced = Announced {
+            endpoint,
+            ..announced()
+        };
+        node.tables()
+            .set_announced(address, PEER, &announced)
+            .unwrap();
+        let any = IdentityNumber::ANY;
+        let entry = rule(Direction::Egress, any, Ports::Any, allow(Auth::Required));
+        node.tables().replace_policy(endpoint, &[entry]).unwrap();
+        let packet = frame(&ip(address, a.them, TCP, &tcp(40000, 80, SYN)));
+        assert_eq!(node.run("to_tunnel", GATED, &packet), outcome);
+    }
 
     limit((64, 1 << 20), (0, 1 << 20), &node);
     assert_eq!(

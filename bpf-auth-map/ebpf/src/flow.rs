@@ -2,14 +2,14 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use handfast_layout::{
-    CLOSING, Config, Connection, EventKind, FragmentKey, PEER_SELF, Ports, REPLIED, Reason,
-    is_settled, lifetime,
-    packet::{ICMP, ICMPV6, Kind, TCP, TCP_END, request_of},
+    CLOSING, Config, Connection, ENDED_HERE, ENDED_THERE, EventKind, FragmentKey, PEER_SELF, Ports,
+    REPLIED, Reason, is_over, is_settled, lifetime,
+    packet::{ICMP, ICMPV6, Kind, TCP, TCP_FIN, TCP_RST, request_of},
 };
 
 use crate::{
     atomic,
-    maps::{CONNECTIONS, FRAGMENTS},
+    maps::{CONNECTIONS, FRAGMENTS, USAGE},
     policy::Allowed,
     report,
     skb::Skb,
@@ -136,12 +136,13 @@ pub fn touch(work: &mut Work, connection: &mut Connection) {
         if connection.direction != work.direction {
             flags |= REPLIED;
         }
-        if work.packet.tcp_flags & TCP_END != 0 {
-            flags |= CLOSING;
-        }
+        flags |= ended(work, connection);
     }
     // Written seldom: the entry is shared between CPUs.
     if flags != connection.flags {
+        if is_over(flags) && !is_over(connection.flags) {
+            finish(connection.endpoint);
+        }
         connection.flags = flags;
     }
     if work.now().saturating_sub(connection.last_seen) >= SECOND {
@@ -157,13 +158,34 @@ pub fn touch(work: &mut Work, connection: &mut Connection) {
     report::count(Reason::Passed);
 }
 
+/// What this packet ends of its flow.
+#[inline(always)]
+fn ended(work: &Work, connection: &Connection) -> u8 {
+    match work.packet.tcp_flags & (TCP_FIN | TCP_RST) {
+        0 => 0,
+        TCP_FIN if connection.direction == work.direction => ENDED_HERE,
+        TCP_FIN => ENDED_THERE,
+        _ => CLOSING,
+    }
+}
+
+/// A flow that is over takes no place of its endpoint's any more.
+#[inline(always)]
+fn finish(endpoint: u32) {
+    if let Some(usage) = USAGE.get_ptr_mut(&endpoint) {
+        // SAFETY: a map value, changed atomically only.
+        unsafe { atomic::add(&raw mut (*usage).connections, 1u64.wrapping_neg()) };
+    }
+}
+
 /// Opens a flow in the direction of this packet.
 #[inline(always)]
 pub fn open(skb: &Skb, work: &mut Work, config: &Config, allowed: Allowed) -> Result<(), Reason> {
     let usage = report::usage(work.endpoint);
-    // SAFETY: a map value.
+    // SAFETY: a map value. Below nothing for a moment, where one flow was finished on two CPUs at once: the agent
+    // counts anew.
     if let Some(usage) = usage
-        && unsafe { (*usage).connections } >= u64::from(config.endpoint_connections)
+        && (unsafe { (*usage).connections } as i64) >= i64::from(config.endpoint_connections)
     {
         return Err(Reason::EndpointFull);
     }

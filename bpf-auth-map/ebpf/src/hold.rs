@@ -146,17 +146,19 @@ fn send(skb: &Skb, work: &mut Work, config: &Config) -> Result<i32, Reason> {
 /// Counts a packet under every quota, or under none. Whether it is its pair's first.
 #[inline(always)]
 fn take_all(key: &mut HoldKey, parked: &Parked, config: &Config) -> Result<bool, Reason> {
-    let share = (config.hold_total_packets / 8, config.hold_total_bytes / 8);
+    // An endpoint has half of what a peer has: one alone cannot fill a peer's for everybody.
+    let of_endpoint = (config.hold_total_packets / 16, config.hold_total_bytes / 16);
+    let of_peer = (config.hold_total_packets / 8, config.hold_total_bytes / 8);
     let total = maps::held().ok_or(Reason::Internal)?;
     let limit = (config.hold_total_packets, config.hold_total_bytes);
     if take(total, parked, limit).is_none() {
         return Err(Reason::HoldTotalFull);
     }
-    if take_from(endpoint_key(key, parked), parked, share).is_none() {
+    if take_from(endpoint_key(key, parked), parked, of_endpoint).is_none() {
         give(total, parked);
         return Err(Reason::HoldEndpointFull);
     }
-    if parked.peer != PEER_SELF && take_from(peer_key(key, parked), parked, share).is_none() {
+    if parked.peer != PEER_SELF && take_from(peer_key(key, parked), parked, of_peer).is_none() {
         give(total, parked);
         give_back(endpoint_key(key, parked), parked);
         return Err(Reason::HoldPeerFull);

@@ -1,9 +1,9 @@
 //! The workspace of a run: headers, map keys, and what is known of the packet so far.
 
-use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use handfast_layout::{
     Addr, AnnouncedKey, AuthKey, Config, Connection, ConnectionKey, EGRESS, FragmentKey, HoldKey,
-    Hook, INGRESS, LpmKey, MARK_ALL, MARK_RETURNED, Parked, PolicyKey, Reason,
+    Hook, INGRESS, LpmKey, MARK_ALL, MARK_RETURNED, PREFIX_JOINING, Parked, PolicyKey, Reason,
     packet::{ICMPV6, IGMP, Kind, Packet, Version, outer::Outer},
 };
 
@@ -24,8 +24,9 @@ pub struct Work {
     pub auth: AuthKey,
     pub hold: HoldKey,
     pub parked: Parked,
-    /// The time, once somebody has asked.
+    /// The time, and the tick in which it was read: they outlive a run.
     clock: u64,
+    tick: u64,
     /// State of the tables, as it was before any of them was looked at.
     pub revision: u64,
     /// When the first of both identities' proofs ends; 0 if that has not been asked.
@@ -41,12 +42,14 @@ pub struct Work {
     pub oldest: u32,
     pub current: u32,
     pub link_len: u32,
+    /// Not 0 if a prefix that was looked up is a joining node's.
+    pub joining: u32,
     /// Our mark bits as the packet came.
     pub mark: u32,
     pub hook: u8,
     /// As the endpoint sees it.
     pub direction: u8,
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
 }
 
 impl Work {
@@ -54,7 +57,6 @@ impl Work {
     /// [`Work::unread`] replaces.
     #[inline(always)]
     pub fn begin(&mut self, skb: &Skb, config: &Config, hook: Hook) {
-        self.clock = 0;
         self.valid_until = 0;
         self.revision = maps::revision();
         for field in [
@@ -66,6 +68,7 @@ impl Work {
             &mut self.epoch,
             &mut self.oldest,
             &mut self.current,
+            &mut self.joining,
         ] {
             zero(field);
         }
@@ -99,12 +102,14 @@ impl Work {
         self.packet = Packet::default();
     }
 
-    /// CLOCK_BOOTTIME, nanoseconds; one moment for the whole run. Read when first asked for: it costs as much as two
-    /// lookups, and many packets need none.
+    /// CLOCK_BOOTTIME, nanoseconds, as it was when the kernel's present tick was first asked about on this CPU (a tick
+    /// has 1 to 10 ms). Reading the clock costs as much as two lookups, and comparing ticks next to nothing.
     #[inline(always)]
     pub fn now(&mut self) -> u64 {
-        if self.clock == 0 {
-            // SAFETY: it takes nothing.
+        // SAFETY: neither takes anything.
+        let tick = unsafe { bpf_jiffies64() };
+        if tick != self.tick || self.clock == 0 {
+            self.tick = tick;
             self.clock = unsafe { bpf_ktime_get_boot_ns() };
         }
         self.clock
@@ -161,14 +166,16 @@ impl Work {
         }
     }
 
-    /// The node whose prefix contains the address.
+    /// The node whose prefix contains the address; and whether that node is joining, in `joining`.
     #[inline(always)]
     pub fn prefix(&mut self, addr: Addr) -> Option<u32> {
         self.lpm = LpmKey {
             prefix_len: 128,
             data: addr,
         };
-        maps::prefix(&self.lpm).map(|prefix| prefix.peer)
+        let prefix = maps::prefix(&self.lpm)?;
+        self.joining |= prefix.flags & PREFIX_JOINING;
+        Some(prefix.peer)
     }
 
     /// The identity of an address outside the mesh.

@@ -59,15 +59,27 @@ pub struct Connection {
 
 /// In [`Connection::flags`]: packets have passed both ways.
 pub const REPLIED: u8 = 1;
-/// In [`Connection::flags`]: a FIN or RST has passed.
-pub const CLOSING: u8 = 2;
+/// In [`Connection::flags`]: a FIN of the side that opened it has passed.
+pub const ENDED_HERE: u8 = 2;
+/// In [`Connection::flags`]: a FIN of the other side has passed.
+pub const ENDED_THERE: u8 = 4;
+/// Either, or both: a RST ends both sides. With both the flow is over, and counts no more toward its endpoint's quota.
+pub const CLOSING: u8 = ENDED_HERE | ENDED_THERE;
+
+/// Whether both sides have ended the flow.
+#[inline(always)]
+pub const fn is_over(flags: u8) -> bool {
+    flags & CLOSING == CLOSING
+}
 
 /// How long a connection is remembered after its last packet, in seconds. (Linux forgets an
 /// established TCP connection after five days; peers send keepalives every two hours, RFC 9293
 /// 3.8.4.)
 pub const fn lifetime(proto: u8, flags: u8) -> u64 {
     match proto {
-        packet::TCP if flags & CLOSING != 0 => 30,
+        // For what is sent once more because an acknowledgement was lost.
+        packet::TCP if is_over(flags) => 5,
+        packet::TCP if flags & CLOSING != 0 => 120,
         packet::TCP if flags & REPLIED != 0 => 8000,
         packet::TCP => 60,
         packet::UDP if flags & REPLIED != 0 => 180,

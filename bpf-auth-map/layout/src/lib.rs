@@ -26,7 +26,10 @@ mod reason;
 
 pub use addr::Addr;
 pub use event::{Event, EventKind};
-pub use flow::{CLOSING, Connection, ConnectionKey, FragmentKey, Ports, REPLIED, lifetime};
+pub use flow::{
+    CLOSING, Connection, ConnectionKey, ENDED_HERE, ENDED_THERE, FragmentKey, Ports, REPLIED,
+    is_over, lifetime,
+};
 pub use hold::{DISCARD, HOLD_META_LEN, HoldKey, HoldMeta, HoldValue, Parked, quota};
 pub use maps::*;
 pub use reason::{REASONS, Reason};

@@ -66,7 +66,7 @@ pub struct Config {
     pub hold_pair_bytes: u32,
     /// Most packets held in all.
     pub hold_total_packets: u32,
-    /// Most bytes held in all; an endpoint and a peer may hold an eighth.
+    /// Most bytes held in all; an endpoint may hold a sixteenth, a peer an eighth.
     pub hold_total_bytes: u32,
     /// Most connections of one endpoint.
     pub endpoint_connections: u32,
@@ -229,9 +229,12 @@ pub struct LpmKey<T> {
 pub struct Prefix {
     /// Whose; [`PEER_SELF`] for our own.
     pub peer: u32,
-    /// Unused, 0.
+    /// [`PREFIX_JOINING`].
     pub flags: u32,
 }
+
+/// In [`Prefix::flags`]: its node is joining; cleartext from it and to it is counted, not dropped.
+pub const PREFIX_JOINING: u32 = 1;
 
 /// One life of a TLS connection with a peer: `sessions`.
 #[repr(C)]

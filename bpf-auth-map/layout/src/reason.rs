@@ -99,6 +99,7 @@ reasons! {
     82 WireIn "wire-in" "tripwire: managed to managed in cleartext, arriving";
     83 WireOutInside "wire-out-inside" "tripwire: managed to managed in cleartext inside an encapsulation, leaving";
     84 WireInInside "wire-in-inside" "tripwire: managed to managed in cleartext inside an encapsulation, arriving";
+    85 WireJoining "wire-joining" "cleartext between managed addresses, passed because one of the nodes is joining";
 }
 
 /// Size of the `counters` map.

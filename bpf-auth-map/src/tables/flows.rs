@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use handfast_layout as layout;
+use handfast_layout::{self as layout, packet::TCP};
 
 use super::{Tables, raw};
 use crate::{
@@ -44,16 +44,18 @@ impl Tables {
         let all = self.connections.all(|key, value| {
             let lifetime = layout::lifetime(key.proto, value.flags) * SECOND;
             let stale = now.saturating_sub(value.last_seen) > lifetime;
-            (key, value.endpoint, stale)
+            (key, value, stale)
         })?;
         let mut collected = Collected::default();
         let mut left: HashMap<u32, u64> = HashMap::new();
-        for (key, endpoint, stale) in all {
+        for (key, value, stale) in all {
             if stale {
                 self.connections.remove(&key)?;
                 collected.removed += 1;
             } else {
-                *left.entry(endpoint).or_default() += 1;
+                // What is over takes no place of its endpoint's.
+                let counts = key.proto != TCP || !layout::is_over(value.flags);
+                *left.entry(value.endpoint).or_default() += u64::from(counts);
                 collected.left += 1;
             }
         }

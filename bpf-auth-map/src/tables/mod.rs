@@ -5,7 +5,7 @@ mod flows;
 mod policy;
 mod raw;
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 
 use aya::{
     Ebpf,
@@ -32,6 +32,7 @@ pub struct Tables {
     locals: Hash<Addr, layout::Local>,
     remotes: Hash<Addr, layout::Remote>,
     prefixes: Lpm<Addr, layout::Prefix>,
+    joining: std::sync::Mutex<HashSet<IpNet>>,
     sessions: Hash<u32, layout::Session>,
     announced: Hash<layout::AnnouncedKey, layout::Announced>,
     identities: Hash<u32, layout::Identity>,
@@ -62,6 +63,7 @@ impl Tables {
             locals: Hash::take(object, "locals")?,
             remotes: Hash::take(object, "remotes")?,
             prefixes: Lpm::take(object, "prefixes")?,
+            joining: std::sync::Mutex::default(),
             sessions: Hash::take(object, "sessions")?,
             announced: Hash::take(object, "announced")?,
             identities: Hash::take(object, "identities")?,
@@ -318,15 +320,51 @@ impl Tables {
     /// # Errors
     /// The map could not be written.
     pub fn set_prefix(&self, prefix: IpNet, peer: PeerNumber) -> Result<(), Error> {
-        self.changing(|| {
-            self.prefixes.set(
-                &net_key(prefix),
-                &layout::Prefix {
-                    peer: peer.0,
-                    flags: 0,
-                },
-            )
-        })
+        let joining = raw::lock(&self.joining);
+        self.write_prefix(prefix, peer, joining.contains(&prefix.trunc()))
+    }
+
+    /// Says which prefixes' nodes are joining: all of them, each time. Cleartext from those and to them is counted
+    /// under [`Reason::WireJoining`] instead of being dropped, at once; prefixes that are set later keep to it too.
+    ///
+    /// # Errors
+    /// The map could not be read or written; what was not reached stays as it was.
+    pub fn set_joining(&self, prefixes: &[IpNet]) -> Result<(), Error> {
+        let mut joining = raw::lock(&self.joining);
+        let wanted: HashSet<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
+        let before = std::mem::replace(&mut *joining, wanted);
+        let changed = |prefix: &IpNet| joining.contains(prefix) != before.contains(prefix);
+        for (prefix, peer) in self.prefixes()?.into_iter().filter(|(p, _)| changed(p)) {
+            self.write_prefix(prefix, peer, joining.contains(&prefix))?;
+        }
+        Ok(())
+    }
+
+    fn write_prefix(&self, prefix: IpNet, peer: PeerNumber, joining: bool) -> Result<(), Error> {
+        let value = layout::Prefix {
+            peer: peer.0,
+            flags: if joining { layout::PREFIX_JOINING } else { 0 },
+        };
+        self.changing(|| self.prefixes.set(&net_key(prefix), &value))
+    }
+
+    /// How many entries each table that fills up with use can have.
+    pub fn capacities(&self) -> [(&'static str, u32); 13] {
+        [
+            self.endpoints.capacity(),
+            self.locals.capacity(),
+            self.remotes.capacity(),
+            self.prefixes.capacity(),
+            self.sessions.capacity(),
+            self.announced.capacity(),
+            self.identities.capacity(),
+            self.policy.capacity(),
+            self.cidrs.capacity(),
+            self.auth.capacity(),
+            self.connections.capacity(),
+            self.holds.capacity(),
+            self.parked.capacity(),
+        ]
     }
 
     /// Forgets a prefix.

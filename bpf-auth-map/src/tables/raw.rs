@@ -39,12 +39,23 @@ macro_rules! table {
         $(#[$doc])*
         pub(super) struct $name<K, V> {
             name: &'static str,
+            capacity: u32,
             map: Mutex<$map<MapData, K, V>>,
         }
 
         impl<K: Pod, V: Pod> $name<K, V> {
             pub(super) fn take(object: &mut Ebpf, name: &'static str) -> Result<Self, Error> {
-                Ok(Self { name, map: take::<$map<MapData, K, V>>(object, name)?.into() })
+                let error = |source| Error::Map { map: name, source };
+                let capacity = match object.map(name) {
+                    Some(Map::HashMap(data) | Map::LpmTrie(data)) => data.info().map_err(error)?.max_entries(),
+                    _ => return Err(Error::Missing { what: "map", name }),
+                };
+                Ok(Self { name, capacity, map: take::<$map<MapData, K, V>>(object, name)?.into() })
+            }
+
+            /// Its name, and how many entries it can have.
+            pub(super) fn capacity(&self) -> (&'static str, u32) {
+                (self.name, self.capacity)
             }
 
             pub(super) fn set(&self, key: &$key, value: &V) -> Result<(), Error> {

@@ -43,6 +43,7 @@ impl Drop for Pins {
 
 pub mod cost;
 pub mod driver;
+pub mod lane;
 pub mod packets;
 pub mod run;
 pub mod verifier;

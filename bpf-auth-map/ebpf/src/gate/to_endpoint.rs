@@ -6,8 +6,8 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use handfast_layout::{
-    AUTH_DISABLED, Config, HOST_DENIED, Hook, IDENTITY_HOST, IDENTITY_WORLD, MARK_SOURCE,
-    PEER_SELF, Reason, is_decided,
+    AUTH_DISABLED, Config, HOST_DENIED, Hook, IDENTITY_HOST, IDENTITY_UNKNOWN, IDENTITY_WORLD,
+    MARK_SOURCE, PEER_SELF, Reason, is_decided,
     packet::{Kind, UDP},
 };
 
@@ -98,6 +98,13 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
     }
     match work.prefix(source) {
         Some(PEER_SELF) => return Err(Reason::NoEndpoint),
+        // Of a node that is joining the address is known, and nothing else.
+        Some(_) if work.joining != 0 && work.key.remote == source => {
+            work.remote_identity = IDENTITY_UNKNOWN;
+            outside::judge(skb, work, config)?;
+            report::count(Reason::WireJoining);
+            return Ok(());
+        }
         Some(peer) => {
             work.peer = peer;
             return Err(Reason::Cleartext);

@@ -49,12 +49,22 @@ fn watch(skb: &Skb, work: &mut Work, config: &Config, bare: Reason, inside: Reas
         return PASS;
     }
     if managed(work) {
-        return report::drop(skb, work, config, bare as u32);
+        return cleartext(skb, work, config, bare);
     }
     if find_inside(skb, work) && managed(work) {
-        return report::drop(skb, work, config, inside as u32);
+        return cleartext(skb, work, config, inside);
     }
     PASS
+}
+
+/// Between two managed nodes it is dropped; to and from one that is joining it is counted.
+#[inline(always)]
+fn cleartext(skb: &Skb, work: &mut Work, config: &Config, reason: Reason) -> i32 {
+    if work.joining != 0 {
+        report::count(Reason::WireJoining);
+        return PASS;
+    }
+    report::drop(skb, work, config, reason as u32)
 }
 
 /// Finds the addresses. Not inlined, as the next: their stacks are free again afterwards.
@@ -85,6 +95,7 @@ fn find_inside(skb: &Skb, work: &mut Work) -> bool {
 #[inline(always)]
 fn managed(work: &mut Work) -> bool {
     let (src, dst) = (work.outer.src, work.outer.dst);
+    work.joining = 0;
     if work.prefix(src).is_none() || work.prefix(dst).is_none() {
         return false;
     }

@@ -41,8 +41,10 @@ const DEST_OPTIONS: u8 = 60;
 /// How many IPv6 extension headers are followed. RFC 8200 4.1 knows six kinds.
 const MAX_EXTENSIONS: usize = 6;
 
-/// TCP flags that say a connection ends: FIN or RST.
-pub const TCP_END: u8 = 0b101;
+/// TCP flag: this side has nothing more to say.
+pub const TCP_FIN: u8 = 0b001;
+/// TCP flag: the connection ends at once.
+pub const TCP_RST: u8 = 0b100;
 
 /// Where bytes come from.
 pub trait Source {

@@ -1,0 +1,92 @@
+//! How a flow ends: what is over takes no place of its endpoint's, and a late packet of it still passes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use handfast_bpf::*;
+use support::{packets::*, run::*};
+
+const FIN: u8 = 1;
+
+fn out(node: &mut Node, a: &Addresses, port: u16, flags: u8) -> Outcome {
+    let bytes = frame(&ip(a.me, a.them, TCP, &tcp(port, 80, flags)));
+    node.run("to_tunnel", GATED, &bytes)
+}
+
+fn back(node: &mut Node, a: &Addresses, port: u16, flags: u8) -> Outcome {
+    let bytes = frame(&ip(a.them, a.me, TCP, &tcp(80, port, flags)));
+    node.run("from_tunnel", FORWARDED, &bytes)
+}
+
+fn with_room_for(name: &str, flows: u32) -> Option<Node> {
+    let node = Node::new(name)?;
+    let settings = Settings {
+        endpoint_connections: flows,
+        ..node.tables().settings().unwrap()
+    };
+    node.tables().set_settings(&settings).unwrap();
+    Some(node)
+}
+
+#[test]
+fn a_flow_that_both_sides_have_ended_makes_room_at_once() {
+    let Some(mut node) = with_room_for("over", 1) else {
+        return;
+    };
+    let [a, _] = families();
+    // Many more than there is room for, one after the other, in three ways to end.
+    for port in 1000..1060 {
+        assert_eq!(out(&mut node, &a, port, SYN), Outcome::Pass(0), "{port}");
+        assert_eq!(back(&mut node, &a, port, SYN | ACK), Outcome::Pass(DECIDED));
+        match port % 3 {
+            0 => {
+                assert_eq!(out(&mut node, &a, port, FIN | ACK), Outcome::Pass(0));
+                assert_eq!(back(&mut node, &a, port, FIN | ACK), Outcome::Pass(DECIDED));
+            }
+            1 => {
+                assert_eq!(back(&mut node, &a, port, FIN | ACK), Outcome::Pass(DECIDED));
+                assert_eq!(out(&mut node, &a, port, FIN | ACK), Outcome::Pass(0));
+            }
+            _ => assert_eq!(back(&mut node, &a, port, RST), Outcome::Pass(DECIDED)),
+        }
+        // The last acknowledgement, and a FIN that is sent once more because it was lost.
+        assert_eq!(out(&mut node, &a, port, ACK), Outcome::Pass(0));
+        assert_eq!(back(&mut node, &a, port, FIN | ACK), Outcome::Pass(DECIDED));
+    }
+    // The collector counts as the gates do, and forgets them after some seconds.
+    let now = node.tables().collect(boot_time()).unwrap();
+    assert_eq!((now.left, now.removed), (60, 0));
+    assert_eq!(out(&mut node, &a, 2000, SYN), Outcome::Pass(0));
+    let later = boot_time() + Duration::from_secs(7);
+    let then = node.tables().collect(later).unwrap();
+    assert_eq!((then.left, then.removed), (1, 60));
+}
+
+#[test]
+fn a_flow_that_one_side_has_ended_is_as_alive_as_before() {
+    let Some(mut node) = with_room_for("half", 1) else {
+        return;
+    };
+    let [a, _] = families();
+    assert_eq!(out(&mut node, &a, 1000, SYN), Outcome::Pass(0));
+    assert_eq!(out(&mut node, &a, 1000, FIN | ACK), Outcome::Pass(0));
+    assert_eq!(
+        out(&mut node, &a, 1000, FIN | ACK),
+        Outcome::Pass(0),
+        "again"
+    );
+    assert_eq!(
+        out(&mut node, &a, 1001, SYN),
+        Outcome::Drop(Reason::EndpointFull)
+    );
+    let later = boot_time() + Duration::from_secs(60);
+    assert_eq!(node.tables().collect(later).unwrap().left, 1);
+    assert_eq!(back(&mut node, &a, 1000, ACK), Outcome::Pass(DECIDED));
+}

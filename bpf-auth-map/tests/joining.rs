@@ -1,0 +1,110 @@
+//! A node that is joining: cleartext from it and to it passes and is counted, until it is managed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod support;
+
+use handfast_bpf::*;
+use support::{packets::*, run::*};
+
+fn prefixes(which: &[&str]) -> Vec<ipnet::IpNet> {
+    which.iter().map(|prefix| prefix.parse().unwrap()).collect()
+}
+
+#[test]
+fn the_wire_counts_cleartext_of_a_joining_node_and_drops_it_once_it_is_managed() {
+    let Some(mut node) = Node::new("joining-wire") else {
+        return;
+    };
+    for a in families() {
+        let bare = frame(&ip(a.me, a.them, TCP, &tcp(40000, 80, SYN)));
+        let answer = frame(&ip(a.them, a.me, TCP, &tcp(80, 40000, SYN | ACK)));
+        let both = |node: &mut Node| {
+            (
+                node.run("wire_egress", HOST, &bare),
+                node.run("wire_ingress", FORWARDED, &answer),
+            )
+        };
+        let dropped = (
+            Outcome::Drop(Reason::WireOut),
+            Outcome::Drop(Reason::WireIn),
+        );
+        let passed = (Outcome::Pass(0), Outcome::Pass(OUTSIDE));
+        assert_eq!(both(&mut node), dropped);
+        // Theirs, then ours: either is enough.
+        for joining in [["10.2.0.0/16", "fd02::/16"], ["10.1.0.0/16", "fd01::/16"]] {
+            let before = node.tables().counter(Reason::WireJoining).unwrap();
+            node.tables().set_joining(&prefixes(&joining)).unwrap();
+            assert_eq!(both(&mut node), passed, "{joining:?}");
+            let after = node.tables().counter(Reason::WireJoining).unwrap();
+            assert_eq!(after - before, 2);
+        }
+        // A prefix that is set again keeps to it.
+        let own = if a.me.is_ipv4() {
+            "10.1.0.0/16"
+        } else {
+            "fd01::/16"
+        };
+        node.tables()
+            .set_prefix(own.parse().unwrap(), PeerNumber::LOCAL)
+            .unwrap();
+        assert_eq!(both(&mut node), passed);
+        node.tables().set_joining(&[]).unwrap();
+        assert_eq!(both(&mut node), dropped);
+    }
+}
+
+#[test]
+fn a_workload_takes_cleartext_of_a_joining_node_as_policy_has_it_for_nobody_known() {
+    let Some(mut node) = Node::new("joining-endpoint") else {
+        return;
+    };
+    let from_outside = Came {
+        mark: OUTSIDE << 2,
+        by: 3,
+    };
+    node.tables()
+        .set_joining(&prefixes(&["10.2.0.0/16", "fd02::/16"]))
+        .unwrap();
+    for a in families() {
+        let call = frame(&ip(a.them, a.me, TCP, &tcp(40000, 80, SYN)));
+        let entries = |auth| {
+            [rule(
+                Direction::Ingress,
+                IdentityNumber::ANY,
+                Ports::Any,
+                allow(auth),
+            )]
+        };
+        node.tables()
+            .replace_policy(ENDPOINT, &entries(Auth::Required))
+            .unwrap();
+        assert_eq!(
+            node.run("to_endpoint", from_outside, &call),
+            Outcome::Drop(Reason::NoIdentity)
+        );
+        node.tables()
+            .replace_policy(ENDPOINT, &entries(Auth::Disabled))
+            .unwrap();
+        assert_eq!(
+            node.run("to_endpoint", from_outside, &call),
+            Outcome::Pass(OUTSIDE)
+        );
+        // A rule for the workload's own identity does not match: nobody has announced it here.
+        let known = [rule(
+            Direction::Ingress,
+            THEM,
+            Ports::Any,
+            allow(Auth::Disabled),
+        )];
+        node.tables().replace_policy(ENDPOINT, &known).unwrap();
+        assert_eq!(
+            node.run("to_endpoint", from_outside, &call),
+            Outcome::Drop(Reason::NoRule)
+        );
+    }
+}
