@@ -31,7 +31,7 @@ use self::keep::Keep;
 use self::state::{State, Whom};
 use super::attest::{Attestor, Touched};
 use super::selectors::Demands;
-use super::{Foreign, Knowledge, KnownEntry, Link};
+use super::{Foreign, Knowledge, KnownEntry, Link, swap};
 use crate::endpoint::Endpoint;
 use crate::workload_api::{AttestError, Attested, Peer};
 
@@ -156,7 +156,12 @@ impl Workloads {
     /// nothing is kept for the next run, if nothing is.
     pub fn start(beginning: Beginning, link: Link) -> (Self, Option<String>) {
         let (keep, not_kept) = match &beginning.folder {
-            Some(folder) => Keep::open(folder),
+            Some(folder) => {
+                if let Some(warning) = swap::warning(folder) {
+                    tracing::warn!("{warning}");
+                }
+                Keep::open(folder)
+            }
             None => (Keep::nothing(), None),
         };
         let own = beginning.verifier.bundle().clone();
