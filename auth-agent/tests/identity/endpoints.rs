@@ -1,9 +1,12 @@
 //! Open streams of processes in an endpoint's network namespace follow the endpoint.
 
-use handfast_agent::endpoint::{Endpoint, NamespaceName};
-use handfast_agent::workload_api::WorkloadState;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::world::{Ca, Workload, entry};
+use handfast_agent::endpoint::{Endpoint, NamespaceName};
+use handfast_agent::workload_api::{Peer, Source, WorkloadState};
+
+use super::world::{Ca, LONG, Workload, entry};
 
 /// A name under `/run/netns` for the network namespace of this process.
 struct Named {
@@ -14,7 +17,9 @@ struct Named {
 impl Named {
     fn new() -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
-        let name = format!("hf-identity-{}", std::process::id());
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("hf-identity-{}-{number}", std::process::id());
         let path = format!("/run/netns/{name}");
         std::fs::create_dir_all("/run/netns").ok()?;
         std::fs::File::create(&path).ok()?;
@@ -100,13 +105,53 @@ async fn an_endpoint_that_goes_while_a_caller_is_attested_gives_it_nothing_for_l
     let mut first = Workload::of(&agent).await;
     first.until_ids(&["front"]).await;
     // Attested by the old list, served only when it has changed.
-    let attested = std::sync::Arc::clone(&first.attested);
+    let attested = Arc::clone(&first.attested);
     workloads.set_endpoints(vec![]);
-    use handfast_agent::workload_api::Source;
     let mut late = workloads.watch(&attested);
     let withdrawn = late.wait_for(|state| matches!(**state, WorkloadState::NoIdentity));
-    tokio::time::timeout(super::world::LONG, withdrawn)
+    tokio::time::timeout(LONG, withdrawn)
         .await
         .expect("it is looked at again")
+        .unwrap();
+}
+
+/// Its connection may be held by somebody else, and nothing is known of it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_cannot_be_looked_at_again_has_nothing_of_its_endpoint() {
+    let Some(named) = Named::new() else {
+        eprintln!("SKIPPED: no right to name a network namespace");
+        return;
+    };
+    let mut ca = Ca::start().await;
+    let node = ca.join("web1", 1).await;
+    let agent = node.start();
+    let mut order = entry("front", "web1");
+    order.selectors = vec!["label:tier=front".to_owned()];
+    ca.admin.create_entry(&order).await.unwrap();
+    let workloads = agent.workloads();
+    workloads.add_endpoint(named.endpoint("front"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let script = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\nsys.stdin.read()";
+    let mut child = std::process::Command::new("python3")
+        .args(["-c", script])
+        .arg(&path)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (connection, _) = listener.accept().unwrap();
+    let peer = Arc::new(Peer::of(&connection).unwrap());
+    let attested = workloads.attest(&peer).await.unwrap();
+    let mut state = workloads.watch(&attested);
+    let ready = state.wait_for(|state| matches!(**state, WorkloadState::Ready(_)));
+    drop(tokio::time::timeout(LONG, ready).await.unwrap().unwrap());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    workloads.set_endpoints(vec![]);
+    let withdrawn = state.wait_for(|state| matches!(**state, WorkloadState::NoIdentity));
+    tokio::time::timeout(LONG, withdrawn)
+        .await
+        .unwrap()
         .unwrap();
 }

@@ -23,14 +23,14 @@ use crate::support::Ca;
 const LONG: Duration = Duration::from_secs(90);
 
 /// An agent with the identities `web` and `api` for every process of this user.
-struct Agent {
+pub struct Agent {
     folder: TempDir,
     agent: Standalone,
     endpoint: Endpoint,
 }
 
 impl Agent {
-    async fn start(ca: &mut Ca) -> Self {
+    pub async fn start(ca: &mut Ca) -> Self {
         // The node that `Ca` joins for other tests has no agent that would confirm anything.
         let node = Subject::Node("web1".parse().unwrap());
         ca.admin.revoke(&node, "has no agent").await.unwrap();
@@ -57,8 +57,13 @@ impl Agent {
         }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.endpoint.path().to_owned()
+    }
+
+    pub async fn stop(self) {
+        self.endpoint.stop().await;
+        drop((self.agent, self.folder));
     }
 }
 
@@ -132,8 +137,7 @@ async fn the_python_client_of_a_real_agent_follows_a_real_rotation() {
     script.tell("end");
     assert_eq!(script.hear().await, "done");
     script.finish();
-    agent.endpoint.stop().await;
-    drop((agent.agent, agent.folder));
+    agent.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

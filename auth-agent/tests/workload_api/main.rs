@@ -14,6 +14,7 @@ mod fetch;
 mod frames;
 mod hostile;
 mod jwt;
+mod languages;
 mod python;
 mod rust_client;
 mod script;
