@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use handfast_ca::federation::FederationConfig;
+use handfast_ca::federation::{FederationConfig, SHORTEST_REFRESH};
 use handfast_ca::server::Options;
 use serde::de::DeserializeOwned;
 
@@ -41,8 +41,11 @@ pub struct Partners {
 impl Partners {
     /// Puts them into the server's options.
     pub fn apply(self, options: &mut Options) -> anyhow::Result<()> {
-        if self.bundle_refresh_hint < Duration::from_secs(1) {
-            anyhow::bail!("--bundle-refresh-hint: at least 1s");
+        let longest = Duration::from_secs(24 * 3600);
+        if !(SHORTEST_REFRESH..=longest).contains(&self.bundle_refresh_hint) {
+            anyhow::bail!(
+                "--bundle-refresh-hint: from 1m to 1d, since partners ask no more often and no less"
+            );
         }
         if let Some(file) = self.attestation {
             options.attestation = read(&file)?;
@@ -55,6 +58,7 @@ impl Partners {
             web_certificate: self.bundle_endpoint_cert.zip(self.bundle_endpoint_key),
             refresh_hint: self.bundle_refresh_hint,
             web_roots: self.web_roots,
+            ..FederationConfig::default()
         };
         Ok(())
     }

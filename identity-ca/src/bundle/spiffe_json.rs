@@ -19,8 +19,8 @@ use crate::Error;
 /// Longer texts are not read.
 pub const MAX_JSON: usize = 1 << 20;
 const MAX_KEYS: usize = 256;
-/// A hint beyond this (seconds) is taken for this: a week.
-const MAX_REFRESH_HINT: u64 = 7 * 24 * 3600;
+/// A hint beyond this (seconds) is taken for this: a day.
+const MAX_REFRESH_HINT: u64 = 24 * 3600;
 
 /// A bundle that was read, and what of it was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,6 +23,9 @@ use crate::bundle::TrustBundle;
 
 pub use self::endpoint::{Endpoint, Profile};
 
+/// What a partner's `spiffe_refresh_hint` counts for at least; ours asks for no less.
+pub const SHORTEST_REFRESH: Duration = Duration::from_secs(60);
+
 /// How the CA takes part in federations.
 #[derive(Debug, Clone)]
 pub struct FederationConfig {
@@ -34,6 +37,9 @@ pub struct FederationConfig {
     pub web_certificate: Option<(PathBuf, PathBuf)>,
     /// How often partners are asked to fetch our bundle.
     pub refresh_hint: Duration,
+    /// No partner is asked more often, whatever it asks for: its bundle must
+    /// not make us its load generator.
+    pub shortest_refresh: Duration,
     /// PEM: what takes the place of the system's store in judging `https_web`
     /// endpoints of partners.
     pub web_roots: Option<PathBuf>,
@@ -45,6 +51,7 @@ impl Default for FederationConfig {
             endpoint: None,
             web_certificate: None,
             refresh_hint: Duration::from_secs(crate::bundle::DEFAULT_REFRESH_HINT),
+            shortest_refresh: SHORTEST_REFRESH,
             web_roots: None,
         }
     }

@@ -98,7 +98,8 @@ impl Registry {
         };
         if let Some(stored) = &known.bundle {
             let (had, got) = (stored.sequence(), bundle.sequence());
-            if got != 0 && got < had {
+            // One without a number is not newer than one with (B-2).
+            if got < had {
                 return Err(Error::invalid(
                     format!("bundle of {trust_domain}"),
                     format!(
@@ -268,4 +269,31 @@ async fn touch(change: &mut Change, trust_domain: &TrustDomain) -> Result<(), Er
         .execute(&mut **change)
         .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Store;
+    use super::*;
+
+    #[tokio::test]
+    async fn b2_a_bundle_is_never_replaced_by_an_earlier_one_or_one_without_a_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("registry.sqlite");
+        Store::create(&path).await.unwrap();
+        let store = Store::open(&path).await.unwrap();
+        let ours = TrustDomain::new("example.org").unwrap();
+        let registry = Registry::new(store, ours, vec![]);
+        let theirs = TrustDomain::new("partner.example").unwrap();
+        let bundle = |sequence| TrustBundle::new(theirs.clone(), sequence, []).unwrap();
+        registry.set_bundle(&bundle(5)).await.unwrap();
+        for old in [4, 1, 0] {
+            let error = registry.fetched(&bundle(old)).await.unwrap_err();
+            assert!(error.to_string().contains("bundle set"), "{error}");
+        }
+        assert_eq!(registry.fetched(&bundle(5)).await.unwrap(), Fetched::Same);
+        assert_eq!(registry.fetched(&bundle(6)).await.unwrap(), Fetched::New);
+        let stored = &registry.federations().await.unwrap()[&theirs].bundle;
+        assert_eq!(stored.as_ref().unwrap().sequence(), 6);
+    }
 }

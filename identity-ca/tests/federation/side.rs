@@ -74,6 +74,7 @@ impl Side {
             endpoint: Some(([127, 0, 0, 1], 0).into()),
             web_certificate: shows_web.then(|| (web.chain.clone(), web.key.clone())),
             refresh_hint: HINT,
+            shortest_refresh: HINT,
             web_roots: Some(web.roots.clone()),
         };
         Self::serve(folder, domain, config).await

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::super::state::State;
 use crate::audit::Act;
-use crate::bundle::DEFAULT_REFRESH_HINT;
+use crate::bundle::{DEFAULT_REFRESH_HINT, TrustBundle};
 use crate::federation::fetch::{Trust, fetch};
 use crate::federation::{Profile, Relationship};
 use crate::registry::Fetched;
@@ -23,9 +23,9 @@ use crate::{Error, federation};
 /// Fetches at one time.
 const AT_ONCE: usize = 8;
 /// However rarely a partner wants to be asked (seconds).
-const AT_LEAST: u64 = 24 * 3600;
-/// After a failure (seconds), or earlier if the partner wants to be asked more often.
-const AGAIN: u64 = 30;
+const AT_LEAST: Duration = Duration::from_secs(24 * 3600);
+/// After a failure, or earlier if the partner wants to be asked more often.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// When each trust domain's turn is.
 #[derive(Default)]
@@ -61,7 +61,7 @@ impl Fetcher {
     }
 
     fn next(&self) -> Instant {
-        let far = Instant::now() + Duration::from_secs(AT_LEAST);
+        let far = Instant::now() + AT_LEAST;
         self.due().values().copied().min().unwrap_or(far)
     }
 
@@ -107,21 +107,21 @@ pub(in crate::server) async fn poll(state: Arc<State>) {
 pub(super) async fn refresh(state: &Arc<State>, one: &Relationship) -> Result<(), Error> {
     let domain = &one.trust_domain;
     let fetched = attempt(state, one).await;
-    let hint = |bundle: &Option<Arc<crate::bundle::TrustBundle>>| {
+    let shortest = state.federation.shortest_refresh;
+    let hint = |bundle: &Option<Arc<TrustBundle>>| {
         let hint = bundle.as_ref().and_then(|bundle| bundle.refresh_hint());
-        hint.unwrap_or(DEFAULT_REFRESH_HINT).clamp(1, AT_LEAST)
+        pause(hint, shortest)
     };
     match &fetched {
         Ok(()) => {
             let now = state.now();
             let bundle = now.federations.get(domain).map(|known| hint(&known.bundle));
-            let after = bundle.unwrap_or(DEFAULT_REFRESH_HINT);
-            state.fetcher.again(domain, Duration::from_secs(after));
+            let after = bundle.unwrap_or_else(|| pause(None, shortest));
+            state.fetcher.again(domain, after);
         }
         Err(error) => {
             tracing::warn!(trust_domain = %domain, %error, "its bundle was not fetched");
-            let after = hint(&one.bundle).min(AGAIN);
-            state.fetcher.again(domain, Duration::from_secs(after));
+            state.fetcher.again(domain, hint(&one.bundle).min(AGAIN));
             state
                 .registry
                 .not_fetched(domain, &error.to_string())
@@ -129,6 +129,12 @@ pub(super) async fn refresh(state: &Arc<State>, one: &Relationship) -> Result<()
         }
     }
     fetched
+}
+
+/// How long until the next fetch: what the bundle asks for (seconds), within reason.
+fn pause(hint: Option<u64>, shortest: Duration) -> Duration {
+    let hint = Duration::from_secs(hint.unwrap_or(DEFAULT_REFRESH_HINT));
+    hint.min(AT_LEAST).max(shortest)
 }
 
 async fn attempt(state: &Arc<State>, one: &Relationship) -> Result<(), Error> {
@@ -187,4 +193,23 @@ fn recognising(state: &State, domain: &TrustDomain) -> Result<Verifier, Error> {
         name: domain.to_string(),
     })?;
     Ok(Verifier::new(bundle, Arc::clone(&now.deny)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::federation::SHORTEST_REFRESH;
+
+    #[test]
+    fn f7_a_partner_is_asked_as_often_as_it_asks_for_within_reason() {
+        let seconds = |hint| pause(hint, SHORTEST_REFRESH).as_secs();
+        assert_eq!(seconds(Some(600)), 600);
+        assert_eq!(seconds(None), DEFAULT_REFRESH_HINT);
+        for small in [0, 1, 59, 60] {
+            assert_eq!(seconds(Some(small)), 60);
+        }
+        for large in [86_400, 86_401, u64::MAX] {
+            assert_eq!(seconds(Some(large)), 86_400);
+        }
+    }
 }
