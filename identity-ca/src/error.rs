@@ -106,6 +106,11 @@ pub enum Error {
         /// What the check found.
         problem: String,
     },
+    /// The store was damaged while the CA ran.
+    #[error(
+        "the CA's store is damaged ({0}); nothing is repaired by guessing. It is the file registry.sqlite in the CA's folder, or the database that ca.json there names; stop the CA, keep what is left as evidence, and restore the registry from a backup (`handfast ca restore`, see docs/recovery.md)"
+    )]
+    StoreCorrupt(#[source] sqlx::Error),
     /// An act cannot be written down.
     #[error("the audit log cannot be written ({0}); nothing is signed or changed without it")]
     Audit(String),
@@ -139,6 +144,11 @@ pub enum Error {
     /// What several callers waited for together has failed.
     #[error(transparent)]
     Shared(Arc<Self>),
+    /// A change was committed, but this server could not take it in.
+    #[error(
+        "it is done and stored, but not yet in force on this server, which cannot read the store ({0}); that is tried again every 2 s"
+    )]
+    NotInForce(#[source] Box<Self>),
     /// The store failed in another way.
     #[error("the CA's store: {0}")]
     Store(#[source] sqlx::Error),
@@ -205,10 +215,14 @@ impl Error {
             Self::Invalid { .. } => "invalid",
             Self::Missing { .. } => "missing",
             Self::Exists { .. } => "exists",
-            Self::StoreFull | Self::StoreDamaged { .. } | Self::Store(_) => "store",
+            Self::StoreFull
+            | Self::StoreDamaged { .. }
+            | Self::StoreCorrupt(_)
+            | Self::Store(_) => "store",
             Self::Audit(_) | Self::AuditBroken { .. } => "audit",
             Self::NotSigning(_) => "not-signing",
             Self::Shared(error) => error.reason(),
+            Self::NotInForce(error) => error.reason(),
             _ => "other",
         }
     }
@@ -224,8 +238,10 @@ impl Error {
             Self::Rejected(_) => Code::Unauthenticated,
             Self::Clock { .. } => Code::FailedPrecondition,
             Self::StoreFull => Code::ResourceExhausted,
+            Self::StoreDamaged { .. } | Self::StoreCorrupt(_) => Code::DataLoss,
             Self::Audit(_) | Self::Recovering(_) | Self::NotSigning(_) => Code::Unavailable,
             Self::Refused { code, .. } => *code,
+            Self::NotInForce(_) => Code::Unknown,
             Self::Shared(error) => error.code(),
             Self::Unreachable { .. } | Self::StoreAway(_) | Self::Cluster { .. } => {
                 Code::Unavailable
@@ -251,6 +267,9 @@ impl From<sqlx::Error> for Error {
             // SQLITE_FULL, SQLITE_IOERR_WRITE which a full quota gives, and
             // PostgreSQL's disk_full.
             (_, "13" | "778" | "53100") => Self::StoreFull,
+            // data_corrupted and index_corrupted.
+            (_, "XX001" | "XX002") => Self::StoreCorrupt(error),
+            (_, code) if is_sqlite_damage(code) => Self::StoreCorrupt(error),
             // PostgreSQL: connection exceptions, shutting down, starting up.
             (_, "57P01" | "57P02" | "57P03") => Self::StoreAway(error),
             (_, code) if code.len() == 5 && code.starts_with("08") => Self::StoreAway(error),
@@ -260,6 +279,13 @@ impl From<sqlx::Error> for Error {
             _ => Self::Store(error),
         }
     }
+}
+
+/// SQLITE_CORRUPT and SQLITE_NOTADB, with their extended codes. PostgreSQL's
+/// codes have five characters, and some look like numbers.
+fn is_sqlite_damage(code: &str) -> bool {
+    let primary = code.parse::<u16>().unwrap_or(0) & 0xff;
+    code.len() < 5 && matches!(primary, 11 | 26)
 }
 
 impl From<rcgen::Error> for Error {

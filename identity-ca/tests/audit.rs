@@ -260,3 +260,45 @@ async fn what_destroys_is_refused_without_a_reason_and_changes_nothing() {
     assert_eq!(ca.admin.entries().await.unwrap().len(), 1);
     assert!(ca.admin.revocations().await.unwrap().1.is_empty());
 }
+
+/// Somebody else writes to the store for a while.
+async fn occupied(store: &std::path::Path) -> sqlx::AnyConnection {
+    use sqlx::Connection;
+    sqlx::any::install_default_drivers();
+    let url = format!("sqlite://{}?mode=rw", store.display());
+    let mut other = sqlx::AnyConnection::connect(&url).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    other
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_is_written_down_though_the_caller_is_gone() {
+    let mut ca = Ca::start().await;
+    let token = ca.token("web1", "10.1.0.0/24").await;
+    let entry = ca.entry("spiffe://example.org/web", None).await;
+    let store = ca.store();
+    let mut other = occupied(&store).await;
+    let short = std::time::Duration::from_millis(600);
+    // A node that joins over TCP, and an operator on the socket: both hang up while the store is busy.
+    let joining = tokio::time::timeout(short, handfast_ca::client::join(&token));
+    let deleting = tokio::time::timeout(short, ca.admin.delete_entry(&entry.id, "a test"));
+    let (joined, deleted) = tokio::join!(joining, deleting);
+    assert!(joined.is_err() && deleted.is_err(), "both still wait");
+    sqlx::query("COMMIT").execute(&mut other).await.unwrap();
+    drop(other);
+    for _ in 0..100 {
+        let acts = records(&mut ca, Filter::default()).await;
+        let done = |act: &str| {
+            acts.iter()
+                .any(|one| one.act == act && one.outcome == Outcome::Done)
+        };
+        if done("node.join") && done("entry.delete") {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("what was done does not stand in the log");
+}

@@ -43,8 +43,10 @@ pub(super) async fn check(path: &Path) -> Result<(), Error> {
     let problem = match examine(path).await {
         Ok(None) => return Ok(()),
         Ok(Some(problem)) => problem,
-        Err(error) if is_damage(&error) => error.to_string(),
-        Err(error) => return Err(error.into()),
+        Err(error) => match Error::from(error) {
+            Error::StoreCorrupt(error) => error.to_string(),
+            other => return Err(other),
+        },
     };
     Err(Error::StoreDamaged {
         store: path.display().to_string(),
@@ -73,17 +75,6 @@ async fn alone(path: &Path) -> Result<AnyConnection, sqlx::Error> {
     let mut connection = AnyConnection::connect(&url(path)).await?;
     sqlx::raw_sql(SETTINGS).execute(&mut connection).await?;
     Ok(connection)
-}
-
-/// Tells damage from other errors.
-fn is_damage(error: &sqlx::Error) -> bool {
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code())
-        .unwrap_or_default();
-    // SQLITE_CORRUPT and SQLITE_NOTADB, with their extended codes.
-    let primary = code.parse::<i64>().unwrap_or(0) & 0xff;
-    primary == 11 || primary == 26
 }
 
 pub(super) async fn connect(path: &Path) -> Result<AnyPool, sqlx::Error> {

@@ -6,7 +6,7 @@
 //! sum cast back to BIGINT, `ON CONFLICT` and `RETURNING`.
 
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
@@ -63,6 +63,7 @@ pub(crate) struct Store {
     /// What people are told that it is: a path, or an address without secrets.
     name: String,
     url: Option<postgres::StoreUrl>,
+    file: Option<PathBuf>,
 }
 
 impl Store {
@@ -92,6 +93,7 @@ impl Store {
             kind: Kind::Sqlite,
             name: path.display().to_string(),
             url: None,
+            file: Some(path.to_owned()),
         })
     }
 
@@ -102,6 +104,7 @@ impl Store {
             kind: Kind::Postgres,
             name: url.to_string(),
             url: Some(url.clone()),
+            file: None,
         };
         store.migrate().await?;
         store.first_number().await?;
@@ -194,6 +197,20 @@ impl Store {
     /// Where it is, if other servers may share it.
     pub(super) fn url(&self) -> Option<&postgres::StoreUrl> {
         self.url.as_ref()
+    }
+
+    /// Is it still whole? Read afresh, since what is open may have it in
+    /// memory. A database looks after itself.
+    pub(crate) async fn examine(&self) -> Result<(), Error> {
+        match &self.file {
+            Some(file) => sqlite::check(file).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What people are told that it is.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// For reading what is committed.

@@ -1,5 +1,6 @@
 //! What nodes may ask: to join, for certificates, for updates.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -68,30 +69,18 @@ impl Agents for Service {
         request: Request<proto::JoinRequest>,
     ) -> Result<Response<proto::JoinReply>, Status> {
         let from = peer(&request)?.from;
-        let request = request.into_inner();
-        let joined = self.join_node(request).await;
-        let act = match &joined {
-            Ok((_, issued)) => signed("node.join", &issued.spiffe_id, issued),
-            Err(error) => {
-                metrics::refused("node.join", error);
-                Act::refused("node.join", from, "", error)
-            }
-        };
-        let act = act.with("from", from.to_string());
-        match &joined {
-            Ok(_) => self.state.audit.record(vec![act]).await?,
-            Err(_) => {
-                self.state
-                    .refused(&source(from.ip()).to_string(), act)
-                    .await?
-            }
-        }
-        let (bundle, issued) = joined?;
-        Ok(Response::new(proto::JoinReply {
-            svid: Some(svid(issued)),
-            bundle: Some(bundle),
-            now_ms: now_ms(),
-        }))
+        let place = Arc::clone(&self.state.admitting).acquire_owned().await;
+        let place = place.map_err(|_| Status::unavailable("the CA stops"))?;
+        // From here on it goes to its end, also if the caller hangs up: a
+        // token that is spent stands in the log.
+        let state = Arc::clone(&self.state);
+        let joining = tokio::spawn(async move {
+            let joined = join(&state, request.into_inner(), from).await;
+            drop(place);
+            joined
+        });
+        let joined = joining.await;
+        joined.map_err(|_| Status::internal("a join ended early"))?
     }
 
     async fn issue(
@@ -221,25 +210,6 @@ impl Agents for Service {
 }
 
 impl Service {
-    async fn join_node(
-        &self,
-        request: proto::JoinRequest,
-    ) -> Result<(proto::Bundle, Issued), Error> {
-        self.state.recovered()?;
-        check_clocks(request.now_ms, now_ms())?;
-        let key = CsrKey::read(&request.csr)?;
-        let secret = Secret::from_wire(request.token);
-        let _place = self.state.admitting.acquire().await;
-        self.state
-            .change(|state| async move {
-                let hash = crate::bundle::sha256(key.point());
-                let sign = |binding: &NodeBinding| state.authority.node_svid(&key, binding);
-                let (_, issued) = state.registry.join(&secret, &hash, sign).await?;
-                Ok((proto::Bundle::from(&*state.now().bundle), issued))
-            })
-            .await
-    }
-
     async fn issue_one(
         &self,
         caller: &PeerNode,
@@ -303,6 +273,50 @@ impl Service {
             Err(expired())
         }
     }
+}
+
+/// Judges a token, and writes down what came of it.
+async fn join(
+    state: &Arc<State>,
+    request: proto::JoinRequest,
+    from: SocketAddr,
+) -> Result<Response<proto::JoinReply>, Status> {
+    let joined = join_node(state, request).await;
+    let act = match &joined {
+        Ok((_, issued)) => signed("node.join", &issued.spiffe_id, issued),
+        Err(error) => {
+            metrics::refused("node.join", error);
+            Act::refused("node.join", from, "", error)
+        }
+    };
+    let act = act.with("from", from.to_string());
+    match &joined {
+        Ok(_) => state.audit.record(vec![act]).await?,
+        Err(_) => state.refused(&source(from.ip()).to_string(), act).await?,
+    }
+    let (bundle, issued) = joined?;
+    Ok(Response::new(proto::JoinReply {
+        svid: Some(svid(issued)),
+        bundle: Some(bundle),
+        now_ms: now_ms(),
+    }))
+}
+
+async fn join_node(
+    state: &Arc<State>,
+    request: proto::JoinRequest,
+) -> Result<(proto::Bundle, Issued), Error> {
+    state.recovered()?;
+    check_clocks(request.now_ms, now_ms())?;
+    let key = CsrKey::read(&request.csr)?;
+    let secret = Secret::from_wire(request.token);
+    let change = |state: Arc<State>| async move {
+        let hash = crate::bundle::sha256(key.point());
+        let sign = |binding: &NodeBinding| state.authority.node_svid(&key, binding);
+        let (_, issued) = state.registry.join(&secret, &hash, sign).await?;
+        Ok((proto::Bundle::from(&*state.now().bundle), issued))
+    };
+    state.change(change).await
 }
 
 impl Snapshot {

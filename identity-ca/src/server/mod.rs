@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod connections;
 mod crls;
+mod damage;
 mod federation;
 mod heads;
 mod heard;
@@ -26,6 +27,7 @@ mod serials;
 mod share;
 mod state;
 mod strangers;
+mod to_its_end;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -39,10 +41,10 @@ use tonic::Request;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server as Transport;
-use tower::util::MapFutureLayer;
 
 pub(crate) use self::kubernetes::Registrar;
 use self::state::State;
+use self::to_its_end::ToItsEnd;
 use self::strangers::{ByCaller, MAX_STRANGERS_MESSAGE};
 use crate::attest::{AttestationConfig, Attestors};
 use crate::audit::{self as log, Audit};
@@ -245,7 +247,6 @@ impl Server {
             tokio::spawn(cluster.keep(registrar, stopped(stopping.clone())))
         });
         let operators = Transport::builder()
-            .layer(MapFutureLayer::new(to_its_end))
             .add_routes(administration(&self.state, &self.dir))
             .serve_with_incoming_shutdown(listen::operators(self.unix), stopped(stopping));
         let upkeep = tokio::spawn(state::upkeep(Arc::clone(&self.state)));
@@ -307,6 +308,7 @@ impl Health {
         if let Some(recovery) = self.0.recovery() {
             return Err(recovery.reason());
         }
+        self.0.damage()?;
         self.0
             .authority
             .may_sign()
@@ -334,23 +336,14 @@ fn administration(state: &Arc<State>, dir: &Path) -> Routes {
     let backup = BackupServer::new(backup::service(Arc::clone(state)));
     let federation = FederationServer::new(federation::service(Arc::clone(state)));
     let observations = ObservationsServer::new(observations::service(Arc::clone(state)));
-    Routes::new(InterceptedService::new(admin, gate.clone()))
-        .add_service(InterceptedService::new(observations, gate.clone()))
-        .add_service(InterceptedService::new(registry, gate.clone()))
-        .add_service(InterceptedService::new(operators, gate.clone()))
-        .add_service(InterceptedService::new(audit, gate.clone()))
-        .add_service(InterceptedService::new(rotation, gate.clone()))
-        .add_service(InterceptedService::new(backup, gate.clone()))
-        .add_service(InterceptedService::new(federation, gate))
-}
-
-/// A call that has begun is carried to its end, also when the caller hangs up
-/// or has set a deadline: what was changed is also written down.
-async fn to_its_end<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> T {
-    match tokio::spawn(call).await {
-        Ok(answer) => answer,
-        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
-    }
+    Routes::new(ToItsEnd(InterceptedService::new(admin, gate.clone())))
+        .add_service(ToItsEnd(InterceptedService::new(observations, gate.clone())))
+        .add_service(ToItsEnd(InterceptedService::new(registry, gate.clone())))
+        .add_service(ToItsEnd(InterceptedService::new(operators, gate.clone())))
+        .add_service(ToItsEnd(InterceptedService::new(audit, gate.clone())))
+        .add_service(ToItsEnd(InterceptedService::new(rotation, gate.clone())))
+        .add_service(ToItsEnd(InterceptedService::new(backup, gate.clone())))
+        .add_service(ToItsEnd(InterceptedService::new(federation, gate)))
 }
 
 /// Returns when the server is told to stop, or is gone.

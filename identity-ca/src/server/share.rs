@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::damage;
 use super::state::State;
 use crate::audit::Act;
 use crate::authority::Moment;
@@ -19,7 +20,13 @@ const FORGET: Duration = Duration::from_secs(3600);
 
 /// Runs until it is aborted.
 pub(super) async fn keep(state: Arc<State>) {
-    tokio::join!(follow(&state), beat(&state), expire(&state), forget(&state));
+    tokio::join!(
+        follow(&state),
+        beat(&state),
+        expire(&state),
+        forget(&state),
+        damage::look(&state)
+    );
 }
 
 impl State {
@@ -34,7 +41,9 @@ impl State {
             self.snapshot.send_replace(Arc::new(after));
         }
         drop(writing);
-        self.authority.confirm(asked);
+        if self.damage().is_ok() {
+            self.authority.confirm(asked);
+        }
         Ok(())
     }
 
@@ -76,6 +85,7 @@ async fn follow(state: &Arc<State>) {
             tokio::time::sleep(RETRY).await;
         }
         if let Err(error) = state.refresh().await {
+            state.notice(&error);
             tracing::warn!(%error, "cannot read the store; what is known stays in force");
             tokio::time::sleep(RETRY).await;
         }
@@ -85,6 +95,7 @@ async fn follow(state: &Arc<State>) {
 async fn beat(state: &Arc<State>) {
     loop {
         if let Err(error) = state.look_around().await {
+            state.notice(&error);
             tracing::warn!(%error, "cannot tell the other servers that this one is there");
         }
         tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)).await;

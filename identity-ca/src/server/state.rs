@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::connections::Connections;
 use super::crls::Crls;
+use super::damage::Damage;
 use super::federation::Fetcher;
 use super::heads::Heads;
 use super::heard::Hearing;
@@ -46,8 +47,9 @@ pub(super) struct State {
     pub(super) hearing: Hearing,
     pub(super) refusals: Refusals,
     /// Strangers who are being let in: they must not keep operators from changing anything.
-    pub(super) admitting: Semaphore,
+    pub(super) admitting: Arc<Semaphore>,
     pub(super) connections: Connections,
+    pub(super) damage: Damage,
     pub(super) crls: Crls,
     pub(super) recovery: Mutex<Option<Recovery>>,
     pub(super) snapshot: watch::Sender<Arc<Snapshot>>,
@@ -81,7 +83,7 @@ impl State {
         Ok(Arc::new(Self {
             hearing: Hearing::start(registry.clone(), Arc::clone(&writer)),
             refusals: Refusals::default(),
-            admitting: Semaphore::new(MAX_ADMITTING),
+            admitting: Arc::new(Semaphore::new(MAX_ADMITTING)),
             authority,
             registry,
             audit,
@@ -90,6 +92,7 @@ impl State {
             fetcher: Fetcher::default(),
             heads: Heads::default(),
             connections: Connections::default(),
+            damage: Damage::default(),
             crls: Crls::default(),
             recovery: Mutex::new(recovery),
             snapshot: watch::Sender::new(Arc::new(snapshot)),
@@ -148,15 +151,21 @@ impl State {
             let writing = state.writer.lock().await;
             let changed = change(Arc::clone(&state)).await?;
             let before = state.now();
-            let after = Snapshot::load(&state.registry, &state.authority, Some(&before)).await?;
+            let after = Snapshot::load(&state.registry, &state.authority, Some(&before)).await;
+            let after = after.map_err(|error| Error::NotInForce(Box::new(error)))?;
             metrics::change(since);
             metrics::registry(&after);
             state.snapshot.send_replace(Arc::new(after));
             drop(writing);
             Ok(changed)
         });
-        task.await
-            .map_err(|error| Error::Protocol(format!("a change ended early: {error}")))?
+        let ended = task
+            .await
+            .map_err(|error| Error::Protocol(format!("a change ended early: {error}")))?;
+        if let Err(error) = &ended {
+            self.notice(error);
+        }
+        ended
     }
 
     /// Counts a node as connected while the guard lives.

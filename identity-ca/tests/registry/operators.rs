@@ -170,3 +170,122 @@ async fn a_revoked_operator_and_a_node_administer_nothing() {
     );
     ca.stop().await;
 }
+
+const SOCKET: &str = "HANDFAST_TEST_SOCKET";
+/// Of nobody on this machine.
+const STRANGER: u32 = 54_321;
+
+/// What another user of this machine may do, asked by a process of theirs.
+#[tokio::test]
+#[ignore = "a part of the test below, which runs it as another user"]
+async fn as_another_user() {
+    let Some(socket) = std::env::var_os(SOCKET) else {
+        return;
+    };
+    let mut admin = match Admin::connect(Path::new(&socket)).await {
+        Ok(admin) => admin,
+        Err(error) => return println!("said: closed: {error}"),
+    };
+    let read = admin.entries().await.map(|entries| entries.len());
+    let wrote = admin.create_entry(&wanted("theirs")).await;
+    println!("said: read {read:?}");
+    println!(
+        "said: wrote {:?}",
+        wrote.map(drop).map_err(|error| error.to_string())
+    );
+}
+
+fn ask_as(uid: u32, socket: &Path) -> String {
+    use std::os::unix::process::CommandExt;
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child
+        .args([
+            "--exact",
+            "operators::as_another_user",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(SOCKET, socket)
+        .current_dir("/")
+        .uid(uid)
+        .gid(uid);
+    let output = child.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let said: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("said: "))
+        .collect();
+    assert!(
+        !said.is_empty(),
+        "{text} {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    said.join("; ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_of_the_machine_may_do_what_their_uid_was_given() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can be another user");
+        return;
+    }
+    let mut ca = Ca::start().await;
+    let folder = ca.folder.path().to_owned();
+    // The way to the socket is open; the CA's folder beside it is not.
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let socket = folder.join("run/ca.sock");
+    let mode = || std::fs::metadata(&socket).unwrap().mode() & 0o777;
+    assert_eq!(mode(), 0o600, "closed while no uid has a role");
+    assert!(ask_as(STRANGER, &socket).contains("closed"));
+
+    // Once any uid has a role, all may knock, and hear who they are not.
+    let uid = format!("uid:{STRANGER}");
+    ca.admin
+        .put_operator("uid:4711", Role::Admin, "a test")
+        .await
+        .unwrap();
+    assert_eq!(mode(), 0o666);
+    let said = ask_as(STRANGER, &socket);
+    assert!(
+        said.contains("is no operator") && !said.contains("read Ok"),
+        "{said}"
+    );
+
+    ca.admin
+        .put_operator(&uid, Role::Auditor, "a test")
+        .await
+        .unwrap();
+    let said = ask_as(STRANGER, &socket);
+    assert!(
+        said.contains("read Ok(0)") && said.contains("needs registrar"),
+        "{said}"
+    );
+
+    ca.admin
+        .put_operator(&uid, Role::Registrar, "a test")
+        .await
+        .unwrap();
+    let said = ask_as(STRANGER, &socket);
+    assert!(
+        said.contains("read Ok(0)") && said.contains("wrote Ok"),
+        "{said}"
+    );
+    let mut acts = Vec::new();
+    let filter = Filter {
+        by: Some(uid.clone()),
+        ..Filter::default()
+    };
+    let take = |record: handfast_ca::audit::Record| {
+        acts.push(record.act);
+        Ok(())
+    };
+    ca.admin.audit(&filter, take).await.unwrap();
+    assert!(acts.contains(&"entry.create".to_owned()), "{acts:?}");
+
+    for name in [uid.as_str(), "uid:4711"] {
+        ca.admin.remove_operator(name, "a test").await.unwrap();
+    }
+    assert!(ask_as(STRANGER, &socket).contains("closed"));
+    assert_eq!(mode(), 0o600);
+}

@@ -35,6 +35,7 @@ pub(in crate::server) async fn keep(state: Arc<State>) {
     loop {
         let began = Instant::now();
         if let Err(error) = runner.round(&state).await {
+            state.notice(&error);
             tracing::warn!(%error, "rotation; it is tried again");
             tokio::time::sleep(TICK).await;
         }
