@@ -27,6 +27,13 @@ struct TrustFile {
     deny_list: Option<String>,
 }
 
+/// The bytes of both.
+struct Stored {
+    bundle: Vec<u8>,
+    /// None: none was ever heard.
+    deny: Option<Vec<u8>>,
+}
+
 impl NodeStore {
     /// Keeps bundle and deny list; done before either is acknowledged.
     pub fn save_trust(&self, trust: &Verifier) -> Result<(), IdentityError> {
@@ -50,27 +57,27 @@ impl NodeStore {
 
     /// Keeps the bundle that joining gave. What was revoked before stays revoked, unless the CA is another one.
     pub(super) fn save_joined_trust(&self, bundle: TrustBundle) -> Result<(), IdentityError> {
-        let kept = self.stored()?.and_then(|(_, deny)| deny);
+        let kept = self.stored()?.and_then(|stored| stored.deny);
         let deny = kept.and_then(|bytes| DenyList::from_bytes(&bytes, &bundle).ok());
         self.save_trust(&Verifier::new(bundle, deny.unwrap_or_default()))
     }
 
     /// What this node judges by.
     pub fn trust(&self) -> Result<Verifier, IdentityError> {
-        let (bundle, deny) = self.stored()?.ok_or_else(|| IdentityError::Damaged {
+        let stored = self.stored()?.ok_or_else(|| IdentityError::Damaged {
             path: self.path(TRUST),
             problem: "it is missing".into(),
         })?;
-        let bundle = TrustBundle::from_bytes(&bundle)?;
-        let deny = match deny {
+        let bundle = TrustBundle::from_bytes(&stored.bundle)?;
+        let deny = match stored.deny {
             Some(bytes) => DenyList::from_bytes(&bytes, &bundle)?,
             None => DenyList::empty(),
         };
         Ok(Verifier::new(bundle, deny))
     }
 
-    /// Bytes of the bundle, and of the deny list if one was ever heard.
-    fn stored(&self) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, IdentityError> {
+    /// What is there, in either layout.
+    fn stored(&self) -> Result<Option<Stored>, IdentityError> {
         let path = self.path(TRUST);
         if let Some(file) = files::read_json::<TrustFile>(&path)? {
             let decoded = |text: &str| {
@@ -81,11 +88,13 @@ impl NodeStore {
                 BASE64.decode(text.as_bytes()).map_err(damaged)
             };
             let deny = file.deny_list.as_deref().map(decoded).transpose()?;
-            return Ok(Some((decoded(&file.bundle)?, deny)));
+            let bundle = decoded(&file.bundle)?;
+            return Ok(Some(Stored { bundle, deny }));
         }
         let Some(bundle) = files::read(&self.path(BUNDLE))? else {
             return Ok(None);
         };
-        Ok(Some((bundle, files::read(&self.path(DENY_LIST))?)))
+        let deny = files::read(&self.path(DENY_LIST))?;
+        Ok(Some(Stored { bundle, deny }))
     }
 }

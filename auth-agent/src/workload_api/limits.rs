@@ -235,7 +235,7 @@ mod tests {
             match take(ledger, group, process) {
                 Ok(place) => places.push(place),
                 // Another of its groups may have room left.
-                Err(_) if process % 64 != 0 => {}
+                Err(_) if !process.is_multiple_of(64) => {}
                 Err(_) => break,
             }
         }

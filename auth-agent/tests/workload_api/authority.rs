@@ -48,7 +48,7 @@ fn huffman_bytes(value: &str) -> Vec<u8> {
         }
     };
     let mut bits: String = value.chars().map(code).collect();
-    while bits.len() % 8 != 0 {
+    while !bits.len().is_multiple_of(8) {
         bits.push('1');
     }
     let bytes = bits.as_bytes().chunks(8);
