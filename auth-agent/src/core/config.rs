@@ -45,13 +45,14 @@ pub struct Limits {
     pub grants: usize,
     /// Endpoints on this node.
     pub endpoints: usize,
-    /// Hold keys at a time; each peer and each endpoint may have an eighth.
+    /// Hold keys at a time; each peer may have an eighth, each endpoint a sixteenth.
     pub holds: usize,
     /// Identities known at a time.
     pub identities: usize,
     /// Proofs, announcements and withdrawals of a peer's that may be refused in one session.
     pub refusals_per_session: u32,
-    /// Resolves a second, for each endpoint and each peer, with as large a burst.
+    /// Resolves a second of one endpoint, with as large a burst; toward one peer eight times as many, from one peer
+    /// sixteen times: one endpoint does not keep the others from asking.
     pub resolves_per_second: u32,
     /// Questions about flows that a peer may ask in a second.
     pub questions_per_second: u32,

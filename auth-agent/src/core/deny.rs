@@ -12,6 +12,8 @@ use crate::wire::{Frame, MAX_DENY_LIST, MAX_WHOLE_DENY_LIST};
 
 /// Deny lists a second that a peer may relay.
 const DENY_LISTS_PER_SECOND: u32 = 4;
+/// What a peer is told of a proof that does not count any more.
+const REVOKED: &str = "revoked";
 
 impl Core {
     pub(super) fn deny_list(&mut self, list: Arc<DenyList>) {
@@ -76,9 +78,7 @@ impl Core {
         self.remove_pairs(|key| key.local == identity || key.remote == identity);
         let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
         for number in peers {
-            if let Some(live) = self.session_mut(number) {
-                live.proven.retain(|_, proven| proven.identity != identity);
-            }
+            self.drop_proofs(number, REVOKED, |proven| proven.identity == identity);
             self.unproven(number, identity);
         }
         self.take_back(identity);
@@ -98,11 +98,9 @@ impl Core {
         }
         let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
         for number in peers {
-            let Some(live) = self.session_mut(number) else {
-                continue;
-            };
-            live.proven
-                .retain(|_, proven| !deny.serials.contains(&proven.serial));
+            self.drop_proofs(number, REVOKED, |proven| {
+                deny.serials.contains(&proven.serial)
+            });
         }
         for number in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(peer) = self.peer_mut(number) else {

@@ -44,12 +44,13 @@ impl Core {
             self.discarded(key, Discarded::NotAnnounced);
             return false;
         }
+        // One endpoint fills neither the whole nor what all have toward one peer.
         let (limit, share) = (self.config.limits.holds, self.config.limits.holds / 8);
         let of_endpoint = self.endpoints.get(&key.endpoint).map_or(0, |e| e.holds);
         let of_peer = peer
             .and_then(|peer| self.peer(peer))
             .map_or(0, |peer| peer.holds.len());
-        if self.holds.len() >= limit || of_endpoint >= share || of_peer >= share {
+        if self.holds.len() >= limit || of_endpoint >= share / 2 || of_peer >= share {
             self.discarded(key, Discarded::TooMany);
             return false;
         }

@@ -177,11 +177,9 @@ impl Core {
             }
             return self.violation(conn, CloseReason::NeverSaid("proof-accepted"));
         };
-        let mut renewed = false;
         if let Some(given) = live.given.get_mut(&identity)
             && given.sent.is_some_and(|sent| sent.leaf_hash == leaf)
         {
-            renewed = given.accepted.is_some();
             given.accepted = given.sent.take();
             given.retry_at = None;
         }
@@ -194,9 +192,7 @@ impl Core {
         }
         self.record_all(number, identity);
         self.pursue(number, identity);
-        if renewed {
-            self.announce_all_again(number, identity);
-        }
+        self.announce_all_again(number, identity);
         self.consider_peer(number);
     }
 
@@ -231,11 +227,27 @@ impl Core {
             Some(leaf) => live.given_order.iter().position(|(_, sent)| *sent == leaf),
             None => Some(0),
         };
-        let Some((identity, leaf)) = at.and_then(|at| live.given_order.remove(at)) else {
-            return self.violation(conn, CloseReason::NeverSaid("proof-refused"));
+        let accepted = live.given.iter().find_map(|(identity, given)| {
+            let accepted = given.accepted.map(|accepted| accepted.leaf_hash)?;
+            (Some(accepted) == leaf).then_some((*identity, accepted))
+        });
+        let open = at.and_then(|at| live.given_order.remove(at));
+        if open.is_none() && accepted.is_none() {
+            let Some(_) = leaf else {
+                return self.violation(conn, CloseReason::NeverSaid("proof-refused"));
+            };
+            // One that this node has taken back itself.
+            return self.count("late-refusals");
+        }
+        let Some((identity, leaf)) = open.or(accepted) else {
+            return;
         };
         live.put_off(identity, leaf, retry_at);
         peer.retry(retry_at);
+        if accepted.is_some() {
+            // It counted, and does not any more.
+            self.remove_pairs(|key| key.peer == number && key.local == identity);
+        }
         self.count("proofs-refused");
         let what = self.name_of(identity);
         self.alarm(Alarm::Refused {
@@ -430,17 +442,36 @@ impl Core {
     /// Forgets proofs that have expired, and the addresses that were known by nothing else.
     pub(super) fn expire_proofs(&mut self, number: PeerNumber) {
         let wall = self.now.wall;
-        let Some(live) = self.session_mut(number) else {
-            return;
-        };
-        let expired: BTreeSet<IdentityNumber> = live
-            .proven
-            .extract_if(.., |_, proven| proven.not_after <= wall)
-            .map(|(_, proven)| proven.identity)
-            .collect();
+        let expired = self.drop_proofs(number, "expired", |proven| proven.not_after <= wall);
         for identity in expired {
             self.unproven(number, identity);
         }
+    }
+
+    /// Throws a peer's proofs away, and says so: the peer may see it otherwise, sooner or later, and shows them again.
+    pub(super) fn drop_proofs(
+        &mut self,
+        number: PeerNumber,
+        reason: &str,
+        which: impl Fn(&Proven) -> bool,
+    ) -> BTreeSet<IdentityNumber> {
+        let Some(live) = self.session_mut(number) else {
+            return BTreeSet::new();
+        };
+        let conn = live.conn;
+        let dropped: Vec<(LeafHash, Proven)> = live
+            .proven
+            .extract_if(.., |_, proven| which(proven))
+            .collect();
+        for (leaf_hash, _) in &dropped {
+            let frame = Frame::ProofRefused {
+                leaf_hash: Some(*leaf_hash),
+                reason: reason.into(),
+            };
+            self.emit(Effect::Send { conn, frame });
+        }
+        let identities = dropped.into_iter();
+        identities.map(|(_, proven)| proven.identity).collect()
     }
 
     /// Takes away what an identity of the peer's had, if no proof of it is left in the session.
@@ -470,11 +501,11 @@ impl Core {
 }
 
 impl super::peer::Session {
-    /// A proof that was sent has come to nothing; one accepted earlier still counts.
+    /// A proof has come to nothing; another that was accepted still counts.
     fn put_off(&mut self, identity: IdentityNumber, leaf: LeafHash, retry_at: Duration) {
         let given: &mut Given = self.given.entry(identity).or_default();
-        if given.sent.is_some_and(|sent| sent.leaf_hash == leaf) {
-            given.sent = None;
+        for shown in [&mut given.sent, &mut given.accepted] {
+            shown.take_if(|shown| shown.leaf_hash == leaf);
         }
         given.retry_at = Some(retry_at);
     }

@@ -240,7 +240,7 @@ impl Core {
             .is_some_and(|endpoint| endpoint.resolves.take(now, rate))
             && self
                 .peer_mut(number)
-                .is_some_and(|peer| peer.resolves_out.take(now, rate));
+                .is_some_and(|peer| peer.resolves_out.take(now, rate.saturating_mul(8)));
         if !allowed {
             return self.count("resolves-put-off");
         }
@@ -273,7 +273,7 @@ impl Core {
         let Some(live) = self.session_mut(number) else {
             return;
         };
-        if !live.resolves_in.take(now.boot, rate.saturating_mul(2)) {
+        if !live.resolves_in.take(now.boot, rate.saturating_mul(16)) {
             return self.count("resolves-too-fast");
         }
         let asker = live

@@ -30,20 +30,25 @@ fn a_hold_without_a_decision_ends_after_three_seconds() {
 }
 
 #[test]
-fn an_endpoint_and_a_peer_may_hold_only_their_share() {
+fn an_endpoint_and_a_peer_may_hold_only_their_share_and_one_endpoint_never_that_of_a_peer() {
     let mut config = Config::new(1);
     config.limits.holds = 80;
     let mut bench = Bench::with(config);
-    bench.workload(1, "10.109.0.1", "web");
-    bench.workload(2, "10.109.0.2", "api");
-    for host in 1..=10 {
-        let effects = bench.hold(1, &format!("10.122.0.{host}"));
-        assert!(discards(&effects).is_empty());
+    for (endpoint, name) in [(1, "web"), (2, "api"), (3, "db")] {
+        bench.workload(endpoint, &format!("10.109.0.{endpoint}"), name);
     }
-    let over = [Discarded::TooMany];
-    assert_eq!(discards(&bench.hold(1, "10.97.0.1")), over, "the endpoint");
-    assert_eq!(discards(&bench.hold(2, "10.122.0.99")), over, "the peer");
-    assert!(discards(&bench.hold(2, "10.97.0.1")).is_empty());
+    for host in 1..=5 {
+        for endpoint in [1, 2] {
+            let effects = bench.hold(endpoint, &format!("10.122.0.{host}"));
+            assert!(discards(&effects).is_empty(), "{endpoint} {host}");
+        }
+        let over = [Discarded::TooMany];
+        if host == 5 {
+            assert_eq!(discards(&bench.hold(1, "10.97.0.1")), over, "the endpoint");
+            assert_eq!(discards(&bench.hold(3, "10.122.0.99")), over, "the peer");
+        }
+    }
+    assert!(discards(&bench.hold(3, "10.97.0.1")).is_empty());
     bench.pass(SECOND * 4);
     assert!(
         discards(&bench.hold(1, "10.97.0.1")).is_empty(),

@@ -122,7 +122,7 @@ fn confirming_what_was_never_said_is_a_violation() {
     let frames = [
         accepted(42),
         Frame::ProofRefused {
-            leaf_hash: Some(leaf(42)),
+            leaf_hash: None,
             reason: "no".into(),
         },
         Frame::Announced {
@@ -190,4 +190,42 @@ fn a_refused_proof_discards_what_waits_for_it_and_is_tried_again_later() {
     assert_eq!(discards(&effects), [Discarded::ProofRefused]);
     bench.hold(1, "10.122.0.1");
     assert_eq!(proofs(&bench.pass(SECOND * 6)).len(), 1);
+}
+
+#[test]
+fn a_proof_that_is_thrown_away_is_refused_by_name() {
+    let mut bench = Bench::paired();
+    let effects = bench.feed(deny(1, &["db"], &[], &[]));
+    let refused = |f: &Frame| {
+        matches!(
+            f,
+            Frame::ProofRefused {
+                leaf_hash: Some(_),
+                ..
+            }
+        )
+    };
+    assert!(sent(&effects, 1).iter().any(refused));
+}
+
+#[test]
+fn an_accepted_proof_that_the_peer_throws_away_is_shown_again_and_its_addresses_with_it() {
+    let mut bench = Bench::paired();
+    let refused = Frame::ProofRefused {
+        leaf_hash: Some(leaf(1)),
+        reason: "revoked".into(),
+    };
+    let effects = bench.frame(1, refused.clone());
+    assert!(has(&effects, |e| matches!(e, Effect::RemovePair { .. })));
+    assert!(bench.pairs().is_empty());
+    let effects = bench.pass(SECOND * 6);
+    assert_eq!(proofs(&effects).len(), 1);
+    let effects = bench.frame(1, accepted(1));
+    assert_eq!(bench.pairs().len(), 1);
+    let address = ip("10.109.0.1");
+    let again = |f: &Frame| matches!(f, Frame::Announce { address: of, .. } if *of == address);
+    assert!(sent(&effects, 1).iter().any(again));
+    // One that this node does not know any more harms nobody.
+    bench.feed(deny(1, &["web"], &[], &[]));
+    assert!(closed(&bench.frame(1, refused)).is_empty());
 }

@@ -9,6 +9,8 @@ use super::node::{Cover, Packet, Parked};
 use super::tunnels::Handshake;
 use super::world::{Action, World};
 
+/// What a packet is lost by when two ends have no key yet, and have not the same preshared key.
+pub const HANDSHAKE: &str = "handshake";
 /// Packets that one key may hold.
 const QUEUE: usize = 64;
 
@@ -204,7 +206,11 @@ impl World {
             return self.lose("no tunnel");
         }
         let Some((peer, keys)) = self.uncovered(&packet) else {
-            return self.lose("other key");
+            return self.lose(match packet.cover {
+                // Both ends set the preshared key anew at about the same time: tried again in five seconds.
+                Cover::Staged(_) => HANDSHAKE,
+                _ => "other key",
+            });
         };
         let tunnel = packet.keys.and_then(|(sender, receiver)| {
             let found = node.kernel.tunnel(receiver, sender, self.at);
