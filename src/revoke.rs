@@ -145,19 +145,37 @@ fn counts(node: &Node) -> bool {
     node.joined_at_ms.is_some() && !node.revoked && !node.banned && !node.evicted
 }
 
+/// Which nodes have applied a deny list and which not, by name.
 fn applied(nodes: &[Node], number: u64) -> String {
     let (done, open): (Vec<&Node>, Vec<&Node>) = nodes
         .iter()
         .filter(|node| counts(node))
         .partition(|node| node.acknowledged >= number);
     let all = done.len() + open.len();
-    let names: Vec<String> = open.iter().map(|node| node.name.to_string()).collect();
-    match names.as_slice() {
-        [] => format!("deny list {number}: applied on all {all} nodes"),
-        names => format!(
-            "deny list {number}: applied on {} of {all} nodes; not yet on {}",
-            done.len(),
-            names.join(", ")
-        ),
+    let mut text = format!(
+        "deny list {number}: applied on {} of {all} nodes{}",
+        done.len(),
+        list(&done)
+    );
+    if !open.is_empty() {
+        text += &format!("\nnot yet on {}{}", open.len(), list(&open));
+    }
+    text
+}
+
+/// The first names of many: a large mesh has `--output json` of `node list` for all.
+fn list(nodes: &[&Node]) -> String {
+    const NAMED: usize = 20;
+    let mut names: Vec<String> = nodes
+        .iter()
+        .take(NAMED)
+        .map(|node| node.name.to_string())
+        .collect();
+    if nodes.len() > NAMED {
+        names.push(format!("{} more", nodes.len() - NAMED));
+    }
+    match names.is_empty() {
+        true => String::new(),
+        false => format!(": {}", names.join(", ")),
     }
 }

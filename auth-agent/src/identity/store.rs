@@ -101,6 +101,9 @@ pub struct KnownNode {
     pub underlay: Vec<SocketAddr>,
     /// The addresses of its workloads.
     pub prefixes: Vec<IpNet>,
+    /// It is joining: cleartext to and from it is counted, not dropped.
+    #[serde(default)]
+    pub joining: bool,
 }
 
 /// An entry that applies to this node.

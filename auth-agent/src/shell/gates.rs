@@ -24,6 +24,7 @@ pub(super) struct Gates {
     rules: BTreeMap<IpNet, u32>,
     hosts: BTreeSet<IpNet>,
     wires: BTreeSet<(u32, String)>,
+    flows: usize,
 }
 
 /// A pair as the kernel has it.
@@ -49,6 +50,7 @@ impl Gates {
             rules: BTreeMap::new(),
             hosts: BTreeSet::new(),
             wires: BTreeSet::new(),
+            flows: 0,
         })
     }
 
@@ -384,9 +386,30 @@ impl Gates {
     }
 
     /// Forgets flows whose time is over and counts of what is no longer held.
-    pub(super) fn collect(&self, now: Duration) -> Result<(), RunError> {
-        self.tables().collect(now)?;
+    pub(super) fn collect(&mut self, now: Duration) -> Result<(), RunError> {
+        self.flows = self.tables().collect(now)?.left;
         Ok(self.tables().tidy_holds()?)
+    }
+
+    /// The prefixes of nodes that are joining, all of them each time.
+    pub(super) fn set_joining(&self, prefixes: &[IpNet]) -> Result<(), RunError> {
+        Ok(self.tables().set_joining(prefixes)?)
+    }
+
+    /// How many entries each map has room for.
+    pub(super) fn capacities(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        self.tables().capacities().into_iter()
+    }
+
+    /// The flows that were known when last looked at.
+    pub(super) fn flows(&self) -> usize {
+        self.flows
+    }
+
+    /// Packets that wait for a decision, and their bytes, as the gates count them.
+    pub(super) fn held(&self) -> Result<(u64, u64), RunError> {
+        let held = self.tables().held_total()?;
+        Ok((held.packets, held.bytes))
     }
 
     /// Takes every program and map away, and says what. The gates are of no use afterwards.

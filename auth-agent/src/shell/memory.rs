@@ -6,8 +6,8 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-/// Between two looks.
-const EVERY: Duration = Duration::from_secs(60);
+/// Between two times that the heap is given back: what comes and goes all the time is not worth it.
+const EVERY: Duration = Duration::from_secs(10);
 
 /// When memory was given back last.
 #[derive(Debug)]
@@ -16,13 +16,17 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// To be made when the start is over.
     pub(super) fn new() -> Self {
-        give_back_code();
-        give_back_heap();
         Self {
             last: Instant::now(),
         }
+    }
+
+    /// The start is over.
+    pub(super) fn started(&mut self) {
+        give_back_code();
+        give_back_heap();
+        self.last = Instant::now();
     }
 
     /// To be called every few seconds.
@@ -34,7 +38,8 @@ impl Memory {
     }
 }
 
-fn give_back_heap() {
+/// What was freed goes back to the system, wherever in the heap it lies.
+pub(crate) fn give_back_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: takes an integer, and may be called at any time on any thread.
     unsafe {

@@ -2,7 +2,7 @@
 
 use super::RunError;
 use super::agent::Agent;
-use crate::core::ConnectionView;
+use crate::core::{ConnectionView, PeerView, View};
 use crate::metrics::{self, name};
 
 impl Agent {
@@ -64,8 +64,13 @@ impl Agent {
         metrics::set(name::PROVEN, float(proven as u64));
         metrics::set(name::HOLDS, float(view.holds.len() as u64));
         metrics::set(name::ENDPOINTS, float(self.endpoints.all().len() as u64));
+        let (packets, bytes) = self.gates.held()?;
+        metrics::set(name::HELD_PACKETS, float(packets));
+        metrics::set(name::HELD_BYTES, float(bytes));
+        metrics::count_to(name::EVENTS_LOST, "at", "gates", self.gates.events_lost()?);
         // The pairs that the kernel lets pass, and those that were proven since this run began.
         let recorded = self.gates.pairs()?.len();
+        self.measure_maps(&view, recorded);
         metrics::set_labelled(name::PAIRS, "state", "recorded", float(recorded as u64));
         let pairs = view.pairs.len();
         metrics::set_labelled(name::PAIRS, "state", "proven", float(pairs as u64));
@@ -80,6 +85,45 @@ impl Agent {
             metrics::count_to(name::HANDSHAKE_FAILURES, "reason", reason, count);
         }
         Ok(())
+    }
+}
+
+impl Agent {
+    /// How much of the kernel's maps is used: what the agent writes by its own books, flows as last collected.
+    fn measure_maps(&self, view: &View, pairs: usize) {
+        let of_peers = |count: fn(&PeerView) -> usize| view.peers.iter().map(count).sum::<usize>();
+        let endpoints = self.endpoints.all();
+        let used = [
+            ("endpoints", endpoints.len()),
+            (
+                "locals",
+                endpoints.iter().map(|one| one.addresses.len()).sum(),
+            ),
+            (
+                "remotes",
+                of_peers(|peer| peer.remotes.len() + peer.refused.len()),
+            ),
+            (
+                "prefixes",
+                of_peers(|peer| peer.prefixes.len()) + self.node.prefixes.len(),
+            ),
+            (
+                "sessions",
+                of_peers(|peer| usize::from(peer.session.is_some())) + 1,
+            ),
+            ("announced", of_peers(|peer| peer.announced.len())),
+            ("identities", view.identities.len()),
+            ("policy", self.policy.len()),
+            ("cidrs", self.gates.cidrs().count()),
+            ("auth", pairs),
+            ("connections", self.gates.flows()),
+        ];
+        for (map, entries) in used {
+            metrics::set_labelled(name::MAP_ENTRIES, "map", map, float(entries as u64));
+        }
+        for (map, room) in self.gates.capacities() {
+            metrics::set_labelled(name::MAP_CAPACITY, "map", map, f64::from(room));
+        }
     }
 }
 

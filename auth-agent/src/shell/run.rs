@@ -69,6 +69,7 @@ pub async fn run(config: AgentConfig, readiness: Readiness) -> Result<(), RunErr
     };
     tracing::info!(node = %agent.node.spiffe_id, "the agent runs");
     agent.measure();
+    agent.memory.started();
 
     loop {
         let deadline = agent.core.next_deadline();

@@ -309,12 +309,21 @@ impl Agent {
                 prefixes: node.prefixes.clone(),
             })
             .collect();
+        // Whoever is managed now is so before anything else is done.
+        let joining: Vec<_> = self
+            .knowledge
+            .nodes
+            .iter()
+            .filter(|node| node.joining)
+            .flat_map(|node| node.prefixes.iter().copied())
+            .collect();
+        let judged = self.gates.set_joining(&joining);
         // The gates know a prefix before packets are routed to them.
         self.feed(Event::Nodes(nodes)).await;
         let routed = self.set_routes().await;
         let filtered = self.set_filter().await;
         let watched = self.attach_wires().await;
-        routed.and(filtered).and(watched)
+        judged.and(routed).and(filtered).and(watched)
     }
 
     /// Attached endpoints by number.
@@ -364,5 +373,6 @@ fn known_node(node: &Node) -> KnownNode {
             node.underlay.clone()
         },
         prefixes: node.prefixes.clone(),
+        joining: !node.managed,
     }
 }

@@ -42,6 +42,11 @@ pub(super) enum Scope {
 pub(super) struct Installed(BTreeMap<Key, PolicyValue>);
 
 impl Installed {
+    /// How many entries.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Every entry.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &PolicyValue)> {
         self.0.iter()

@@ -60,6 +60,11 @@ impl PolicyTable {
         self.installed.iter()
     }
 
+    /// How many entries stand in the map.
+    pub(super) fn len(&self) -> usize {
+        self.installed.len()
+    }
+
     /// The numbers of the prefixes that rules name.
     pub(super) fn cidrs(&self) -> impl Iterator<Item = (IpNet, u32)> {
         self.cidrs.iter().map(|(prefix, number)| (*prefix, *number))
