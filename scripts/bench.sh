@@ -8,4 +8,6 @@ scripts/setup.sh run
 # The same versions as the program's own.
 cp Cargo.lock benches/figures/Cargo.lock
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+# Nodes, gates and tunnels are measured on the program itself, which has to lie beside what measures.
+cargo build --release --quiet --locked --bin handfast
 cargo run --release --quiet --manifest-path benches/figures/Cargo.toml -- "$@"

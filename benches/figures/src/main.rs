@@ -4,12 +4,17 @@
 //! measures is not in either: SPECIFICATION.md says which those are.
 
 mod authority;
+mod bare;
 mod child;
 mod handshake;
 mod identities;
 mod node;
 mod policy;
 mod report;
+
+#[allow(dead_code, reason = "shared with the demonstration and the tests")]
+#[path = "../../../src/demo/harness/mod.rs"]
+mod harness;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,194 @@
+//! What is asked about one flow is answered from either end's node: which rule, which proof, until when, or exactly what
+//! is missing where. What a node that is out of reach would say is unknown.
+
+use serde::Deserialize;
+
+use crate::harness::lab::underlay;
+use crate::harness::mesh::{Node, spiffe_id};
+use crate::harness::process::command;
+use crate::support::{self, Mesh, PAGE, SOON};
+
+const POLICY: &str = "
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: explained}
+spec:
+  endpointSelector: {matchLabels: {run: nginx}}
+  ingress:
+    - fromEndpoints: [{matchLabels: {client: good}}]
+      authentication: {mode: required}
+    - fromEndpoints: [{matchLabels: {client: watched}}]
+      authentication: {mode: audit}
+    - fromEndpoints: [{matchLabels: {client: tested}}]
+      authentication: {mode: test-always-fail}
+";
+
+#[derive(Debug, Deserialize)]
+struct Report {
+    ok: bool,
+    checks: Vec<Check>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Check {
+    what: String,
+    state: String,
+    detail: String,
+}
+
+impl Report {
+    #[track_caller]
+    fn has(&self, what: &str, state: &str, words: &str) {
+        let fits = |check: &&Check| {
+            check.what == what && check.state == state && check.detail.contains(words)
+        };
+        assert!(
+            self.checks.iter().any(|check| fits(&check)),
+            "no {what:?} {state} with {words:?} in {self:#?}"
+        );
+    }
+}
+
+fn verify(node: &Node, from: &str, to: &str) -> Report {
+    let mut ask = node.command(&["verify", from, to, "--output", "json"]);
+    let said = node.host.place.run(&mut ask, SOON).unwrap();
+    serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{said:?}"))
+}
+
+#[test]
+fn a_flow_is_explained_from_either_end_and_what_is_out_of_reach_is_unknown() {
+    let Some(_turn) = support::turn("explain") else {
+        return;
+    };
+    let mesh = Mesh::start();
+    let server = mesh.workload(&mesh.n2, "nginx", &["run=nginx"], 2);
+    let _http = support::serve(&mesh.lab, &server);
+    mesh.apply(POLICY);
+    let good = mesh.workload(&mesh.n1, "good", &["client=good"], 3);
+    mesh.workload(&mesh.n1, "bad", &["client=bad"], 4);
+    let url = support::url(crate::harness::mesh::workload_addresses(2, 2)[0]);
+    assert_eq!(support::curl(&good, &url, 5).as_deref(), Ok(PAGE));
+
+    let source = verify(&mesh.n1, "good", "nginx:80");
+    let destination = verify(&mesh.n2, "good", "nginx:80");
+    for (report, other) in [(&source, "n2"), (&destination, "n1")] {
+        assert!(report.ok, "{report:#?}");
+        report.has("ingress rule", "ok", "explained");
+        report.has("pair", "ok", "ends in");
+        report.has("proof", "ok", "ends in");
+        report.has(&format!("pair on {other}"), "ok", "ends in");
+        report.has(&format!("announcement on {other}"), "ok", "confirmed");
+    }
+    source.has("destination", "ok", &spiffe_id("nginx"));
+    destination.has("source", "ok", &spiffe_id("good"));
+
+    let denied = verify(&mesh.n1, "bad", "nginx:80");
+    assert!(!denied.ok);
+    denied.has("ingress rule", "missing", "no rule allows this flow");
+
+    // Neither end is here: it is said where to ask.
+    let said = mesh.n1.cli(&["verify", "nginx", "n2:80"]).unwrap();
+    support::fails(&said, &["neither", "node of either"]);
+
+    // The session's packets no longer get through; the tunnel's do.
+    let [v4, v6] = underlay(2);
+    let rules = format!(
+        "table inet partition {{
+           chain out {{
+             type filter hook output priority 0
+             ip daddr {v4} tcp dport 7250 drop
+             ip daddr {v4} tcp sport 7250 drop
+             ip6 daddr {v6} tcp dport 7250 drop
+             ip6 daddr {v6} tcp sport 7250 drop
+           }}
+         }}"
+    );
+    let place = &mesh.n1.host.place;
+    let said = place.run(&mut command("nft", &[&rules]), SOON).unwrap();
+    said.success("nft").unwrap();
+    let alone = verify(&mesh.n1, "good", "nginx:80");
+    assert!(!alone.ok, "{alone:#?}");
+    alone.has("on n2", "unknown", "n2");
+    alone.has("pair", "ok", "proven");
+}
+
+#[test]
+fn audited_and_always_failing_flows_are_counted_and_seen() {
+    let Some(_turn) = support::turn("audit and test modes") else {
+        return;
+    };
+    let mesh = Mesh::start();
+    let server = mesh.workload(&mesh.n2, "nginx", &["run=nginx"], 2);
+    let _http = support::serve(&mesh.lab, &server);
+    mesh.apply(POLICY);
+    let watched = mesh.workload(&mesh.n1, "watched", &["client=watched"], 3);
+    let tested = mesh.workload(&mesh.n1, "tested", &["client=tested"], 4);
+    let url = support::url(crate::harness::mesh::workload_addresses(2, 2)[0]);
+    assert_eq!(support::curl(&watched, &url, 5).as_deref(), Ok(PAGE));
+    assert!(support::curl(&tested, &url, 2).is_err());
+
+    let failed = mesh.n2.observed(&["--verdict", "dropped"]).unwrap();
+    let by_test =
+        |verdict: &crate::harness::mesh::Verdict| verdict.reason.contains("test-always-fail");
+    assert!(failed.iter().any(by_test), "{failed:#?}");
+    let packets = mesh.status(&mesh.n2).packets("test-always-fail");
+    assert!(packets > 0, "{packets} packets counted");
+    let seen = mesh.n2.observed(&["--from", "watched"]).unwrap();
+    assert!(
+        seen.iter()
+            .any(|v| matches!(v.verdict.as_str(), "audit" | "forwarded")),
+        "{seen:#?}"
+    );
+}
+
+#[test]
+fn revoke_names_the_nodes_that_have_applied_it_and_those_that_have_not() {
+    let Some(_turn) = support::turn("revoke says where") else {
+        return;
+    };
+    let mut mesh = Mesh::start();
+    mesh.workload(&mesh.n1, "good", &["client=good"], 3);
+    let id = spiffe_id("good");
+    let words = [
+        "revoke",
+        "--spiffe-id",
+        &id,
+        "--reason",
+        "test",
+        "--wait",
+        "5s",
+    ];
+    let said = mesh
+        .authority
+        .cli(&words)
+        .unwrap()
+        .success("revoke")
+        .unwrap();
+    assert!(
+        said.stdout.contains("applied on 2 of 2 nodes: n1, n2"),
+        "{said:?}"
+    );
+
+    mesh.n2.agent().unwrap().kill();
+    let undo = [
+        "revoke",
+        "--spiffe-id",
+        &id,
+        "--undo",
+        "--reason",
+        "test",
+        "--wait",
+        "1s",
+    ];
+    let said = mesh
+        .authority
+        .cli(&undo)
+        .unwrap()
+        .success("revoke --undo")
+        .unwrap();
+    assert!(
+        said.stdout.contains("applied on 1 of 2 nodes: n1"),
+        "{said:?}"
+    );
+    assert!(said.stdout.contains("not yet on 1: n2"), "{said:?}");
+}
