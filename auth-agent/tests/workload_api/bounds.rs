@@ -1,6 +1,8 @@
 //! What a caller can make the endpoint hold: each call is counted before anything of it is read, on every service, and
 //! may be so long and so slow.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use handfast_agent::workload_api::Limits;
@@ -108,4 +110,107 @@ async fn calls_of_health_and_reflection_are_counted_like_all_others() {
     drop(watching);
     tokio::time::sleep(Duration::from_millis(100)).await;
     health.check(HealthCheckRequest::default()).await.unwrap();
+}
+
+/// A group of the tree of version 2, which is mounted for it if it is not.
+struct Group {
+    tree: tempfile::TempDir,
+    name: String,
+}
+
+impl Group {
+    fn new(name: &str) -> Option<Self> {
+        let tree = tempfile::tempdir().unwrap();
+        let none = None::<&str>;
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("none"), tree.path(), Some("cgroup2"), flags, none).ok()?;
+        let name = format!("hf-bounds-{}-{name}", std::process::id());
+        let group = Self { tree, name };
+        std::fs::create_dir(group.path()).ok()?;
+        Some(group)
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.tree.path().join(&self.name)
+    }
+
+    /// Processes of this group that take connections; how many they keep, until their input ends.
+    fn connect(&self, socket: &std::path::Path, processes: usize) -> (Child, usize) {
+        let mut child = Command::new("python3")
+            .args(["-c", HOG])
+            .arg(socket)
+            .arg(self.path().join("cgroup.procs"))
+            .arg(processes.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let kept = output.lines().take(processes);
+        let kept = kept.map(|line| line.unwrap().parse::<usize>().unwrap());
+        (child, kept.sum())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(self.path());
+        let _ = nix::mount::umount(self.tree.path());
+    }
+}
+
+/// Each process takes sixteen, and says how many were not closed at once.
+const HOG: &str = r#"
+import os, socket, sys, time
+open(sys.argv[2], "w").write(str(os.getpid()))
+children = []
+for _ in range(int(sys.argv[3])):
+    child = os.fork()
+    if child == 0:
+        held = []
+        for _ in range(16):
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(sys.argv[1])
+            held.append(s)
+        time.sleep(0.3)
+        kept = 0
+        for s in held:
+            s.settimeout(0.02)
+            try:
+                kept += s.recv(1) != b""
+            except socket.timeout:
+                kept += 1
+            except OSError:
+                pass
+        os.write(1, f"{kept}\n".encode())
+        time.sleep(60)
+    children.append(child)
+sys.stdin.read()
+for child in children:
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_of_root_that_takes_all_it_can_leaves_another_its_share() {
+    let (Some(greedy), Some(modest)) = (Group::new("greedy"), Group::new("modest")) else {
+        eprintln!("SKIPPED: no right to make control groups");
+        return;
+    };
+    let node = Node::start_with(Limits {
+        connections: 64,
+        least_connections: 4,
+        process_connections: 16,
+        ..Limits::default()
+    });
+    let path = node.path();
+    let (mut hog, taken) = tokio::task::block_in_place(|| greedy.connect(&path, 10));
+    let (mut other, kept) = tokio::task::block_in_place(|| modest.connect(&path, 1));
+    for child in [&mut hog, &mut other] {
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+    // Half of all for its group, and half of that for one user in it.
+    assert!((8..=17).contains(&taken), "{taken} of 160 tries");
+    assert!(kept >= 4, "{kept} beside {taken}");
 }
