@@ -17,6 +17,7 @@ use super::{
     NodeStore, Reattest, Renewed, Svids, Workloads,
 };
 use crate::clock::Clock;
+use crate::shell::give_back_heap;
 
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 const QUEUE: usize = 64;
@@ -90,6 +91,7 @@ impl Standalone {
             workloads: workloads.clone(),
             progress,
             reattest: Reattest::default(),
+            weighed: 0,
         };
         Ok(Self {
             workloads,
@@ -133,6 +135,8 @@ struct Loop {
     workloads: Workloads,
     progress: watch::Sender<Progress>,
     reattest: Reattest,
+    /// SVIDs that were held when memory was given back last.
+    weighed: usize,
 }
 
 impl Loop {
@@ -145,7 +149,10 @@ impl Loop {
                     Some(event) => self.hear(event),
                     None => return,
                 },
-                _ = housekeeping.tick() => self.renew(),
+                _ = housekeeping.tick() => {
+                    self.give_back();
+                    self.renew()
+                }
             };
             if let Err(error) = outcome {
                 tracing::warn!(%error, "the agent goes on");
@@ -271,6 +278,15 @@ impl Loop {
             self.store.save_audit_heads(self.audit_heads.all())?;
         }
         Ok(())
+    }
+
+    /// Asking for many SVIDs at once takes memory for a moment, which what stays of it lies scattered in.
+    fn give_back(&mut self) {
+        let held = self.workloads.counts().0;
+        if held != self.weighed {
+            self.weighed = held;
+            give_back_heap();
+        }
     }
 
     fn renew(&mut self) -> Result<(), IdentityError> {

@@ -46,6 +46,7 @@ use crate::clock;
 use crate::config::AgentConfig;
 
 pub use detach::detach;
+pub(crate) use memory::give_back_heap;
 pub use readiness::Readiness;
 pub use run::run;
 

@@ -34,7 +34,9 @@ pub(super) fn shared(chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<
             None => certificate,
         }
     });
-    shared.collect()
+    let mut shared: Vec<_> = shared.collect();
+    shared.shrink_to_fit();
+    shared
 }
 
 #[cfg(test)]

@@ -40,7 +40,8 @@ pub(super) struct Table {
     ready: Vec<Arc<str>>,
     /// How many workloads that are served an entry matches.
     users: HashMap<Arc<str>, usize>,
-    held: HashMap<Arc<str>, Held>,
+    /// Boxed: a map that grows has room for twice as many as it holds.
+    held: HashMap<Arc<str>, Box<Held>>,
     /// Not to be asked for before; also what is being asked for.
     not_before: HashMap<Arc<str>, u64>,
     /// What the CA would not sign, in its words.
@@ -284,7 +285,7 @@ impl Table {
             false => self.not_before.remove(id),
         };
         held.idle_since = now;
-        self.held.insert(Arc::clone(id), held);
+        self.held.insert(Arc::clone(id), Box::new(held));
         true
     }
 
@@ -298,7 +299,7 @@ impl Table {
         }
         held.idle_since = now;
         held.renew_at = held.renew_at.min(renew_at(now, held.svid.not_after));
-        self.held.insert(Arc::clone(id), held);
+        self.held.insert(Arc::clone(id), Box::new(held));
         true
     }
 
@@ -378,12 +379,14 @@ impl Table {
         for id in &gone {
             self.held.remove(id);
         }
+        // Room for all that were asked for at once is needed no longer.
+        self.not_before.shrink_to(2 * self.not_before.len());
         gone
     }
 
     /// Every SVID with its entry's key.
     pub(super) fn all(&self) -> impl Iterator<Item = (&Arc<str>, &Held)> {
-        self.held.iter()
+        self.held.iter().map(|(id, held)| (id, held.as_ref()))
     }
 
     /// Entries whose time came to an end between two moments (unix seconds).
