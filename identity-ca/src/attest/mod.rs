@@ -23,7 +23,7 @@ pub use self::x509pop::X509PopConfig;
 pub(crate) use self::x509pop::{CHALLENGE, KIND as X509POP, SCHEMES, signed_message};
 
 /// A claim or an answer with more bytes is not read.
-pub(crate) const MAX_PAYLOAD: usize = 128 << 10;
+pub(crate) const MAX_PAYLOAD: usize = 48 << 10;
 
 /// What the CA takes for a proof, beside its own join tokens.
 #[derive(Debug, Clone, Default, Deserialize)]
