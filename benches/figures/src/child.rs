@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use handfast_agent::identity::{NodeStore, Standalone};
+use handfast_ca::client::admin::Admin;
 use handfast_ca::server::{Options, Server};
 
 const ROLE: &str = "HANDFAST_FIGURES_ROLE";
@@ -49,6 +50,18 @@ impl Drop for Process {
         // It has nothing to lose.
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+/// Connects to the CA that was started on a folder, as soon as it answers.
+pub async fn reach(data: &Path, patience: Duration) -> Result<Admin> {
+    let (socket, until) = (data.join("child.sock"), Instant::now() + patience);
+    loop {
+        match Admin::connect(&socket).await {
+            Ok(admin) => return Ok(admin),
+            Err(error) if Instant::now() > until => return Err(error.into()),
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! What the authority and the agents' identities cost and how fast they are: push, rotation, start, memory.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use handfast_ca::rotation::{Stage, What};
 use handfast_ca::verify::Verifier;
 use tokio::sync::watch;
 
-use crate::child::Process;
+use crate::child::{self, Process};
 use crate::handshake::{Accepts, End, Handshakes};
 use crate::report::{Figure, Goal, figure};
 
@@ -191,7 +190,7 @@ async fn large_registry() -> Result<Vec<Figure>> {
     for _ in 0..ROUNDS {
         let started = Instant::now();
         let process = Process::start("ca", folder.path())?;
-        let mut admin = reach(&folder.path().join("child.sock"), started).await?;
+        let mut admin = child::reach(folder.path(), LONG).await?;
         ensure!(
             admin.status().await?.entries as usize == ENTRIES,
             "entries are missing"
@@ -279,16 +278,6 @@ async fn wait_for(ready: impl Fn() -> bool) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-async fn reach(socket: &Path, started: Instant) -> Result<Admin> {
-    loop {
-        match Admin::connect(socket).await {
-            Ok(admin) => return Ok(admin),
-            Err(error) if started.elapsed() > LONG => return Err(error.into()),
-            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-        }
-    }
 }
 
 /// Two workloads that shake hands without a pause, each with what its agent holds at that moment.

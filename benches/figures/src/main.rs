@@ -6,6 +6,7 @@
 mod authority;
 mod bare;
 mod child;
+mod crowd;
 mod handshake;
 mod identities;
 mod node;
@@ -30,6 +31,7 @@ const GROUPS: &[Group] = &[
     ("policy", policy::measure),
     ("ca", authority::measure),
     ("ca", identities::measure),
+    ("ca", crowd::measure),
     ("node", node::measure),
 ];
 

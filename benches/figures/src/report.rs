@@ -39,6 +39,8 @@ pub enum Goal {
     AtLeast(f64),
     /// No more than this.
     AtMost(f64),
+    /// Whatever it is.
+    None,
 }
 
 /// The median of the rounds against the goal.
@@ -61,6 +63,7 @@ pub fn figure(
     let (goal, ok) = match goal {
         Goal::AtLeast(goal) => (format!("≥ {goal}"), value >= goal),
         Goal::AtMost(goal) => (format!("≤ {goal}"), value <= goal),
+        Goal::None => ("reported".to_owned(), true),
     };
     // At once: what comes after it may take minutes, or fail.
     eprintln!("{id}: {value:.3} {unit} (goal {goal})");
