@@ -46,6 +46,15 @@ if [ "$level" = test ] || [ "$level" = fuzz ]; then
     # Several CA servers share a PostgreSQL; its programs are on nobody's path.
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 fi
+if [ "$level" = test ]; then
+    # Clients of the Workload API in other languages: C++, Go and Java.
+    need pkg-config:pkg-config go:golang-go javac:openjdk-17-jdk-headless
+    compgen -G '/usr/include/grpcpp/grpcpp.h' >/dev/null || missing+=(libgrpc++-dev)
+    [ -d /usr/share/gocode/src/google.golang.org/grpc ] || missing+=(golang-google-grpc-dev)
+    [ -e /usr/share/java/grpc-netty.jar ] || missing+=(libgrpc-java)
+    [ -e /usr/share/java/netty-handler.jar ] || missing+=(libnetty-java)
+    [ -e /usr/share/java/perfmark-api.jar ] || missing+=(libperfmark-java)
+fi
 if [ "$level" = test ] || [ "$level" = fuzz ] && [ -z "${RUSTC:-}" ] && [ ! -d /usr/lib/rustlib/src ]; then
     # The eBPF programs need the source of Rust's core library, and the same bytes
     # come only from the same compiler: Debian's, with its matching source.
