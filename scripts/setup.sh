@@ -48,7 +48,7 @@ if [ "$level" = test ] || [ "$level" = fuzz ]; then
 fi
 if [ "$level" = test ]; then
     # Clients of the Workload API in other languages: C++, Go and Java.
-    need pkg-config:pkg-config go:golang-go javac:openjdk-17-jdk-headless
+    need pkg-config:pkg-config go:golang-go javac:default-jdk-headless
     compgen -G '/usr/include/grpcpp/grpcpp.h' >/dev/null || missing+=(libgrpc++-dev)
     [ -d /usr/share/gocode/src/google.golang.org/grpc ] || missing+=(golang-google-grpc-dev)
     [ -e /usr/share/java/grpc-netty.jar ] || missing+=(libgrpc-java)
