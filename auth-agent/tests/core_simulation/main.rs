@@ -2,7 +2,8 @@
 //! liveness once the faults have stopped. docs/simulator.md says what is in a history and what it has found.
 //!
 //! `HANDFAST_HISTORIES` says how many, `HANDFAST_SEED` which comes first, `HANDFAST_PROOFS=real` or `terms` of what
-//! their authenticators are made (`proofs`). A seed that fails is run again and prints its history.
+//! their authenticators are made (`proofs`), `HANDFAST_THREADS` how many run at a time, `HANDFAST_PROGRESS` after how
+//! many a line tells how far it has come. A seed that fails is run again and prints its history.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -31,6 +32,7 @@ mod world;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     let said = std::env::var(name).ok();
@@ -43,7 +45,10 @@ fn many_histories_of_faults_stay_safe_and_end_well() {
     let last = first + number("HANDFAST_HISTORIES", 2_000);
     let next = AtomicU64::new(first);
     let failed = Mutex::new(Vec::new());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = number("HANDFAST_THREADS", cores as u64);
+    let (progress, started) = (number("HANDFAST_PROGRESS", u64::MAX), Instant::now());
+    let done = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -52,7 +57,16 @@ fn many_histories_of_faults_stay_safe_and_end_well() {
                     if seed >= last {
                         break;
                     }
-                    if let Err(why) = history::outcome(seed, false) {
+                    let outcome = history::outcome(seed, false);
+                    let count = done.fetch_add(1, Ordering::Relaxed) + 1;
+                    if count.is_multiple_of(progress) {
+                        let (took, failed) = (started.elapsed(), failed.lock().unwrap().len());
+                        eprintln!(
+                            "{count} histories from seed {first}: {failed} failed, {took:.0?}"
+                        );
+                    }
+                    if let Err(why) = outcome {
+                        eprintln!("seed {seed}: {}", why.lines().last().unwrap_or_default());
                         failed.lock().unwrap().push((seed, why));
                         if failed.lock().unwrap().len() >= number("HANDFAST_FAILURES", 1) as usize {
                             break;
