@@ -215,13 +215,29 @@ enum Default {
     Required,
 }
 
+/// What carries packets between nodes.
 #[derive(Clone, Copy, Debug, ValueEnum, std::default::Default)]
-enum Kind {
+pub enum Kind {
     /// The kernel's WireGuard, or a userspace implementation where it has none
     #[default]
     Wireguard,
     /// The kernel's ESP in tunnel mode with AES-256-GCM; needs XFRM devices
     Ipsec,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Encryption::from(*self).fmt(f)
+    }
+}
+
+impl From<Kind> for Encryption {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Wireguard => Self::Wireguard,
+            Kind::Ipsec => Self::Ipsec,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum, std::default::Default)]
@@ -296,10 +312,7 @@ impl From<RunArgs> for AgentConfig {
             run_dir: args.run_dir,
             bpf_dir: args.bpf_dir,
             session_port: args.session_port,
-            encryption: match args.encryption {
-                Kind::Wireguard => Encryption::Wireguard,
-                Kind::Ipsec => Encryption::Ipsec,
-            },
+            encryption: args.encryption.into(),
             wireguard_port: args.wireguard_port,
             wireguard_device: args.wireguard_device,
             wireguard: match args.wireguard {

@@ -33,6 +33,9 @@ pub struct DemoArgs {
     /// Leave everything running at the end, and say how to look around
     #[arg(long)]
     keep: bool,
+    /// What carries packets between the two nodes
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    encryption: crate::agent::Kind,
     /// Remove what an earlier --keep left running
     #[arg(long, conflicts_with_all = ["json", "keep"])]
     stop: bool,
@@ -43,7 +46,8 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     if args.stop {
         return stop();
     }
-    let missing = requirements::missing();
+    let encryption = args.encryption.to_string();
+    let missing = requirements::missing_for(&encryption);
     if !missing.is_empty() {
         bail!(
             "the demonstration cannot run here, and nothing was changed; missing:\n  - {}",
@@ -52,7 +56,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     }
     clean_up_after_a_panic();
     let keep = args.keep;
-    let mut show = tokio::task::spawn_blocking(move || perform(keep));
+    let mut show = tokio::task::spawn_blocking(move || perform(keep, &encryption));
     let (report, hints) = tokio::select! {
         done = &mut show => done.context("the demonstration ended unexpectedly")??,
         name = any_signal() => {
@@ -81,12 +85,12 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
 }
 
 /// Plays all steps on a stage of its own. The stage is gone when this returns, unless it is to be kept.
-fn perform(keep: bool) -> anyhow::Result<(Report, Option<String>)> {
+fn perform(keep: bool, encryption: &str) -> anyhow::Result<(Report, Option<String>)> {
     let progress = Progress::start(steps::ALL.len() as u64 + 1);
     progress.doing("building two nodes, a CA and their underlay");
     let start = Instant::now();
     let mut results = Vec::new();
-    let (mut stage, facts) = match Stage::build() {
+    let (mut stage, facts) = match Stage::build(encryption) {
         Ok(built) => built,
         Err(error) => {
             progress.end();

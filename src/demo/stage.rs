@@ -72,7 +72,7 @@ pub struct Stage {
 
 impl Stage {
     /// Builds it all. Returns what was checked on the way.
-    pub fn build() -> anyhow::Result<(Self, String)> {
+    pub fn build(encryption: &str) -> anyhow::Result<(Self, String)> {
         let binary = std::env::current_exe().context("find this program's own file")?;
         let lab = Lab::create("hfd")?;
         let secret = format!("handfast-demonstration-secret-{}", lab.name());
@@ -84,8 +84,11 @@ impl Stage {
             &TUNNEL_PORTS,
         );
         let wire = Capture::start(lab.switch(), watch)?;
-        let n1 = Node::create(&lab, &binary, 1)?;
-        let n2 = Node::create(&lab, &binary, 2)?;
+        let mut n1 = Node::create(&lab, &binary, 1)?;
+        let mut n2 = Node::create(&lab, &binary, 2)?;
+        for node in [&mut n1, &mut n2] {
+            node.also(&["--encryption", encryption]);
+        }
         let seen = prove_sight(&wire, &n1, canary.as_bytes())?;
 
         let authority = Authority::start(&lab, &binary)?;
@@ -107,7 +110,7 @@ impl Stage {
             Ok(tunnel) => Ok((
                 stage,
                 format!(
-                    "2 agents joined by token; WireGuard: {tunnel}; the capture saw {seen} of \
+                    "2 agents joined by token; {encryption}: {tunnel}; the capture saw {seen} of \
                      {seen} planted clear frames, plain and in VXLAN, Geneve, IPIP, GRE"
                 ),
             )),

@@ -76,7 +76,7 @@ fn without_policy(stage: &mut Stage) -> anyhow::Result<String> {
         .with(|wire| (wire.tunnelled - tunnelled, wire.clear + wire.secrets));
     ensure!(
         tunnelled > 0,
-        "no WireGuard packet was seen on the underlay"
+        "no encrypted packet was seen on the underlay"
     );
     ensure!(
         clear == 0,
@@ -85,7 +85,7 @@ fn without_policy(stage: &mut Stage) -> anyhow::Result<String> {
     let held = held(stage)? - held_before;
     Ok(format!(
         "first connect between two nodes that had no session yet {} ({held} packets held), \
-         then IPv6 {}; 0 SYN retransmissions; {tunnelled} WireGuard packets, 0 in clear",
+         then IPv6 {}; 0 SYN retransmissions; {tunnelled} packets in the tunnel, 0 in clear",
         ms(first),
         ms(second)
     ))
@@ -360,11 +360,11 @@ fn underlay(stage: &mut Stage) -> anyhow::Result<String> {
         );
         ensure!(
             wire.tunnelled > 1000,
-            "only {} WireGuard packets were seen",
+            "only {} packets were seen in the tunnel",
             wire.tunnelled
         );
         Ok(format!(
-            "{} frames captured from before the first agent to now, none missed: {} WireGuard, \
+            "{} frames captured from before the first agent to now, none missed: {} in the tunnel, \
              0 with a workload's address, 0 in an encapsulation, 0 with the page's text; \
              the wrong client's packets in the server's namespace all the while: 0",
             wire.frames, wire.tunnelled

@@ -434,6 +434,7 @@ impl Work {
     /// answers where it hears from: nothing has to be said.
     async fn gather(&mut self) -> Result<(), RunError> {
         let current = self.keys.current();
+        let mut moved = false;
         for (peer, places) in self.keys.all().clone() {
             let (from, key) = (places.active, places.active.key());
             if from.slot == current {
@@ -463,9 +464,12 @@ impl Work {
             )?;
             self.newest.insert(peer, active);
             self.linger(peer, Some(from), LINGER_MOVED);
+            moved = true;
         }
-        self.publish();
-        self.say(Outcome::Moved).await;
+        if moved {
+            self.publish();
+            self.say(Outcome::Moved).await;
+        }
         Ok(())
     }
 

@@ -225,7 +225,7 @@ pub struct WireWatch {
     tunnel_ports: Vec<u16>,
     /// All frames.
     pub frames: u64,
-    /// WireGuard messages among them.
+    /// WireGuard messages and ESP packets among them.
     pub tunnelled: u64,
     /// Injected frames that were found, by what was around them.
     pub canaries: Vec<Wrapping>,
@@ -292,7 +292,7 @@ impl WireWatch {
 impl Handler for WireWatch {
     fn frame(&mut self, now: Instant, frame: &[u8]) {
         self.frames += 1;
-        if scan::is_wireguard(frame, &self.tunnel_ports) {
+        if scan::is_tunnelled(frame, &self.tunnel_ports) {
             self.tunnelled += 1;
         }
         let clear = scan::scan(frame, &self.watched);

@@ -55,6 +55,8 @@ pub struct Authority {
     host: Host,
     dir: PathBuf,
     socket: PathBuf,
+    /// What it is served with beside what every mesh has.
+    also: Vec<String>,
     server: Option<Process>,
 }
 
@@ -67,6 +69,7 @@ impl Authority {
             dir: host.dir.join("data"),
             socket: host.dir.join("ca.sock"),
             host,
+            also: Vec::new(),
             server: None,
         };
         let dir = authority.dir.display().to_string();
@@ -88,7 +91,8 @@ impl Authority {
                 .arg(&self.dir)
                 .args(["--listen", &Self::address()])
                 .arg("--admin-socket")
-                .arg(&self.socket),
+                .arg(&self.socket)
+                .args(&self.also),
         )?;
         let server = self.server.insert(server);
         wait::until("the CA to answer", LIMIT, || {
@@ -101,6 +105,12 @@ impl Authority {
             )?;
             Ok(asked.status.success().then_some(()))
         })
+    }
+
+    /// Serves with these words too, from the next start on.
+    pub fn also(&mut self, words: &[&str]) {
+        self.also
+            .extend(words.iter().map(|word| (*word).to_owned()));
     }
 
     /// Where agents reach it.
@@ -183,6 +193,8 @@ pub struct Node {
     /// Its number in the lab: prefixes and underlay addresses follow from it.
     pub number: u8,
     bpf: PathBuf,
+    /// What its agent is run with beside what every agent has.
+    also: Vec<String>,
     agent: Option<Process>,
 }
 
@@ -196,8 +208,15 @@ impl Node {
             bpf: lab.bpf().join(&short),
             host,
             number,
+            also: Vec::new(),
             agent: None,
         })
+    }
+
+    /// Runs the agent with these words too, from the next start on.
+    pub fn also(&mut self, words: &[&str]) {
+        self.also
+            .extend(words.iter().map(|word| (*word).to_owned()));
     }
 
     /// Its name in the registry.
@@ -255,7 +274,8 @@ impl Node {
                 .arg("--run-dir")
                 .arg(self.run_dir())
                 .arg("--bpf-dir")
-                .arg(&self.bpf),
+                .arg(&self.bpf)
+                .args(&self.also),
         )?;
         self.agent = Some(agent);
         Ok(())

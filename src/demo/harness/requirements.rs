@@ -14,6 +14,11 @@ pub const TOOLS: &[(&str, &str)] = &[
 
 /// Names everything that is missing; empty where the machine is fit.
 pub fn missing() -> Vec<String> {
+    missing_for("wireguard")
+}
+
+/// The same for a mesh with this kind of tunnel.
+pub fn missing_for(encryption: &str) -> Vec<String> {
     let mut missing = Vec::new();
     if !nix::unistd::Uid::effective().is_root() {
         missing.push("root: network namespaces and eBPF need it (run with sudo)".to_owned());
@@ -31,7 +36,10 @@ pub fn missing() -> Vec<String> {
             missing.push(format!("{tool} (apt-get install {package})"));
         }
     }
-    if !kernel_has_wireguard() && find("wireguard-go").is_none() {
+    if encryption == "ipsec" && !kernel_has("xfrm_interface") {
+        missing.push("IPsec: the kernel's XFRM devices (modprobe xfrm_interface)".to_owned());
+    }
+    if encryption == "wireguard" && !kernel_has("wireguard") && find("wireguard-go").is_none() {
         missing.push(
             "WireGuard: neither the kernel module (modprobe wireguard) nor wireguard-go \
              (apt-get install wireguard-go)"
@@ -42,15 +50,15 @@ pub fn missing() -> Vec<String> {
 }
 
 /// Loaded, built in, or a module that the kernel loads when it is asked for a device.
-fn kernel_has_wireguard() -> bool {
+fn kernel_has(module: &str) -> bool {
     let release = nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
         .unwrap_or_default();
     let modules = Path::new("/lib/modules").join(release);
-    Path::new("/sys/module/wireguard").exists()
+    Path::new("/sys/module").join(module).exists()
         || ["modules.builtin", "modules.dep"].iter().any(|list| {
             std::fs::read_to_string(modules.join(list))
-                .is_ok_and(|text| text.contains("/wireguard.ko"))
+                .is_ok_and(|text| text.contains(&format!("/{module}.ko")))
         })
 }
 

@@ -54,8 +54,8 @@ pub fn source(frame: &[u8]) -> Option<IpAddr> {
     Some(packet.source)
 }
 
-/// True for a WireGuard message to or from one of these UDP ports.
-pub fn is_wireguard(frame: &[u8], ports: &[u16]) -> bool {
+/// True for an ESP packet, or a WireGuard message to or from one of these UDP ports.
+pub fn is_tunnelled(frame: &[u8], ports: &[u16]) -> bool {
     let inner = match be16(frame, 12) {
         Some(0x0800) => frame.get(14..).and_then(ipv4),
         Some(0x86dd) => frame.get(14..).and_then(ipv6),
@@ -63,12 +63,14 @@ pub fn is_wireguard(frame: &[u8], ports: &[u16]) -> bool {
     };
     let Some(packet) = inner else { return false };
     let udp = packet.payload;
-    packet.protocol == UDP
+    let esp = packet.protocol == ESP && udp.len() > ESP_HEADER;
+    let wireguard = packet.protocol == UDP
         && [be16(udp, 0), be16(udp, 2)]
             .into_iter()
             .flatten()
             .any(|port| ports.contains(&port))
-        && matches!(udp.get(8..12), Some([1..=4, 0, 0, 0]))
+        && matches!(udp.get(8..12), Some([1..=4, 0, 0, 0]));
+    esp || wireguard
 }
 
 const ICMP: u8 = 1;
@@ -76,6 +78,9 @@ const IPIP: u8 = 4;
 const UDP: u8 = 17;
 const IP6IP: u8 = 41;
 const GRE: u8 = 47;
+const ESP: u8 = 50;
+/// Its index and sequence number (RFC 4303 section 2).
+const ESP_HEADER: usize = 8;
 const ICMPV6: u8 = 58;
 const VXLAN_PORTS: [u16; 2] = [4789, 8472];
 const GENEVE_PORT: u16 = 6081;
@@ -420,7 +425,7 @@ mod tests {
         for (_, frame) in canaries() {
             for length in 0..frame.len() {
                 scan(&frame[..length], &watched());
-                is_wireguard(&frame[..length], &[4789]);
+                is_tunnelled(&frame[..length], &[4789]);
             }
         }
     }
