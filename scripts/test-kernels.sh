@@ -6,7 +6,8 @@
 #   KERNELS="6.1 7.2" …                 only these
 #   SHORT=1 …                           packet tables, verifier and WireGuard: some minutes
 #   SUITES=ipsec …                      only suites whose name matches this pattern
-#   DEMO=1 …                            `handfast demo` too, which takes long in an emulator
+#   DEMO=1 …                            `handfast demo` too, over the kernel's WireGuard and over its IPsec;
+#                                       a release build, and some minutes more for each
 #
 # What a guest said stays in target/kernels/KERNEL.log.
 set -euo pipefail
@@ -51,10 +52,12 @@ PY
 
 mapfile -t files < <(awk '{ print $3 }' "$work/list")
 if [ -n "${DEMO:-}" ]; then
-    cargo build --locked --quiet --bin handfast
-    files+=("$target/debug/handfast")
-    # Unoptimised, and emulated: everything may take twenty times as long.
-    echo "demo 2400 env HANDFAST_SLOWNESS=20 $target/debug/handfast demo --json" >>"$work/list"
+    cargo build --locked --quiet --release --bin handfast
+    files+=("$target/release/handfast")
+    # Emulated: everything may take ten times as long.
+    for kind in wireguard ipsec; do
+        echo "demo/$kind 1800 env HANDFAST_SLOWNESS=10 $target/release/handfast demo --encryption $kind --json" >>"$work/list"
+    done
 fi
 scripts/kernels/initramfs.sh "$work/root.cpio" "$work/list" "${files[@]}"
 
