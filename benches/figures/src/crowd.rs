@@ -27,7 +27,7 @@ use crate::report::{Figure, Goal, figure};
 const AGENTS: usize = 800;
 const SVIDS: usize = 50;
 /// For all of them to join, and for all of them to move.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(300);
 
 /// `ca.crowd_rotation_s`: reported, not promised.
 pub fn measure() -> Result<Vec<Figure>> {
