@@ -152,4 +152,38 @@ impl Source for Skb {
             (failed == 0).then(|| words.assume_init())
         }
     }
+
+    #[inline(always)]
+    fn near_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        match self.linear(offset) {
+            Some(words) => Some(words),
+            // A decrypted super-packet has little in its first part.
+            None => self.words(offset),
+        }
+    }
+}
+
+impl Skb {
+    /// Words of the packet's first part, where most headers are: without a call.
+    #[inline(always)]
+    fn linear<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        /// The verifier wants a bound; no header begins later.
+        const MOST: u32 = 0x7ff;
+        // SAFETY: the kernel gives both ends.
+        let (start, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        if offset > MOST {
+            return None;
+        }
+        let at = start + offset as usize;
+        if at + N * 4 > end {
+            return None;
+        }
+        let mut words = [0; N];
+        for (index, word) in words.iter_mut().enumerate() {
+            // SAFETY: it ends before the packet does. The kernel's machine takes it at any address where headers
+            // lie at any, as on x86-64 and arm64; elsewhere its verifier says no.
+            *word = unsafe { (at as *const u32).add(index).read_volatile() };
+        }
+        Some(words)
+    }
 }

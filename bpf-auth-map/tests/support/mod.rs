@@ -8,8 +8,7 @@ use std::{
 };
 
 /// The committed object.
-pub static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/handfast.bpf.o"));
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../src/handfast.bpf.o");
 
 /// A directory of pins that goes away with the test, however it ends.
 pub struct Pins(PathBuf);

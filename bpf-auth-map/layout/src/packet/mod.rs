@@ -54,6 +54,13 @@ pub trait Source {
     /// The `N` words at `offset`, in memory order, or nothing if the packet is shorter. Cheaper than bytes: the
     /// kernel's machine has no loads that are not aligned, and would fetch each byte by itself.
     fn words<const N: usize>(&self, offset: u32) -> Option<[u32; N]>;
+
+    /// The same, where it is worth something to have them fast: of the headers that every packet has. The kernel
+    /// follows both ways for each such place, so there are few.
+    #[inline(always)]
+    fn near_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        self.words(offset)
+    }
 }
 
 impl Source for &[u8] {
@@ -174,7 +181,7 @@ impl Packet {
     ) -> Result<(), Reason> {
         let header = match version {
             Version::V4 => read_v4(from, offset, false)?,
-            Version::V6 => read_v6(from, offset)?,
+            Version::V6 => read_v6(from, offset, false)?,
         };
         self.src = header.src;
         self.dst = header.dst;
@@ -208,7 +215,7 @@ impl Packet {
         let at = self.transport;
         match self.proto {
             TCP => {
-                let [ports, _, _, flags] = words(from, at)?;
+                let [ports, _, _, flags] = near(from, at)?;
                 self.ports(ports);
                 self.tcp_flags = (u32::from_be(flags) >> 16) as u8;
             }
@@ -273,7 +280,7 @@ impl Packet {
         let at = self.transport.wrapping_add(8);
         let quoted = match version {
             Version::V4 => read_v4(from, at, true)?,
-            Version::V6 => read_v6(from, at)?,
+            Version::V6 => read_v6(from, at, true)?,
         };
         if quoted.fragment_offset != 0 {
             return Err(Reason::Fragment);
@@ -335,10 +342,21 @@ fn words<const N: usize>(from: &impl Source, at: u32) -> Result<[u32; N], Reason
     }
 }
 
+#[inline(always)]
+fn near<const N: usize>(from: &impl Source, at: u32) -> Result<[u32; N], Reason> {
+    match from.near_words(at) {
+        Some(words) => Ok(words),
+        None => Err(Reason::Malformed),
+    }
+}
+
 /// A quoted header may carry options: they do nothing any more.
 #[inline(always)]
 fn read_v4(from: &impl Source, at: u32, quoted: bool) -> Result<Header, Reason> {
-    let [length, fragment, proto, src, dst] = words(from, at)?;
+    let [length, fragment, proto, src, dst] = match quoted {
+        true => words(from, at)?,
+        false => near(from, at)?,
+    };
     let (length, fragment, proto) = (
         u32::from_be(length),
         u32::from_be(fragment),
@@ -371,8 +389,11 @@ fn read_v4(from: &impl Source, at: u32, quoted: bool) -> Result<Header, Reason> 
 }
 
 #[inline(always)]
-fn read_v6(from: &impl Source, at: u32) -> Result<Header, Reason> {
-    let [version, next, s0, s1, s2, s3, d0, d1, d2, d3] = words(from, at)?;
+fn read_v6(from: &impl Source, at: u32, quoted: bool) -> Result<Header, Reason> {
+    let [version, next, s0, s1, s2, s3, d0, d1, d2, d3] = match quoted {
+        true => words(from, at)?,
+        false => near(from, at)?,
+    };
     let next = u32::from_be(next);
     if u32::from_be(version) >> 28 != 6 {
         return Err(Reason::Malformed);
