@@ -27,6 +27,8 @@ mod effect;
 mod endpoint;
 mod event;
 mod frame;
+mod grant;
+mod greeting;
 mod hold;
 mod identity;
 mod pair;

@@ -1,4 +1,4 @@
-//! From state to snapshot and back, and the view for people.
+//! From state to snapshot and back.
 
 use std::sync::Arc;
 
@@ -13,7 +13,6 @@ use super::snapshot::{
     SessionSnapshot, Snapshot,
 };
 use super::types::{IdentityNumber, PeerNumber};
-use super::view::{ConnectionView, EndpointView, IdentityView, LiveView, PairView, PeerView, View};
 use super::{Core, Effect};
 
 /// The snapshot's format.
@@ -168,109 +167,6 @@ impl Core {
         }
         for effect in effects {
             self.emit(effect);
-        }
-    }
-
-    /// Everything, for people.
-    pub fn view(&self) -> View {
-        let endpoints = self.endpoints.iter();
-        View {
-            peers: self
-                .peers
-                .values()
-                .map(|peer| self.peer_view(peer))
-                .collect(),
-            endpoints: endpoints
-                .map(|(number, endpoint)| EndpointView {
-                    endpoint: *number,
-                    addresses: endpoint.addresses.clone(),
-                    identity: endpoint.identity,
-                })
-                .collect(),
-            identities: self
-                .numbers
-                .iter()
-                .map(|(number, known)| {
-                    let view = IdentityView {
-                        identity: known.identity.clone(),
-                        valid_until: self.now.boot_at(known.not_after),
-                        revoked: known.revoked,
-                        local: self.mine.contains_key(&number),
-                    };
-                    (number, view)
-                })
-                .collect(),
-            pairs: self
-                .pairs
-                .iter()
-                .map(|(key, pair)| PairView {
-                    pair: *key,
-                    expires: pair.expires.saturating_sub(self.now.boot).as_secs() + self.now.wall,
-                    epoch: pair.epoch,
-                })
-                .collect(),
-            holds: self.holds.keys().copied().collect(),
-            counters: self.counters.clone(),
-            deny_number: self.deny.number,
-        }
-    }
-
-    fn peer_view(&self, peer: &Peer) -> PeerView {
-        let connecting = peer.dialling.is_some() || !peer.greetings.is_empty();
-        let connection = match &peer.live {
-            Some(_) => ConnectionView::Live,
-            None if connecting => ConnectionView::Connecting,
-            None if peer.needs_session() => ConnectionView::Waiting(peer.next_dial),
-            None => ConnectionView::None,
-        };
-        let live = peer.live.iter();
-        PeerView {
-            number: peer.number,
-            id: peer.id.clone(),
-            name: peer.name.clone(),
-            prefixes: peer.prefixes().to_vec(),
-            connection,
-            session: peer.standing.map(|standing| standing.entry),
-            lineage: peer.lineage,
-            live: peer.live.as_ref().map(|live| LiveView {
-                conn: live.conn,
-                epoch: live.epoch,
-                since: live.since,
-                renew_at: live.renew_at,
-                ends: live.ends.at(self.now),
-                tunnel_ready: live.tunnel_ready(),
-                activated: live.activated,
-                committed: live.committed,
-                own_key: live.own_key,
-                peer_key: live.hello.tunnel_key,
-            }),
-            given: live
-                .clone()
-                .flat_map(|live| &live.given)
-                .filter(|(_, given)| given.accepted.is_some())
-                .map(|(number, _)| *number)
-                .collect(),
-            proven: live
-                .flat_map(|live| live.proven.values())
-                .map(|proven| proven.identity)
-                .collect(),
-            announced: peer
-                .announced
-                .iter()
-                .map(|(address, a)| (*address, a.entry.endpoint, a.entry.state))
-                .collect(),
-            remotes: peer
-                .remotes
-                .iter()
-                .map(|(address, remote)| (*address, remote.identity))
-                .collect(),
-            refused: peer
-                .negative
-                .iter()
-                .filter(|(_, until)| **until > self.now.boot)
-                .map(|(address, _)| *address)
-                .collect(),
-            violations: peer.violations,
         }
     }
 }
