@@ -7,6 +7,7 @@ mod authority;
 mod bare;
 mod child;
 mod crowd;
+mod gate;
 mod handshake;
 mod identities;
 mod node;
@@ -33,6 +34,7 @@ const GROUPS: &[Group] = &[
     ("ca", identities::measure),
     ("ca", crowd::measure),
     ("node", node::measure),
+    ("gate", gate::measure),
 ];
 
 fn main() -> Result<ExitCode> {

@@ -1,0 +1,111 @@
+//! What gates cost: nanoseconds of a packet in the kernel, and what is left of bandwidth, connections and latency.
+
+mod traffic;
+
+#[allow(
+    dead_code,
+    clippy::all,
+    reason = "what the tests of the datapath share"
+)]
+#[path = "../../../../bpf-auth-map/tests/support/mod.rs"]
+mod support;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::report::{Figure, Goal, ROUNDS, figure};
+use support::{
+    cost::{self, PACKETS, REMOTE, Way},
+    driver::Order,
+    run::Node,
+};
+
+/// Flows that are in use.
+const HOT: u32 = 1_000;
+/// Flows that are known, on a full node.
+const MANY: u32 = 500_000;
+
+/// Every figure of the group.
+pub fn measure() -> Result<Vec<Figure>> {
+    ensure!(nix::unistd::geteuid().is_root(), "gates need root");
+    let mut figures = in_the_kernel()?;
+    figures.extend(traffic::measure()?);
+    Ok(figures)
+}
+
+/// `gate.ns_per_packet`, `gate.growth_500k` and what is reported beside them.
+fn in_the_kernel() -> Result<Vec<Figure>> {
+    let mut small = cost::node("bench-small", HOT).context("no bpffs")?;
+    let mut large = cost::node("bench-large", MANY).context("no bpffs")?;
+    let [.., to_tunnel, from_tunnel, _] = &REMOTE;
+    // Both gates keep a flow under one key: who opens it is of no account.
+    cost::open(&mut small, to_tunnel, 0..HOT);
+    let first: Vec<f64> = (0..MANY)
+        .step_by(MANY as usize / 10)
+        .map(|from| cost::open(&mut large, to_tunnel, from..from + MANY / 10))
+        .collect();
+
+    let (mut packet, mut growth, mut uniform) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..=ROUNDS {
+        let of = |node: &mut Node, way: &Way, flows| {
+            cost::measure(node, way, Order::Random(flows), PACKETS)
+        };
+        let few = [to_tunnel, from_tunnel].map(|way| of(&mut small, way, HOT));
+        let many = [to_tunnel, from_tunnel].map(|way| of(&mut large, way, HOT));
+        let spread = of(&mut large, to_tunnel, MANY);
+        // The first round warms up.
+        if round > 0 {
+            packet.push(few[0].max(few[1]));
+            growth.push((many[0] + many[1]) / (few[0] + few[1]));
+            uniform.push(spread);
+        }
+    }
+    let mut whole = Vec::new();
+    for _ in 0..ROUNDS {
+        let each = REMOTE.map(|way| cost::measure(&mut small, &way, Order::Random(HOT), PACKETS));
+        whole.push(each.iter().sum());
+    }
+    let what = format!(
+        "by program test run, {PACKETS} TCP packets a round; a small program in front chooses the flow, and what it \
+         costs itself is taken off"
+    );
+    let flows = format!("{HOT} flows to 100 proven workloads in random order");
+    Ok(vec![
+        figure(
+            "gate.ns_per_packet",
+            "ns",
+            Goal::AtMost(250.0),
+            packet,
+            &format!("the dearer of the two gates of a tunnel, {flows}, {what}"),
+        )?,
+        figure(
+            "gate.growth_500k",
+            "ratio",
+            Goal::AtMost(1.3),
+            growth,
+            &format!(
+                "the same with {MANY} flows known, over that with {HOT}; both gates of a tunnel"
+            ),
+        )?,
+        figure(
+            "gate.uniform_500k_ns",
+            "ns",
+            Goal::None,
+            uniform,
+            &format!("to-tunnel, each packet of any of {MANY} flows, {what}"),
+        )?,
+        figure(
+            "gate.first_packet_ns",
+            "ns",
+            Goal::None,
+            first,
+            "to-tunnel, the packet that opens a flow: announcement, policy, pair, connection and event",
+        )?,
+        figure(
+            "gate.whole_way_ns",
+            "ns",
+            Goal::None,
+            whole,
+            &format!("all four gates between two workloads on two nodes, {flows}"),
+        )?,
+    ])
+}
