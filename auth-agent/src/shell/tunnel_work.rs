@@ -27,8 +27,8 @@ const LINGER: Duration = Duration::from_secs(5);
 /// The same where only the device changes: shorter than WireGuard waits before it speaks by itself (10 s), since the
 /// peer answers where it last heard from.
 const LINGER_MOVED: Duration = Duration::from_secs(2);
-/// How long a peer may take to answer under its new key, and how long until it is called again.
-const ANSWER: Duration = Duration::from_secs(15);
+/// How long a peer may take to answer under its new key, and how long until it is first called again.
+const ANSWER: Duration = Duration::from_secs(20);
 const CALL_AGAIN: Duration = Duration::from_millis(400);
 /// How long the agent's loop may take to put gates on a device.
 const GATES: Duration = Duration::from_secs(10);
@@ -49,12 +49,16 @@ pub(super) struct Work {
     outcomes: mpsc::Sender<Outcome>,
 }
 
-/// A peer that is to answer under its new key before anybody is told that it can be reached.
+/// A peer that is to be heard under new keys before anybody is told that it can be reached: on both nodes, since
+/// the one that was called can send only when the caller's first packet has come.
 struct Call {
     conn: ConnId,
     place: Place,
+    /// This node speaks first; the other one is waited for.
+    calls: bool,
     since: Instant,
-    last: Instant,
+    next: Instant,
+    pause: Duration,
 }
 
 impl Work {
@@ -172,15 +176,21 @@ impl Work {
             return Err(error.into());
         }
         self.newest.insert(number, place);
-        if !known && self.calls(&places, key, order.own_key) {
-            device.rouse(key).await?;
+        // The first tunnel to a peer may take its time: packets wait for it. One that takes over must not.
+        if !known && places.active != place {
+            let calls = self.calls(&places, key, order.own_key);
+            if calls {
+                device.rouse(key).await?;
+            }
             let (conn, since) = (order.conn, Instant::now());
             self.calling.retain(|call| call.place != place);
             self.calling.push(Call {
                 conn,
                 place,
+                calls,
                 since,
-                last: since,
+                next: since + CALL_AGAIN,
+                pause: CALL_AGAIN,
             });
             return Ok(false);
         }
@@ -317,8 +327,10 @@ impl Work {
                 outcome = Err(RunError::Refused(format!(
                     "the peer does not answer under its new tunnel key {key}"
                 )));
-            } else if call.last.elapsed() > CALL_AGAIN {
-                call.last = Instant::now();
+            } else if call.calls && call.next <= Instant::now() {
+                // Longer each time: a call that comes before the answer to the last one undoes it.
+                call.pause *= 2;
+                call.next = Instant::now() + call.pause;
                 outcome = device.rouse(key).await.map_err(RunError::from);
             }
             match outcome {
