@@ -9,8 +9,8 @@ use crate::harness::process::command;
 use crate::support::{self, Mesh, PAGE, SOON};
 
 const POLICY: &str = "
-apiVersion: cilium.io/v2
-kind: CiliumNetworkPolicy
+apiVersion: handfast.io/v1alpha1
+kind: HandfastPolicy
 metadata: {name: explained}
 spec:
   endpointSelector: {matchLabels: {run: nginx}}
