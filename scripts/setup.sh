@@ -6,6 +6,7 @@
 #   scripts/setup.sh test   that, and what `make test` needs (the default)
 #   scripts/setup.sh fuzz   that, and cargo-fuzz
 #   scripts/setup.sh kernels   what `make demo` needs, and what boots other kernels
+#   scripts/setup.sh kubernetes   that of `test`, and a Kubernetes API server (built once, in about 6 minutes)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -13,6 +14,13 @@ cd "$(dirname "$0")/.."
 level=${1:-test}
 case $level in
     run | test | fuzz | kernels) ;;
+    kubernetes)
+        scripts/setup.sh test
+        kube=${XDG_CACHE_HOME:-$HOME/.cache}/handfast/kube
+        [ -x "$kube/kube-apiserver" ] && [ -x "$kube/etcd" ] && exit 0
+        echo "setup: building a Kubernetes API server (once, into $kube; about 6 minutes)"
+        exec scripts/kube-apiserver.sh build "$kube"
+        ;;
     *)
         echo "usage: scripts/setup.sh [run|test|fuzz|kernels]" >&2
         exit 2

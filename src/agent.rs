@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use handfast_agent::admin::Request;
-use handfast_agent::config::{AgentConfig, Choice, DefaultAuthentication, Encryption};
+use handfast_agent::config::{AgentConfig, Choice, CniPlace, DefaultAuthentication, Encryption};
 use handfast_agent::identity::{IdentityError, K8sPsatFile, Method, NodeStore, X509PopFiles};
 use handfast_agent::shell::Readiness;
 use handfast_ca::bundle::{Fingerprint, TrustBundle};
@@ -204,6 +204,17 @@ pub struct RunArgs {
     /// A policy file or folder beside the policies from the CA; repeat for more
     #[arg(long = "policy", value_name = "PATH")]
     policies: Vec<PathBuf>,
+    /// Keep the CNI plugin in the network configuration of this folder (usually /etc/cni/net.d): no pod starts ungated
+    #[arg(long, value_name = "DIR")]
+    cni_conf_dir: Option<PathBuf>,
+    /// Where the runtime finds plugins
+    #[arg(
+        long,
+        default_value = "/opt/cni/bin",
+        value_name = "DIR",
+        requires = "cni_conf_dir"
+    )]
+    cni_bin_dir: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum, std::default::Default)]
@@ -330,6 +341,10 @@ impl From<RunArgs> for AgentConfig {
                 Default::Required => DefaultAuthentication::Required,
             },
             policy_paths: args.policies,
+            cni: args.cni_conf_dir.map(|configurations| CniPlace {
+                configurations,
+                programs: args.cni_bin_dir,
+            }),
         }
     }
 }

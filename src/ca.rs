@@ -4,6 +4,7 @@ mod audit;
 mod backup;
 mod init;
 mod partners;
+mod policies;
 mod restore;
 mod root;
 mod rotate;
@@ -12,6 +13,7 @@ mod server;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -105,6 +107,7 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
                 ..Options::new(dir.dir, listen, socket.admin_socket)
             };
             partners.apply(&mut options)?;
+            options.check_policies = Some(Arc::new(policies::Checker::default()));
             serve(&options, metrics).await
         }
         Command::Status { socket, output } => status(&socket, output).await,

@@ -39,6 +39,17 @@ pub struct AgentConfig {
     pub workload_socket: PathBuf,
     /// Files and folders of policies beside those from the CA.
     pub policy_paths: Vec<PathBuf>,
+    /// Where the CNI plugin is put; none for a node whose pods are not ours to gate.
+    pub cni: Option<CniPlace>,
+}
+
+/// Where a container runtime looks for networks and plugins.
+#[derive(Clone, Debug)]
+pub struct CniPlace {
+    /// The folder of network configurations.
+    pub configurations: PathBuf,
+    /// The folder of plugins.
+    pub programs: PathBuf,
 }
 
 /// What carries packets between nodes.

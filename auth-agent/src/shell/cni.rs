@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::RunError;
 use super::agent::Agent;
 use super::requests::to_value;
-use crate::cni::{Attachment, CniRequest, Pod};
+use crate::cni::{self, Attachment, CniRequest, Installed, Pod};
+use crate::config::AgentConfig;
 use crate::endpoint::{Endpoint, NamespaceName};
 
 /// Where runtimes keep pods' network namespaces: one folder by two names.
@@ -17,7 +18,44 @@ const NAMESPACES: [&str; 2] = ["/run/netns", "/var/run/netns"];
 const SHOWN_NAME: usize = 50;
 const SHOWN_ID: usize = 12;
 
+/// Puts the plugin's program where the runtime finds it.
+pub(super) fn place_program(config: &AgentConfig) -> Result<(), RunError> {
+    let Some(place) = &config.cni else {
+        return Ok(());
+    };
+    cni::place_program(&place.programs)
+        .map(drop)
+        .map_err(RunError::io("put the CNI plugin among the runtime's"))
+}
+
+/// Takes the plugin out of the runtime's configuration, so that pods start without an agent again.
+pub(super) fn take_plugin_away(config: &AgentConfig) -> Result<Vec<String>, RunError> {
+    let Some(place) = &config.cni else {
+        return Ok(Vec::new());
+    };
+    let lists = cni::remove(&place.configurations)?;
+    cni::remove_program(&place.programs).map_err(RunError::io("take the CNI plugin away"))?;
+    Ok(lists
+        .iter()
+        .map(|list| format!("the CNI plugin in {}", list.display()))
+        .collect())
+}
+
 impl Agent {
+    /// Keeps the plugin in the runtime's configuration: a CNI that writes it anew takes the plugin out.
+    pub(super) fn keep_plugin(&mut self) {
+        let Some(place) = &self.config.cni else {
+            return;
+        };
+        match cni::install(&place.configurations, &self.config.admin_socket()) {
+            Ok((list, Installed::Added)) => {
+                tracing::info!(list = %list.display(), "the CNI plugin was put behind the others");
+            }
+            Ok((_, Installed::Unchanged)) => {}
+            Err(error) => self.alarm(format!("CNI plugin: {error}; pods start ungated")),
+        }
+    }
+
     /// Answers the plugin.
     pub(super) async fn cni(&mut self, request: CniRequest) -> Result<Value, RunError> {
         match request {

@@ -7,7 +7,7 @@ use handfast_encrypt::nat;
 
 use super::agent::Agent;
 use super::tunnels::TunnelKeys;
-use super::{RunError, forwarding, forwarding_path, snapshot_path, start, tunnel_start};
+use super::{RunError, cni, forwarding, forwarding_path, snapshot_path, start, tunnel_start};
 use crate::config::AgentConfig;
 use crate::core::Event;
 use crate::endpoint::EndpointRecords;
@@ -16,10 +16,12 @@ use crate::files;
 impl Agent {
     /// Says goodbye, then takes everything away; the answer lists what.
     pub(super) async fn detach_all(&mut self) -> Result<Vec<String>, RunError> {
+        let plugin = cni::take_plugin_away(&self.config)?;
         self.feed(Event::Stop).await;
         self.tunnels.stop(Duration::ZERO).await;
         self.park.discard_all();
         let mut removed = self.gates.detach_all()?;
+        removed.extend(plugin);
         self.routes.detach().await?;
         removed.push(format!(
             "routing table {} and its rules",
@@ -43,7 +45,8 @@ pub async fn detach(config: &AgentConfig) -> Result<Vec<String>, RunError> {
     start::require_root()?;
     let _lock = start::lock(&config.run_dir)?;
     let endpoints = EndpointRecords::open(&config.run_dir)?;
-    let mut removed = Kernel::detach_dir(&config.bpf_dir)?;
+    let mut removed = cni::take_plugin_away(config)?;
+    removed.extend(Kernel::detach_dir(&config.bpf_dir)?);
     removed.extend(tunnel_start::take_away(config).await?);
     HoldDevice::remove(&config.hold_device)?;
     nat::remove().await?;

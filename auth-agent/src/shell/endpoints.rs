@@ -94,6 +94,7 @@ impl Agent {
             )));
         }
         self.gates.attach_endpoint(endpoint)?;
+        self.gates.unwatch(endpoint.ifindex)?;
         self.endpoints.insert(endpoint.clone())?;
         self.apply_endpoint(endpoint).await?;
         // Gates and policy stand: now the workload may be reached.
@@ -143,6 +144,7 @@ impl Agent {
         for endpoint in self.endpoints.all().to_vec() {
             if is_there(&endpoint, &interfaces) {
                 self.gates.attach_endpoint(&endpoint)?;
+                self.gates.unwatch(endpoint.ifindex)?;
                 self.apply_endpoint(&endpoint).await?;
                 if endpoint.created {
                     endpoint::open(&self.netlink, &endpoint).await?;

@@ -330,6 +330,12 @@ impl Gates {
         outcome
     }
 
+    /// No wire any more, but a workload's link: a CNI may have given it an address before anybody knew whose it is.
+    pub(super) fn unwatch(&mut self, ifindex: u32) -> Result<(), RunError> {
+        self.wires.retain(|(index, _)| *index != ifindex);
+        Ok(self.kernel.detach_wire(ifindex)?)
+    }
+
     /// The interfaces that the tripwire watches.
     pub(super) fn wire_indexes(&self) -> BTreeSet<u32> {
         self.wires.iter().map(|(index, _)| *index).collect()

@@ -285,6 +285,7 @@ impl Agent {
     }
 
     async fn keep_house(&mut self) {
+        self.keep_plugin();
         if !self.park.is_there()
             && let Err(error) = self.restore_hold()
         {

@@ -29,7 +29,7 @@ use super::readiness::Readiness;
 use super::tunnel_worker::{Outcome, TunnelWorker};
 use super::updates::{Unsettled, deny_event};
 use super::verify::Questions;
-use super::{RunError, forwarding, forwarding_path, snapshot_path, tunnel_start};
+use super::{RunError, cni, forwarding, forwarding_path, snapshot_path, tunnel_start};
 use crate::admin::{self, Asked};
 use crate::clock::Clock;
 use crate::config::AgentConfig;
@@ -73,6 +73,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
     let foreign = store.foreign()?;
     let audit_heads = AuditHeads::new(store.audit_heads(verifier.bundle())?);
     open_run_dir(&config)?;
+    cni::place_program(&config)?;
     let lock = lock(&config.run_dir)?;
     let endpoints = EndpointRecords::open(&config.run_dir)?;
 

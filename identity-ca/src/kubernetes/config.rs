@@ -17,8 +17,20 @@ pub struct ClusterConfig {
     pub workloads: Option<WorkloadsConfig>,
     /// Objects of these kinds become policies.
     pub policies: Vec<PolicyKind>,
+    /// The trust bundle is published for nodes that are to join.
+    pub bundle: Option<BundleConfig>,
     /// Which of several CA servers reconciles.
     pub lease: LeaseConfig,
+}
+
+/// The ConfigMap with the trust bundle, under `bundle.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BundleConfig {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 /// Whose tokens make which nodes.

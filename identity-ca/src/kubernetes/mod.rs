@@ -5,15 +5,20 @@
 //! prefixes stay within the CA's ranges, labels within its bounds, and policies must be readable before any node
 //! hears of them. While the API server is away nothing changes: what is registered stays.
 
+mod bundle;
 mod config;
 mod entries;
 mod leader;
 mod listed;
+mod policies;
 mod prefixes;
 mod psat;
 mod retry;
+mod status;
 mod workload;
 mod world;
+
+use std::sync::Arc;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::events::{Recorder, Reporter};
@@ -21,6 +26,7 @@ use kube::{Client, Config};
 
 use self::leader::Leader;
 use self::psat::K8sPsat;
+use self::status::Statuses;
 use crate::Error;
 use crate::attest::Attestors;
 use crate::server::Registrar;
@@ -29,22 +35,35 @@ use crate::server::Registrar;
 const CONTROLLER: &str = "handfast.io/ca";
 
 pub use self::config::{
-    ClusterConfig, LeaseConfig, NodesConfig, PolicyKind, PrefixSource, WorkloadsConfig,
+    BundleConfig, ClusterConfig, LeaseConfig, NodesConfig, PolicyKind, PrefixSource,
+    WorkloadsConfig,
 };
+pub use self::policies::CheckPolicies;
 pub(crate) use self::psat::{KIND as K8S_PSAT, MAX_TOKEN};
 
 /// The cluster that a CA serves.
 pub(crate) struct Cluster {
     config: ClusterConfig,
     client: Client,
+    checker: Option<Arc<dyn CheckPolicies>>,
 }
 
 impl Cluster {
     /// Reads how the API server is reached. Nothing is asked yet: one that is away does not keep the CA from starting.
-    pub(crate) async fn open(config: &ClusterConfig) -> Result<Self, Error> {
+    pub(crate) async fn open(
+        config: &ClusterConfig,
+        checker: Option<Arc<dyn CheckPolicies>>,
+    ) -> Result<Self, Error> {
+        if checker.is_none() && !config.policies.is_empty() {
+            return Err(Error::invalid(
+                "Kubernetes policies",
+                "nobody here can read them",
+            ));
+        }
         Ok(Self {
             config: config.clone(),
             client: connect(config).await?,
+            checker,
         })
     }
 
@@ -58,8 +77,12 @@ impl Cluster {
 
     /// Keeps the registry as the cluster is, whenever this server is the one to do so, until told to stop.
     pub(crate) async fn keep(self, registrar: Registrar, stopped: impl Future<Output = ()>) {
-        let Self { config, client } = self;
-        if config.workloads.is_none() && config.policies.is_empty() {
+        let Self {
+            config,
+            client,
+            checker,
+        } = self;
+        if config.workloads.is_none() && config.policies.is_empty() && config.bundle.is_none() {
             return;
         }
         let identity = registrar.server().to_owned();
@@ -78,7 +101,22 @@ impl Cluster {
                     None => std::future::pending().await,
                 }
             };
-            workloads.await;
+            let policies = async {
+                match &checker {
+                    Some(checker) if !config.policies.is_empty() => {
+                        let statuses = Statuses::new(client.clone(), recorder.clone());
+                        policies::follow(&client, &config.policies, checker, &registrar, statuses)
+                            .await;
+                    }
+                    _ => std::future::pending().await,
+                }
+            };
+            let bundle = async {
+                if let Some(place) = &config.bundle {
+                    bundle::publish(&client, place, &registrar).await;
+                }
+            };
+            tokio::join!(workloads, policies, bundle);
         };
         tokio::select! {
             () = leader.lead(work) => {}

@@ -50,7 +50,7 @@ use crate::attest::{AttestationConfig, Attestors};
 use crate::audit::{self as log, Audit};
 use crate::authority::{Authority, Lock, SIGN_WITHOUT_STORE, check_folder, open_store};
 use crate::federation::FederationConfig;
-use crate::kubernetes::{Cluster, ClusterConfig};
+use crate::kubernetes::{CheckPolicies, Cluster, ClusterConfig};
 use crate::model::Role;
 use crate::proto::admin_server::AdminServer;
 use crate::proto::agents_server::AgentsServer;
@@ -97,6 +97,8 @@ pub struct Options {
     pub federation: FederationConfig,
     /// The Kubernetes cluster that it serves, if any.
     pub kubernetes: Option<ClusterConfig>,
+    /// Reads the policies of that cluster.
+    pub check_policies: Option<Arc<dyn CheckPolicies>>,
     /// How long it signs without knowing that its store still says what it signs by.
     pub sign_without_store: Duration,
 }
@@ -114,6 +116,7 @@ impl Options {
             attestation: AttestationConfig::default(),
             federation: FederationConfig::default(),
             kubernetes: None,
+            check_policies: None,
             sign_without_store: SIGN_WITHOUT_STORE,
         }
     }
@@ -166,7 +169,7 @@ impl Server {
         rotation::revive(&authority, &registry, &audit).await?;
         let mut attestors = Attestors::open(&options.attestation, authority.trust_domain())?;
         let cluster = match &options.kubernetes {
-            Some(config) => Some(Cluster::open(config).await?),
+            Some(config) => Some(Cluster::open(config, options.check_policies.clone()).await?),
             None => None,
         };
         if let Some(cluster) = &cluster {

@@ -12,7 +12,7 @@ use crate::read::{DOCUMENT, METADATA};
 enum For {
     /// Editors and validators: draft 2020-12, unknown fields refused.
     Files,
-    /// The API server of Kubernetes: a structural schema of OpenAPI v3, which prunes unknown fields by itself.
+    /// The API server of Kubernetes: a structural schema of OpenAPI v3, which leaves unknown fields to the reader.
     Cluster,
 }
 
@@ -162,9 +162,11 @@ fn object(schema: &'static Schema, whom: For) -> Value {
         if !required.is_empty() {
             value.insert("required".into(), json!(required));
         }
-        if whom == For::Files {
-            value.insert("additionalProperties".into(), json!(false));
-        }
+        match whom {
+            For::Files => value.insert("additionalProperties".into(), json!(false)),
+            // Kept, not pruned: only so is a field that is misspelt found, and said in the status.
+            For::Cluster => value.insert("x-kubernetes-preserve-unknown-fields".into(), json!(true)),
+        };
     }
     value
 }

@@ -2,6 +2,7 @@
 
 use handfast_ca::model::Selector;
 
+use super::pod;
 use super::process::Process;
 use super::selector;
 use crate::workload_api::AttestError;
@@ -13,6 +14,9 @@ pub(super) fn look(process: &Process, found: &mut Vec<Selector>) -> Result<(), A
         return Ok(());
     };
     found.push(selector("cgroup", path));
+    if let Some(uid) = pod::uid(path) {
+        found.push(selector("k8s", format!("pod-uid:{uid}")));
+    }
     if let Some(unit) = systemd_unit(path) {
         found.push(selector("systemd", format!("id:{unit}")));
     }

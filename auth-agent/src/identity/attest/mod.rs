@@ -13,6 +13,7 @@ mod endpoints;
 mod executable;
 mod hashes;
 mod netns;
+mod pod;
 mod process;
 mod unix;
 

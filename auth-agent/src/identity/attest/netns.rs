@@ -38,16 +38,22 @@ pub(super) fn look(
         for (key, value) in &endpoint.labels {
             found.push(selector("label", format!("{key}={value}")));
         }
+        if let Some(pod) = &endpoint.pod {
+            found.push(selector("k8s", format!("ns:{}", pod.namespace)));
+            found.push(selector("k8s", format!("pod-name:{}", pod.name)));
+        }
     }
     Ok(Some(inode))
 }
 
 /// Is this property one of the namespace that a process is in?
 pub(super) fn is_of_namespace(selector: &Selector) -> bool {
-    matches!(
-        selector.kind.as_str(),
-        "netns" | "endpoint" | "label" | "k8s"
-    )
+    match selector.kind.as_str() {
+        "netns" | "endpoint" | "label" => true,
+        // The UID is known by the control group, which a process does not leave.
+        "k8s" => !selector.value.starts_with("pod-uid:"),
+        _ => false,
+    }
 }
 
 /// The names of a namespace, in order: most have none or one.
