@@ -181,7 +181,15 @@ impl Agent {
 
     async fn connect(&self) -> Result<AgentClient> {
         let verifier = Verifier::new(self.bundle.clone(), DenyList::empty());
-        Ok(AgentClient::connect(&self.address, &verifier, &self.identity).await?)
+        let until = Instant::now() + LONG;
+        loop {
+            // All come from one address, which has only so many handshakes at once: who is refused comes again.
+            match AgentClient::connect(&self.address, &verifier, &self.identity).await {
+                Ok(client) => return Ok(client),
+                Err(error) if Instant::now() > until => return Err(error.into()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
     }
 
     /// Counts itself in `ready` when the CA has heard that it has its SVIDs.
