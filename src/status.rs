@@ -46,7 +46,13 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
                 status.workload_svids, status.workload_streams
             ),
         ),
-        ("tunnel", format!("WireGuard ({})", status.tunnel)),
+        (
+            "tunnel",
+            match status.tunnel.as_str() {
+                "ipsec" => "IPsec (kernel)".to_owned(),
+                whose => format!("WireGuard ({whose})"),
+            },
+        ),
         ("key exchange", status.key_exchange.clone()),
         ("endpoints", status.endpoints.to_string()),
         ("sessions", status.sessions.to_string()),

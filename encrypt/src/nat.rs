@@ -160,12 +160,9 @@ fn guarded_ports(table: &Table) -> String {
     };
     let ports = listed(table.ports.iter());
     let mut rules = String::new();
-    let families: [(&str, &str, fn(&IpAddr) -> bool); 2] = [
-        ("ipv4", "ip saddr", IpAddr::is_ipv4),
-        ("ipv6", "ip6 saddr", IpAddr::is_ipv6),
-    ];
-    for (family, source, belongs) in families {
-        let known = listed(underlay.iter().filter(|address| belongs(address)));
+    for (family, source) in [("ipv4", "ip saddr"), ("ipv6", "ip6 saddr")] {
+        let of_family = |address: &&IpAddr| address.is_ipv4() == (family == "ipv4");
+        let known = listed(underlay.iter().filter(of_family));
         let stranger = match known.is_empty() {
             true => String::new(),
             false => format!("{source} != {{ {known} }} "),

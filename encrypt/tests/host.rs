@@ -311,6 +311,44 @@ fn a_peer_that_no_session_made_is_removed_when_the_device_is_adopted() {
 }
 
 #[test]
+fn the_tunnels_port_is_open_to_signed_underlay_addresses_only() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let mut agent = Agent::start(&pair.a);
+    let listener = "python3 -c \"import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('0.0.0.0', 51872)); \
+                    s.settimeout(1.5); print(s.recvfrom(9))\"";
+    let sender = format!(
+        "python3 -c \"import socket, time; time.sleep(0.7); \
+         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('{}', 51872))\"",
+        pair.a.underlay
+    );
+    let heard = || {
+        let arguments = ["netns", "exec", &pair.a.name, "sh", "-c", listener];
+        let mut listening = std::process::Command::new("ip");
+        let listening = listening
+            .args(arguments)
+            .stderr(std::process::Stdio::null());
+        let mut listening = listening
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let arguments = ["netns", "exec", &pair.b.name, "sh", "-c", &sender];
+        let sent = std::process::Command::new("ip").args(arguments).status();
+        assert!(sent.unwrap().success());
+        listening.wait().unwrap().success()
+    };
+    agent.tell(&format!("strangers-stay-out {}", pair.b.underlay));
+    assert!(heard(), "a known node is let in");
+    agent.tell("strangers-stay-out 192.0.2.77");
+    assert!(!heard(), "a stranger is not");
+    assert_ne!(agent.tell("table"), "0");
+    pair.a.run("nft delete table inet handfast");
+    assert_eq!(agent.tell("table"), "0", "that it is gone can be seen");
+}
+
+#[test]
 fn probing_tells_without_leaving_a_trace() {
     if skipped() {
         return;

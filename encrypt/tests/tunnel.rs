@@ -337,6 +337,42 @@ fn a_device_deleted_by_hand_comes_back() {
 }
 
 #[test]
+fn a_device_set_down_by_hand_is_raised_again_and_meanwhile_nothing_leaks() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, _b) = connect(&pair, "first", "first");
+    assert!(pair.a.reaches(&pair.b));
+    pair.a.run("ip link set hf-wg0 down");
+    a.event("lost the device was set down");
+    // The kernel has taken the routes away with it: the blackholes answer.
+    assert!(!pair.a.reaches(&pair.b));
+    a.event("replaced");
+    a.tell("up");
+    a.tell(&format!("routes {}", pair.b.prefixes));
+    assert!(pair.a.reaches(&pair.b));
+}
+
+#[test]
+fn what_somebody_changes_on_the_device_is_named_and_set_back() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, _b) = connect_by_daemons(&pair);
+    assert!(pair.a.reaches(&pair.b));
+    a.tell("foreign-peer");
+    let mended = a.event("mended");
+    assert!(mended.contains("which no session of ours made"), "{mended}");
+    assert!(!a.tell("status").contains("198.51.100.0/24"));
+    pair.a.run("ip link set hf-wg0 mtu 1300");
+    let mended = a.event("mended");
+    assert!(mended.contains("MTU was 1300"), "{mended}");
+    assert!(pair.a.reaches(&pair.b));
+}
+
+#[test]
 fn detaching_leaves_nothing() {
     if skipped() {
         return;

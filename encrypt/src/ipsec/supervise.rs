@@ -11,6 +11,8 @@ use crate::Health;
 
 /// How often the device is looked for, at least.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a state stands at least, so that whoever watches hears of it.
+const HEARD: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
@@ -33,6 +35,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
                     let reason = "the device was set down".to_owned();
                     tracing::error!(device = %inner.options.name, reason, "the tunnel device is lost");
                     inner.health.send_replace(Health::Lost { reason });
+                    sleep(HEARD).await;
                     // It is raised like a new one: gates, up, routes.
                     inner.health.send_replace(Health::Replaced { device });
                 }

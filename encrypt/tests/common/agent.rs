@@ -180,7 +180,9 @@ impl TestAgent {
                 self.routes.as_ref().unwrap().set(index, &prefixes).await?;
             }
             ["nat"] => {
-                let device = self.tunnel().device().name;
+                let tunnel = self.tunnel.as_ref();
+                let usual = || self.options.name.to_string();
+                let device = tunnel.map_or_else(usual, |tunnel| tunnel.device().name);
                 let table = nat::Table {
                     devices: vec![device.parse()?],
                     ports: vec![51872],
