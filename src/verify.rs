@@ -13,15 +13,15 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Between two looks.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Prove one flow: identities, rule, pair, tunnel
+/// Prove one flow: identities, rule, pair, tunnel, on both nodes
 ///
-/// Run on the node of FROM. Nothing is guessed: what cannot be seen from here is said to be unknown, and the
-/// command succeeds only if every link of the chain holds.
+/// Run on the node of either end; the other node is asked how the flow stands there. Nothing is guessed: what cannot be
+/// seen, or is not told, is said to be unknown, and the command succeeds only if every link of the chain holds.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     #[command(flatten)]
     socket: AdminSocket,
-    /// A workload of this node: its endpoint's name or address
+    /// Who opens the flow: a workload's name, address or SPIFFE ID
     from: String,
     /// The other end: address, name or SPIFFE ID, then a colon and the port
     #[arg(value_name = "TO:PORT", value_parser = destination)]
@@ -41,16 +41,7 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<()> {
         port: args.to.1,
         protocol: args.protocol,
     };
-    // The first question sets a session, proofs and announcements in motion; the last answer counts.
-    let mut client = args.socket.connect().await?;
-    let deadline = Instant::now() + PATIENCE;
-    let report = loop {
-        let report: VerifyReport = client.ask(&request).await?;
-        if report.ok || Instant::now() >= deadline {
-            break report;
-        }
-        tokio::time::sleep(AGAIN).await;
-    };
+    let report = settled(&args.socket, &request).await?;
     args.output.print(
         &report,
         &["CHECK", "STATE", "DETAIL"],
@@ -65,6 +56,23 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<()> {
     )?;
     anyhow::ensure!(report.ok, "{}: not proven", report.flow);
     Ok(())
+}
+
+/// Asks until every link holds, or for as long as a proof may take: the first question sets a session, proofs and
+/// announcements in motion and asks the peer; the last answer counts.
+pub(crate) async fn settled(
+    agent: &AdminSocket,
+    request: &Request,
+) -> anyhow::Result<VerifyReport> {
+    let mut client = agent.connect().await?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let report: VerifyReport = client.ask(request).await?;
+        if report.ok || Instant::now() >= deadline {
+            return Ok(report);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 pub(crate) fn destination(text: &str) -> Result<(String, u16), String> {

@@ -13,7 +13,7 @@ use super::input::{self, WorkloadArgs};
 use crate::admin_socket::AdminSocket;
 use crate::ca::CaSocket;
 use crate::output::{Format, OutputArgs, table};
-use crate::verify::destination;
+use crate::verify::{destination, settled};
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
@@ -78,7 +78,7 @@ pub(super) async fn run(args: &ExplainArgs, ca: &CaSocket) -> anyhow::Result<()>
         let agent = AdminSocket {
             admin_socket: args.agent_socket.clone(),
         };
-        Some(agent.ask::<VerifyReport>(&request).await?)
+        Some(settled(&agent, &request).await?)
     } else {
         None
     };

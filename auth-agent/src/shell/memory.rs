@@ -7,18 +7,23 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 /// Between two times that the heap is given back: what comes and goes all the time is not worth it.
-const EVERY: Duration = Duration::from_secs(10);
+const HEAP_EVERY: Duration = Duration::from_secs(10);
+/// The same of code, for what is needed of it is read again at once.
+const CODE_EVERY: Duration = Duration::from_secs(60);
 
 /// When memory was given back last.
 #[derive(Debug)]
 pub(super) struct Memory {
-    last: Instant,
+    heap: Instant,
+    code: Instant,
 }
 
 impl Memory {
     pub(super) fn new() -> Self {
+        let now = Instant::now();
         Self {
-            last: Instant::now(),
+            heap: now,
+            code: now,
         }
     }
 
@@ -26,14 +31,18 @@ impl Memory {
     pub(super) fn started(&mut self) {
         give_back_code();
         give_back_heap();
-        self.last = Instant::now();
+        *self = Self::new();
     }
 
     /// To be called every few seconds.
     pub(super) fn keep_house(&mut self) {
-        if self.last.elapsed() >= EVERY {
+        if self.heap.elapsed() >= HEAP_EVERY {
             give_back_heap();
-            self.last = Instant::now();
+            self.heap = Instant::now();
+        }
+        if self.code.elapsed() >= CODE_EVERY {
+            give_back_code();
+            self.code = Instant::now();
         }
     }
 }
