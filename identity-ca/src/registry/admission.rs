@@ -38,12 +38,13 @@ impl Registry {
         key_hash: &[u8; 32],
         sign: impl FnOnce(&NodeBinding) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let banned: Option<(i64, String)> =
-            sqlx::query_as("SELECT banned, reason FROM nodes WHERE name = $1")
+        let known: Option<(i64, i64, String)> =
+            sqlx::query_as("SELECT evicted, banned, reason FROM nodes WHERE name = $1")
                 .bind(name.as_str())
                 .fetch_optional(&mut **change)
                 .await?;
-        if let Some((1.., reason)) = banned {
+        let was_evicted = matches!(known, Some((1.., ..)));
+        if let Some((_, 1.., reason)) = known {
             return Err(Error::Denied(format!(
                 "node {name} is banned ({reason}); `handfast node unban {name}` on the CA lifts that"
             )));
@@ -58,6 +59,9 @@ impl Registry {
                 what: "node",
                 name: name.to_string(),
             })?;
+        if was_evicted {
+            self.keep_place(change, name).await?;
+        }
         let signed = sign(&binding)?;
         sqlx::query(
             "UPDATE nodes SET joined_ms = coalesce(joined_ms, $1), seen_ms = $1, key_hash = $2,

@@ -93,6 +93,9 @@ impl Registry {
                 name: subject.to_string(),
             });
         }
+        if let Subject::Node(name) = &subject {
+            self.keep_place(&mut change, name).await?;
+        }
         let number = change.number(Section::Deny).await?;
         change.commit().await?;
         Ok(number)

@@ -1,5 +1,6 @@
 //! Nodes: what they may have, and when they were heard.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -112,14 +113,16 @@ impl Registry {
             order.prefixes.clone()
         };
         let underlay: Vec<SocketAddr> = keep(&order.underlay, known.map(|node| &node.underlay));
+        // One that must attest again comes back as a new assignment, which its peers prefer.
         if let Some(known) = known
             && known.joined_at_ms.is_some()
+            && !known.evicted
             && known.prefixes != prefixes
         {
             return Err(Error::Exists {
                 what: "node",
                 name: order.name.to_string(),
-                hint: "it has joined with other prefixes, which its peers hold it to; make the token without --prefix to keep them".to_owned(),
+                hint: "it has joined with other prefixes, which its peers hold it to; keep them (make the token without --prefix), or evict the node first (`handfast node evict`)".to_owned(),
             });
         }
         let others = nodes.iter().filter(|node| node.name != order.name);
@@ -134,6 +137,24 @@ impl Registry {
         Ok(prefixes)
     }
 
+    /// Checks that what a node had is still free for it: of one that was
+    /// denied it may have been given to another.
+    pub(super) async fn keep_place(
+        &self,
+        change: &mut Change,
+        name: &NodeName,
+    ) -> Result<(), Error> {
+        let order = NodeOrder {
+            name: name.clone(),
+            prefixes: Vec::new(),
+            underlay: Vec::new(),
+            managed: true,
+        };
+        self.place_node(change, &order).await.map(drop)
+    }
+
+    /// What others have. Of a node on the deny list everything is free: its
+    /// peers have cut it, and a later assignment wins.
     async fn taken<'a>(
         &self,
         change: &mut Change,
@@ -143,7 +164,12 @@ impl Registry {
             ranges: self.prefix_ranges.clone(),
             ..Taken::default()
         };
-        for node in others {
+        let denied: Vec<String> =
+            sqlx::query_scalar("SELECT subject FROM denials WHERE kind = 'node'")
+                .fetch_all(&mut **change)
+                .await?;
+        let denied: HashSet<&str> = denied.iter().map(String::as_str).collect();
+        for node in others.filter(|node| !denied.contains(node.name.as_str())) {
             taken.prefixes.extend(
                 node.prefixes
                     .iter()

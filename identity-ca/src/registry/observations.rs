@@ -47,8 +47,20 @@ impl Registry {
             room -= kept;
         }
         let mut lost = lost;
+        // In one order, so that two reports at two servers do not wait for each other.
+        let mut pairs: Vec<&ObservedPair> = pairs.iter().collect();
+        pairs.sort_by(|one, other| one.policy.cmp(&other.policy));
+        let mut versions: BTreeMap<&str, Option<u64>> = BTreeMap::new();
         for pair in pairs {
-            if !in_force(&mut change, pair).await? || add(&mut change, node, pair).await? {
+            let version = match versions.get(pair.policy.as_str()) {
+                Some(version) => *version,
+                None => {
+                    let version = in_force(&mut change, &pair.policy).await?;
+                    versions.insert(&pair.policy, version);
+                    version
+                }
+            };
+            if version != Some(pair.version) || add(&mut change, node, pair).await? {
                 continue;
             }
             if room <= 0 {
@@ -110,18 +122,18 @@ impl Registry {
     }
 }
 
-/// Whether the policy still stands as it did, and forgets what was seen of earlier versions.
-async fn in_force(change: &mut Change, pair: &ObservedPair) -> Result<bool, Error> {
+/// The version of a policy that is in force; what was seen of earlier ones is forgotten.
+async fn in_force(change: &mut Change, policy: &str) -> Result<Option<u64>, Error> {
     let version: Option<i64> = sqlx::query_scalar("SELECT version FROM policies WHERE name = $1")
-        .bind(&pair.policy)
+        .bind(policy)
         .fetch_optional(&mut **change)
         .await?;
     sqlx::query("DELETE FROM observations WHERE policy = $1 AND version < $2")
-        .bind(&pair.policy)
+        .bind(policy)
         .bind(version.unwrap_or(i64::MAX))
         .execute(&mut **change)
         .await?;
-    Ok(version == Some(int(pair.version)))
+    Ok(version.map(uint))
 }
 
 /// Whether there was a row to add to.

@@ -47,7 +47,7 @@ pub(super) fn check(prefixes: &[IpNet], underlay: &[IpAddr], taken: &Taken) -> R
             .find(|(_, other)| overlap(prefix, other))
         {
             return bad(format!(
-                "overlaps {other} of node {node}; prefixes of nodes are disjoint"
+                "overlaps {other} of node {node}; prefixes of nodes are disjoint (if {node} is gone for good, `handfast revoke --node {node}` frees them)"
             ));
         }
         let own = underlay

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use super::agents::{admit, authenticated, peer, unexpired};
@@ -19,13 +20,17 @@ const MAX_ID: usize = 2048;
 /// Flows of one pair between two reports: more than an agent could ever count.
 const MAX_FLOWS: u64 = 1 << 40;
 
-#[derive(Clone)]
 pub(super) struct Service {
     state: Arc<State>,
+    /// Of the report that is being written.
+    turn: Semaphore,
 }
 
 pub(super) fn service(state: Arc<State>) -> Service {
-    Service { state }
+    Service {
+        state,
+        turn: Semaphore::new(1),
+    }
 }
 
 #[tonic::async_trait]
@@ -48,6 +53,14 @@ impl Observer for Service {
             .into_iter()
             .map(checked)
             .collect::<Result<_, _>>()?;
+        // Reports can wait, revocations and joins cannot: one report is written at a time, in the writer's turn,
+        // and whoever comes meanwhile is told to come again.
+        let Ok(_turn) = self.turn.try_acquire() else {
+            return Err(Status::resource_exhausted(
+                "another node's report is being written; try again",
+            ));
+        };
+        let _writing = self.state.lock().await;
         self.state
             .registry
             .observed(&node.svid.name, &pairs, request.lost.min(MAX_FLOWS))

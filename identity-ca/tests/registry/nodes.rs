@@ -163,3 +163,38 @@ async fn a_joining_node_becomes_managed_and_joining_again_and_others_hear_of_it(
     }
     ca.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prefixes_of_a_denied_node_are_free_and_it_does_not_come_back_to_them() {
+    let mut ca = Ca::start().await;
+    let gone = ca.join("old1", "10.1.0.0/24").await;
+    let subject = || Subject::Node(gone.node.name.clone());
+    let error = refused_token(&mut ca, "new1", "10.1.0.0/24").await;
+    assert!(error.contains("revoke --node old1"), "{error}");
+    ca.admin
+        .revoke(&subject(), "its machine is gone")
+        .await
+        .unwrap();
+    let new = ca.join("new1", "10.1.0.0/24").await;
+    assert!(new.node.assignment > gone.node.assignment);
+    let error = ca.admin.unrevoke(&subject(), "found").await.unwrap_err();
+    assert!(error.to_string().contains("of node new1"), "{error}");
+
+    // Evicted, it may have others, and is a new assignment to its peers.
+    let names = [new.node.name.clone()];
+    let error = refused_token(&mut ca, "new1", "10.3.0.0/24").await;
+    assert!(error.contains("evict"), "{error}");
+    ca.admin
+        .change_nodes(NodeAct::Evict, &names, "moved")
+        .await
+        .unwrap();
+    let moved = ca.join("new1", "10.3.0.0/24").await;
+    assert!(moved.node.assignment > new.node.assignment);
+    ca.admin.unrevoke(&subject(), "found").await.unwrap();
+    ca.stop().await;
+}
+
+async fn refused_token(ca: &mut Ca, node: &str, prefix: &str) -> String {
+    let order = ca.order(node, prefix);
+    ca.admin.create_token(&order).await.unwrap_err().to_string()
+}
