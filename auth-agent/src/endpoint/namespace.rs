@@ -105,10 +105,10 @@ pub fn within<T: Send + 'static>(
         source,
     };
     let worker = std::thread::Builder::new().name("netns".into());
-    let worker = worker.spawn(move || {
-        setns(&namespace, CloneFlags::CLONE_NEWNET).map(|()| work())
-    });
-    let ended = worker.map_err(|source| failed("start a thread", source))?.join();
+    let worker = worker.spawn(move || setns(&namespace, CloneFlags::CLONE_NEWNET).map(|()| work()));
+    let ended = worker
+        .map_err(|source| failed("start a thread", source))?
+        .join();
     let ended = ended.map_err(|_| {
         let source = std::io::Error::other("the worker ended unexpectedly");
         failed("work inside the network namespace", source)

@@ -29,9 +29,7 @@ use super::verify::Questions;
 use super::{RunError, proofs};
 use crate::clock::Clock;
 use crate::config::AgentConfig;
-use crate::core::{
-    Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, PolicyView,
-};
+use crate::core::{Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, PolicyView};
 use crate::endpoint::EndpointRecords;
 use crate::files;
 use crate::identity::{

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-
 use super::RunError;
 use super::agent::Agent;
 use crate::cni::Pod;

@@ -130,7 +130,10 @@ impl Agent {
                 }
             }
             Renewed::Unwanted(entry) => {
-                tracing::debug!(entry, "a proof SVID came for an entry that has gone or changed");
+                tracing::debug!(
+                    entry,
+                    "a proof SVID came for an entry that has gone or changed"
+                );
                 self.renew()?;
             }
         }

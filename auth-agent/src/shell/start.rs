@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 
 use super::agent::{Agent, workload};
 use super::gates::Gates;
-use super::memory::Memory;
 use super::identities::private_key;
+use super::memory::Memory;
 use super::net::{FromNet, Net};
 use super::observations::Observations;
 use super::observe::History;
