@@ -118,3 +118,26 @@ fn what_comes_in_for_an_address_that_was_not_announced_waits_for_nobody() {
     let mut bench = Bench::paired();
     assert!(discards(&bench.feed(Event::Held(key))).is_empty());
 }
+
+#[test]
+fn what_was_taken_before_an_address_was_forgotten_is_not_for_its_next_holder() {
+    for late in [false, true] {
+        let mut bench = Bench::paired();
+        bench.frame(
+            1,
+            Frame::Withdraw {
+                address: ip("10.122.0.1"),
+                generation: 6,
+            },
+        );
+        // The gate took it when the address was somebody's still; the core hears of it now.
+        if late {
+            bench.pass(SECOND * 2);
+        }
+        assert!(discards(&bench.hold(1, "10.122.0.1")).is_empty());
+        bench.proven(1, HIGHER, "next", 102, false);
+        let effects = bench.announce(1, "10.122.0.1", 102, 8);
+        assert_eq!(released(&effects), late, "{late}");
+        assert_eq!(discards(&effects).is_empty(), late, "{late}");
+    }
+}

@@ -7,12 +7,15 @@
 )]
 
 mod announcements;
+mod batches;
 #[path = "../core_bench/mod.rs"]
 mod core_bench;
 mod cut;
 mod holds;
 mod pairs;
 mod proofs;
+mod questions;
+mod refused;
 mod resolve;
 mod restart;
 
