@@ -23,6 +23,7 @@ mod hold_protocols;
 mod instruments;
 mod kills;
 mod layout;
+mod leaks;
 mod metrics;
 mod outside;
 mod readme;
