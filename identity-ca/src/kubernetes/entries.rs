@@ -33,8 +33,8 @@ const FIELDS: &str = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Fail
 const OWNER: &str = "kubernetes/pod/";
 
 enum Seen {
-    Pod(watcher::Result<Event<Pod>>),
-    Namespace(watcher::Result<Event<Namespace>>),
+    Pod(Box<watcher::Result<Event<Pod>>>),
+    Namespace(Box<watcher::Result<Event<Namespace>>>),
 }
 
 /// Keeps entries as the pods are, until it is dropped.
@@ -59,8 +59,12 @@ pub(super) async fn follow(
         watcher::Config::default().fields(FIELDS),
     );
     let namespaces = watcher(Api::all(client.clone()), watcher::Config::default());
-    let pods = pods.backoff(Retry::default()).map(Seen::Pod);
-    let namespaces = namespaces.backoff(Retry::default()).map(Seen::Namespace);
+    let pods = pods
+        .backoff(Retry::default())
+        .map(|event| Seen::Pod(Box::new(event)));
+    let namespaces = namespaces
+        .backoff(Retry::default())
+        .map(|event| Seen::Namespace(Box::new(event)));
     let seen = futures::stream::select(Box::pin(namespaces), Box::pin(pods));
     let mut seen = seen.ready_chunks(READY);
     let mut snapshots = registrar.snapshots();
@@ -120,10 +124,14 @@ struct Follower<'a> {
 impl Follower<'_> {
     fn take(&mut self, seen: Seen) {
         match seen {
-            Seen::Pod(Ok(event)) => self.world.take_pod(event),
-            Seen::Namespace(Ok(event)) => self.world.take_namespace(event),
-            Seen::Pod(Err(error)) => watch_broke("pods", &error),
-            Seen::Namespace(Err(error)) => watch_broke("namespaces", &error),
+            Seen::Pod(event) => match *event {
+                Ok(event) => self.world.take_pod(event),
+                Err(error) => watch_broke("pods", &error),
+            },
+            Seen::Namespace(event) => match *event {
+                Ok(event) => self.world.take_namespace(event),
+                Err(error) => watch_broke("namespaces", &error),
+            },
         }
     }
 
@@ -172,7 +180,7 @@ impl Follower<'_> {
         let gone = plan.delete.iter().map(|uid| owner(uid)).collect();
         match self.registrar.change_entries(put.collect(), gone).await {
             Ok(outcome) => {
-                for (owner, entry) in outcome.written {
+                for (owner, entry) in outcome.written.into_iter().chain(outcome.kept) {
                     self.known.insert(uid(&owner), entry);
                 }
                 for owner in outcome.deleted {

@@ -30,6 +30,9 @@ const OWNER: &str = "kubernetes/";
 const READY: usize = 1024;
 /// What failed is tried again after this.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Policies, and bytes of them, of one namespace; and of the cluster, within what the registry holds.
+const SHARE: (usize, usize) = (1000, 4 << 20);
+const ALL: (usize, usize) = (9000, 24 << 20);
 /// How far nodes are is looked at so often, while some are not there yet.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -247,10 +250,11 @@ impl Follower<'_> {
         documents.extend(texts.map(|(name, (_, object))| (name.clone(), object.text.clone())));
         let checker = Arc::clone(&self.checker);
         let checked = tokio::task::spawn_blocking(move || checker.check(&documents)).await;
-        let refused: HashMap<String, String> = checked
+        let mut refused: HashMap<String, String> = checked
             .map_err(|error| Error::Protocol(format!("policies were not checked: {error}")))?
             .into_iter()
             .collect();
+        refused.extend(too_many(&objects, &in_force));
 
         let put: Vec<PolicyOrder> = objects
             .iter()
@@ -268,11 +272,12 @@ impl Follower<'_> {
             .filter(|name| !objects.contains_key(*name))
             .cloned()
             .collect();
-        if !gone.is_empty() {
-            self.registrar.delete_policies(gone).await?;
-        }
         if !put.is_empty() {
             self.registrar.put_policies(put).await?;
+        }
+        // After: a policy under another name leaves no gap.
+        if !gone.is_empty() {
+            self.registrar.delete_policies(gone).await?;
         }
         let number = self.registrar.now().revisions.policies;
         let standing: Vec<(Key, Object, Standing)> = objects
@@ -291,4 +296,36 @@ impl Follower<'_> {
         self.statuses.set(standing).await;
         Ok(())
     }
+}
+
+/// What goes beyond a namespace's share, or beyond all that the registry holds: nobody takes the room of the others.
+/// What is in force already stays before what is new.
+fn too_many(
+    objects: &BTreeMap<String, (&Key, &Object)>,
+    in_force: &HashMap<String, String>,
+) -> Vec<(String, String)> {
+    let mut order: Vec<_> = objects.iter().collect();
+    order.sort_by_key(|(name, _)| !in_force.contains_key(*name));
+    let mut all = (0, 0);
+    let mut shares: HashMap<Option<&String>, (usize, usize)> = HashMap::new();
+    let mut refused = Vec::new();
+    for (name, (key, object)) in order {
+        let share = shares.entry(key.namespace.as_ref()).or_default();
+        let size = object.text.len();
+        let fits = |(count, bytes): (usize, usize), most: (usize, usize)| {
+            count < most.0 && bytes + size <= most.1
+        };
+        if fits(*share, SHARE) && fits(all, ALL) {
+            *share = (share.0 + 1, share.1 + size);
+            all = (all.0 + 1, all.1 + size);
+        } else {
+            let why = format!(
+                "a namespace has at most {} policies of {} MiB in all",
+                SHARE.0,
+                SHARE.1 >> 20
+            );
+            refused.push((name.clone(), why));
+        }
+    }
+    refused
 }

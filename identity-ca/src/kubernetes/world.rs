@@ -132,9 +132,18 @@ impl World {
                 continue;
             }
             match self.rules.entry(pod, namespace) {
-                Ok(order) if known.is_some_and(|known| says_the_same(&known, &order)) => {}
+                Ok(order)
+                    if known
+                        .as_deref()
+                        .is_some_and(|known| says_the_same(known, &order)) => {}
                 Ok(order) => plan.put.push((uid, order)),
-                Err(error) => plan.refused.push((Arc::clone(pod), error)),
+                Err(error) => {
+                    plan.refused.push((Arc::clone(pod), error));
+                    // What it was allowed to say before is not what it says now.
+                    if known.is_some() {
+                        plan.delete.push(uid);
+                    }
+                }
             }
         }
         plan

@@ -16,7 +16,9 @@ use crate::{Error, NodeName, node_id};
 pub(crate) struct OwnedOutcome {
     /// Keys with the IDs of their entries, those that are new or were changed.
     pub(crate) written: Vec<(String, String)>,
-    /// How many of these are new.
+    /// Those that said so already.
+    pub(crate) kept: Vec<(String, String)>,
+    /// How many of those written are new.
     pub(crate) created: usize,
     /// Keys whose entries are gone.
     pub(crate) deleted: Vec<String>,
@@ -41,7 +43,8 @@ impl Registry {
     }
 
     /// Makes it so, in one transaction: entries of these keys say this, those of the others are gone. What is the same
-    /// already is left; one that cannot be is refused without keeping the others back.
+    /// already is left, an operator's that says the same is taken over, and one that cannot be is refused without
+    /// keeping the others back: then what stood under its key ends, since it says what no longer holds.
     pub(crate) async fn change_owned(
         &self,
         put: &[(String, EntryOrder)],
@@ -50,7 +53,8 @@ impl Registry {
         let mut change = self.store.begin().await?;
         let mut outcome = OwnedOutcome::default();
         let nodes = self.node_ids(&mut change).await?;
-        let (mut created, mut updated) = (Vec::new(), Vec::new());
+        let (mut created, mut updated, mut adopted) = (Vec::new(), Vec::new(), Vec::new());
+        let mut ended = Vec::new();
         for (key, order) in put {
             let read = order.read(&self.trust_domain).and_then(|entry| {
                 let parent = entry.parent_id.as_ref().map(ToString::to_string);
@@ -66,15 +70,30 @@ impl Registry {
                 Ok(entry) => entry,
                 Err(error) => {
                     outcome.refused.push((key.clone(), error));
+                    if let Some(known) = self.owned(&mut change, key).await? {
+                        ended.push((key, known));
+                    }
                     continue;
                 }
             };
-            match self.owned(&mut change, key).await? {
+            let known = match self.owned(&mut change, key).await? {
+                Some(known) => Some(known),
+                None => {
+                    let same = self.same_entry(&mut change, &entry).await?;
+                    if let Some(same) = &same {
+                        adopted.push((key, same.id.clone()));
+                    }
+                    same
+                }
+            };
+            match known {
                 Some(known) => {
                     entry.id.clone_from(&known.id);
                     entry.created_at_ms = known.created_at_ms;
                     entry.revision = known.revision;
-                    if entry != known {
+                    if entry == known {
+                        outcome.kept.push((key.clone(), entry.id));
+                    } else {
                         entry.revision += 1;
                         updated.push((key, entry));
                     }
@@ -82,7 +101,6 @@ impl Registry {
                 None => created.push((key, entry)),
             }
         }
-        let mut ended = Vec::new();
         for key in gone {
             match self.owned(&mut change, key).await? {
                 Some(entry) => ended.push((key, entry)),
@@ -90,7 +108,13 @@ impl Registry {
                 None => outcome.deleted.push(key.clone()),
             }
         }
+        for (key, entry) in &adopted {
+            own(&mut change, key, entry).await?;
+        }
         if created.is_empty() && updated.is_empty() && ended.is_empty() {
+            if !adopted.is_empty() {
+                change.commit().await?;
+            }
             return Ok(outcome);
         }
         let number = change.number(Section::Entries).await?;
