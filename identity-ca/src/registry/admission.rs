@@ -19,12 +19,36 @@ impl Registry {
         sign: impl FnOnce(&NodeBinding) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut change = self.store.begin().await?;
+        self.same_kind(&mut change, &order.name, attestation)
+            .await?;
         self.place_node(&mut change, order).await?;
         let signed = self
             .admit(&mut change, &order.name, attestation, key_hash, sign)
             .await?;
         change.commit().await?;
         Ok(signed)
+    }
+
+    /// One way of attesting does not take over who came by another: who may
+    /// make nodes in a cluster is not whom tokens are given to.
+    async fn same_kind(
+        &self,
+        change: &mut Change,
+        name: &NodeName,
+        attestation: &str,
+    ) -> Result<(), Error> {
+        let known: Option<(String, i64)> = sqlx::query_as(
+            "SELECT attestation, evicted FROM nodes WHERE name = $1 AND joined_ms IS NOT NULL",
+        )
+        .bind(name.as_str())
+        .fetch_optional(&mut **change)
+        .await?;
+        match known {
+            Some((kind, 0)) if kind != attestation => Err(Error::Denied(format!(
+                "node {name} has joined by {kind}, not by {attestation}: if it is to change, `handfast node evict {name}` first"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Lets a registered node in that has proved itself, unless it is banned
@@ -52,6 +76,16 @@ impl Registry {
         if self.denied(change, &Subject::Node(name.clone())).await? {
             return Err(Error::Denied(format!("node {name} is revoked")));
         }
+        if was_evicted {
+            self.keep_place(change, name).await?;
+            // Certificates from before count no more: whoever has stolen one has not attested again.
+            let assignment = change.number(Section::Nodes).await?;
+            sqlx::query("UPDATE nodes SET assignment = $1 WHERE name = $2")
+                .bind(int(assignment))
+                .bind(name.as_str())
+                .execute(&mut **change)
+                .await?;
+        }
         let binding = self
             .binding(change, name)
             .await?
@@ -59,9 +93,6 @@ impl Registry {
                 what: "node",
                 name: name.to_string(),
             })?;
-        if was_evicted {
-            self.keep_place(change, name).await?;
-        }
         let signed = sign(&binding)?;
         sqlx::query(
             "UPDATE nodes SET joined_ms = coalesce(joined_ms, $1), seen_ms = $1, key_hash = $2,

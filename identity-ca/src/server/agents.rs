@@ -149,9 +149,13 @@ impl Agents for Service {
         admit(&self.state.now(), &node)?;
         let request = request.into_inner();
         check_clocks(request.now_ms, now_ms())?;
+        let connected = self.state.connected(&node.svid.name).ok_or_else(|| {
+            Status::resource_exhausted("this node has as many streams of updates as it may")
+        })?;
         Ok(Response::new(push::start(
             &self.state,
             node,
+            connected,
             Understands {
                 entry_changes: request.entry_changes,
                 node_changes: request.node_changes,
@@ -337,6 +341,11 @@ impl Snapshot {
         if node.evicted {
             return Err(Error::Denied(format!(
                 "node {name} was evicted: it must attest again (join with a new token, or by its own certificate)"
+            )));
+        }
+        if caller.svid.assignment < node.assignment {
+            return Err(Error::Denied(format!(
+                "this certificate of node {name} is from before it attested again"
             )));
         }
         Ok(node)

@@ -38,6 +38,7 @@ pub(super) struct Understands {
 pub(super) fn start(
     state: &Arc<State>,
     peer: Arc<PeerNode>,
+    connected: Connected,
     understands: Understands,
     stopping: watch::Receiver<bool>,
 ) -> UpdateStream {
@@ -49,7 +50,7 @@ pub(super) fn start(
         servers: state.servers.subscribe(),
         understands,
         stopping,
-        _connected: state.connected(&peer.svid.name),
+        _connected: connected,
         peer,
         sender,
         sent: None,

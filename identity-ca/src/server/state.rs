@@ -33,6 +33,8 @@ use crate::{Error, NodeName, metrics, now_ms};
 const UPKEEP: Duration = Duration::from_secs(60);
 /// How often the deny list is dated anew, so that nodes know that it is fresh.
 const REDATE_MS: u64 = 3_600_000;
+/// Streams of updates of one node: its own, the next one's beside it, and what is left of lost connections.
+const MAX_STREAMS: usize = 4;
 /// Strangers who are let in at once.
 const MAX_ADMITTING: usize = 4;
 
@@ -168,18 +170,23 @@ impl State {
         ended
     }
 
-    /// Counts a node as connected while the guard lives.
-    pub(super) fn connected(self: &Arc<Self>, name: &NodeName) -> Connected {
+    /// Counts a node as connected while the guard lives; none if it has all
+    /// streams that it may have.
+    pub(super) fn connected(self: &Arc<Self>, name: &NodeName) -> Option<Connected> {
         let mut connected = self
             .connected
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        *connected.entry(name.clone()).or_default() += 1;
+        let streams = connected.entry(name.clone()).or_default();
+        if *streams >= MAX_STREAMS {
+            return None;
+        }
+        *streams += 1;
         metrics::connected(connected.len());
-        Connected {
+        Some(Connected {
             state: Arc::clone(self),
             name: name.clone(),
-        }
+        })
     }
 
     /// How long partners of a federation need to fetch what is new (SPIFFE

@@ -43,9 +43,16 @@ async fn an_evicted_node_gets_nothing_until_it_attests_again() {
     assert!(error.is_denial(), "{error}");
     assert!(ca.admin.nodes().await.unwrap()[0].evicted);
 
+    let stolen = joined;
     let joined = ca.join("web1", "10.1.0.0/24").await;
     let node = ca.admin.nodes().await.unwrap().remove(0);
     assert!(!node.evicted);
+    // Whoever has the certificate from before has not attested again.
+    let late = match ca.connect(&stolen).await {
+        Ok(agent) => agent.updates().await.map(drop).unwrap_err(),
+        Err(error) => error,
+    };
+    assert!(late.is_denial(), "{late}");
     assert_eq!(node.attestation, "join_token");
     ca.connect(&joined).await.unwrap().updates().await.unwrap();
     ca.stop().await;
@@ -197,4 +204,23 @@ async fn prefixes_of_a_denied_node_are_free_and_it_does_not_come_back_to_them() 
 async fn refused_token(ca: &mut Ca, node: &str, prefix: &str) -> String {
     let order = ca.order(node, prefix);
     ca.admin.create_token(&order).await.unwrap_err().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_has_a_few_streams_of_updates_and_no_more() {
+    let mut ca = Ca::start().await;
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    let other = ca.join("db1", "10.2.0.0/24").await;
+    let agent = ca.connect(&joined).await.unwrap();
+    let mut streams = Vec::new();
+    let error = loop {
+        assert!(streams.len() < 8);
+        match agent.updates().await {
+            Ok(stream) => streams.push(stream),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("as many streams"), "{error}");
+    ca.connect(&other).await.unwrap().updates().await.unwrap();
+    ca.stop().await;
 }
