@@ -184,12 +184,12 @@ async fn what_is_wrong_is_named_and_nothing_comes_of_it() {
         claim: |_| vec![0; 200 << 10],
         ..good()
     };
-    words(attest(oversize).await, &["too long"]);
+    words(attest(oversize).await, &["too large"]);
     let oversize = Bad {
         answer: |_| Ok(vec![0; 200 << 10]),
         ..good()
     };
-    words(attest(oversize).await, &["too long"]);
+    words(attest(oversize).await, &["too large"]);
     let flipped = |mut answer: Vec<u8>| {
         *answer.last_mut().unwrap() ^= 1;
         Ok(answer)
