@@ -59,6 +59,9 @@ pub(super) struct Peer {
     pub resolves_out: Bucket,
     pub holds: BTreeSet<HoldKey>,
     pub violations: u64,
+    /// The kernel refused a write about it: whom it takes the peer's addresses for is not known here, until a session
+    /// has said them all again.
+    pub unsure: bool,
     /// As it was stored last, if it has not been touched since.
     pub stored: OnceLock<Arc<PeerSnapshot>>,
 }
@@ -319,6 +322,7 @@ impl Peer {
             resolves_out: Bucket::default(),
             holds: BTreeSet::new(),
             violations: 0,
+            unsure: false,
             stored: OnceLock::new(),
         }
     }

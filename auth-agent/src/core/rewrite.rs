@@ -35,6 +35,9 @@ impl Core {
             None => self.peers.keys().copied().collect(),
         };
         for number in peers {
+            if let Some(peer) = self.peer_mut(number) {
+                peer.unsure = true;
+            }
             self.close_live(number, CloseReason::NotWritten);
         }
         if self.rewrite.at.is_none() {

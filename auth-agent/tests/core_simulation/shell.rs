@@ -32,6 +32,16 @@ impl World {
                 match event {
                     Event::Disconnected { conn } => self.hung_up(index, *conn),
                     Event::Frame { conn, frame } => self.note_frame(index, *conn, frame),
+                    // From here on it must cut.
+                    Event::DenyList(list) => {
+                        let known = &mut self.nodes[index].deny;
+                        if known
+                            .as_ref()
+                            .is_none_or(|known| known.number < list.number)
+                        {
+                            *known = Some(list.clone());
+                        }
+                    }
                     _ => {}
                 }
                 if !matches!(event, Event::Tick) {
@@ -169,7 +179,6 @@ impl World {
                 let list = number.ok().and_then(|number| self.ca.lists.get(&number));
                 let known = self.nodes[index].deny.as_ref().map_or(0, |d| d.number);
                 if let Some(list) = list.filter(|list| list.number > known).cloned() {
-                    self.nodes[index].deny = Some(list.clone());
                     events.push_back(Event::DenyList(list));
                 }
             }
