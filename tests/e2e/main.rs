@@ -17,6 +17,7 @@ mod bad_input;
 mod bad_policy;
 mod demo;
 mod detach;
+mod enforce;
 mod explain;
 mod hold;
 mod hold_protocols;
