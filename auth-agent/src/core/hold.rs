@@ -296,6 +296,18 @@ impl Core {
         });
     }
 
+    /// What was taken while the kernel may have had another holder for the address.
+    pub(super) fn discard_unsure(&mut self, number: PeerNumber, address: IpAddr) {
+        let Some((since, until)) = self.peer(number).and_then(|peer| peer.unsure) else {
+            return;
+        };
+        let until = until.map_or(Duration::MAX, |until| until + IN_FLIGHT);
+        self.discard_where(Discarded::RemoteChanged, |_, key, hold| {
+            let taken = hold.since >= since && hold.since <= until;
+            key.remote == address && hold.peer == Some(number) && taken
+        });
+    }
+
     /// The address has a new holder: what was taken while the former one was known, and heard of since, is not for it.
     pub(super) fn discard_former(
         &mut self,

@@ -59,9 +59,9 @@ pub(super) struct Peer {
     pub resolves_out: Bucket,
     pub holds: BTreeSet<HoldKey>,
     pub violations: u64,
-    /// The kernel refused a write about it: whom it takes the peer's addresses for is not known here, until a session
-    /// has said them all again.
-    pub unsure: bool,
+    /// Since when, and until when if that is over, the kernel may take the peer's addresses for others than the core
+    /// does: from a write that it refused until all was written again.
+    pub unsure: Option<(Duration, Option<Duration>)>,
     /// As it was stored last, if it has not been touched since.
     pub stored: OnceLock<Arc<PeerSnapshot>>,
 }
@@ -322,7 +322,7 @@ impl Peer {
             resolves_out: Bucket::default(),
             holds: BTreeSet::new(),
             violations: 0,
-            unsure: false,
+            unsure: None,
             stored: OnceLock::new(),
         }
     }

@@ -134,8 +134,8 @@ impl Core {
             .peer(number)
             .and_then(|peer| peer.remotes.get(&address))
             .map(|remote| remote.identity);
-        let unsure = self.peer(number).is_some_and(|peer| peer.unsure);
-        if unsure || before.is_some_and(|before| before != identity) {
+        self.discard_unsure(number, address);
+        if before.is_some_and(|before| before != identity) {
             self.discard_toward(number, address, Discarded::RemoteChanged);
         }
         self.discard_former(number, address, identity);

@@ -35,8 +35,10 @@ impl Core {
             None => self.peers.keys().copied().collect(),
         };
         for number in peers {
+            let now = self.now.boot;
             if let Some(peer) = self.peer_mut(number) {
-                peer.unsure = true;
+                let since = peer.unsure.map_or(now, |(since, _)| since);
+                peer.unsure = Some((since, None));
             }
             self.close_live(number, CloseReason::NotWritten);
         }
@@ -63,6 +65,10 @@ impl Core {
 
     /// What forbids first, as after a restart.
     fn write_everything(&mut self) {
+        let now = self.now.boot;
+        for peer in self.peers.values_mut() {
+            peer.unsure = peer.unsure.map(|(since, _)| (since, Some(now)));
+        }
         self.cut_again();
         let locals: Vec<Effect> = self
             .locals

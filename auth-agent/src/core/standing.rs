@@ -43,17 +43,13 @@ impl Core {
 
     /// Both are ready: the oldest valid epoch moves.
     fn take_over(&mut self, number: PeerNumber) {
-        let Some(peer) = self.peer_mut(number) else {
-            return;
-        };
-        let Some(live) = peer.live.as_mut() else {
+        let Some(live) = self.peer_mut(number).and_then(|peer| peer.live.as_mut()) else {
             return;
         };
         if live.committed || !live.ready_sent || !live.ready_heard {
             return;
         }
         live.committed = true;
-        peer.unsure = false;
         self.count("sessions-ready");
         self.move_oldest(number);
     }

@@ -110,6 +110,9 @@ impl Core {
             };
             peer.asked.retain(|_, at| *at + limits > now.boot);
             let remembered = limits + super::hold::IN_FLIGHT;
+            peer.unsure.take_if(|(_, until)| {
+                until.is_some_and(|until| until + remembered + remembered <= now.boot)
+            });
             peer.forgot.retain(|_, (_, at)| *at + remembered > now.boot);
             let expired: Vec<_> = peer
                 .negative
