@@ -261,7 +261,10 @@ async fn what_an_operator_writes_wrongly_changes_nothing() {
             .unwrap_err(),
         &["no policy"],
     );
-    words(ca.admin.delete_entry("x", "a test").await.unwrap_err(), &["no entry"]);
+    words(
+        ca.admin.delete_entry("x", "a test").await.unwrap_err(),
+        &["no entry"],
+    );
 
     assert_eq!(ca.admin.status().await.unwrap().sequence, before);
     assert!(ca.admin.policies().await.unwrap().is_empty());

@@ -20,8 +20,11 @@ const MARKER: &[u8] = b"said between two workloads, in confidence";
 const CANARY: &[u8] = b"planted, to be found";
 const PORT: u16 = 5005;
 
+/// Something that happens to a mesh.
+type Happening = fn(&mut Mesh);
+
 /// What happens to the nodes, in this order; after each the workloads must reach each other again.
-const EVENTS: &[(&str, fn(&mut Mesh))] = &[
+const EVENTS: &[(&str, Happening)] = &[
     ("a policy that requires proofs", |mesh| {
         mesh.apply(&policy("required"));
     }),

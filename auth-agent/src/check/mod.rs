@@ -95,7 +95,11 @@ impl Findings {
             None => self.add("kernel", State::Warning, "its version cannot be read"),
         }
         if Peer::is_exact() {
-            self.add("workloads", State::Ok, "the kernel names the process of a socket");
+            self.add(
+                "workloads",
+                State::Ok,
+                "the kernel names the process of a socket",
+            );
         } else {
             self.add(
                 "workloads",

@@ -209,7 +209,7 @@ mod tests {
             Installed::Added
         );
         assert_eq!(types(&first), ["bridge", "portmap", PLUGIN]);
-        assert_eq!(remove(folder.path()).unwrap(), [first.clone()]);
+        assert_eq!(remove(folder.path()).unwrap(), std::slice::from_ref(&first));
         let after: Value = serde_json::from_slice(&fs::read(&first).unwrap()).unwrap();
         assert_eq!(after, before);
         assert!(remove(folder.path()).unwrap().is_empty());

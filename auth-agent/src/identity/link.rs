@@ -66,7 +66,11 @@ enum Command {
     Attest(Arc<dyn Attestation>),
     Renew(Vec<(Renewal, SvidRequest)>),
     Issue(Vec<SvidRequest>, oneshot::Sender<Answers>),
-    Observe(Vec<ObservedPair>, u64, oneshot::Sender<Result<(), NotReached>>),
+    Observe(
+        Vec<ObservedPair>,
+        u64,
+        oneshot::Sender<Result<(), NotReached>>,
+    ),
     Jwt(
         String,
         Vec<String>,

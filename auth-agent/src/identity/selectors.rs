@@ -63,12 +63,14 @@ impl Subject for Endpoint {
                 self.labels.get(key).is_some_and(|found| found == value)
             }),
             "k8s" => self.pod.as_ref().is_some_and(|pod| {
-                value.split_once(':').is_some_and(|(what, value)| match what {
-                    "pod-uid" => pod.uid == value,
-                    "pod-name" => pod.name == value,
-                    "ns" => pod.namespace == value,
-                    _ => false,
-                })
+                value
+                    .split_once(':')
+                    .is_some_and(|(what, value)| match what {
+                        "pod-uid" => pod.uid == value,
+                        "pod-name" => pod.name == value,
+                        "ns" => pod.namespace == value,
+                        _ => false,
+                    })
             }),
             _ => false,
         }

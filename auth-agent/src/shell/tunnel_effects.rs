@@ -12,6 +12,7 @@ use super::agent::Agent;
 use super::tunnel_worker::Outcome;
 use super::tunnels::Slot;
 use crate::core::{ConnId, Event, PeerNumber};
+use crate::identity::KnownNode;
 use crate::proof::{NodeKey, tunnel_psk};
 
 /// A tunnel that is wanted.
@@ -121,7 +122,9 @@ impl Agent {
         }
     }
 
-    /// Sends each peer's prefixes to the device that the peer is on, and all others to where new peers go.
+    /// Sends each peer's prefixes to the device that the peer is on, and all others to where new peers go. To and from
+    /// joining nodes packets go as they did before: workloads there may have no gate yet, and a tunnel takes nothing
+    /// else.
     pub(super) async fn set_routes(&self) -> Result<(), RunError> {
         let standing = self.tunnels.standing();
         let view = self.view();
@@ -139,7 +142,10 @@ impl Agent {
         let usual = standing.current.device().index;
         let own = self.node.spiffe_id.to_string();
         let mut routes: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
-        for node in self.knowledge.nodes.iter().filter(|n| n.spiffe_id != own) {
+        let nodes = &self.knowledge.nodes;
+        let joining = nodes.iter().any(|n| n.spiffe_id == own && n.joining);
+        let managed = |n: &&KnownNode| n.spiffe_id != own && !n.joining && !joining;
+        for node in nodes.iter().filter(managed) {
             let device = on.get(node.spiffe_id.as_str()).copied().unwrap_or(usual);
             routes.entry(device).or_default().extend(&node.prefixes);
         }

@@ -45,8 +45,8 @@ use self::keys::Keys;
 
 pub(crate) use self::able::Moment;
 pub use self::able::SIGN_WITHOUT_STORE;
-pub(crate) use self::folder::{Lock, check_folder};
 pub use self::folder::is_initialized;
+pub(crate) use self::folder::{Lock, check_folder};
 pub(crate) use self::jwt::JwtKey;
 pub(crate) use self::offline::certificate;
 pub use self::offline::{OfflineRoot, bring_root_key, install, request};

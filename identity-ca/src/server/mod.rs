@@ -44,8 +44,8 @@ use tonic::transport::Server as Transport;
 
 pub(crate) use self::kubernetes::Registrar;
 use self::state::State;
-use self::to_its_end::ToItsEnd;
 use self::strangers::{ByCaller, MAX_STRANGERS_MESSAGE};
+use self::to_its_end::ToItsEnd;
 use crate::attest::{AttestationConfig, Attestors};
 use crate::audit::{self as log, Audit};
 use crate::authority::{Authority, Lock, SIGN_WITHOUT_STORE, check_folder, open_store};
@@ -308,10 +308,10 @@ impl Health {
         if self.0.audit.failing() {
             return Err("the audit log cannot be written".to_owned());
         }
+        self.0.damage()?;
         if let Some(recovery) = self.0.recovery() {
             return Err(recovery.reason());
         }
-        self.0.damage()?;
         self.0
             .authority
             .may_sign()
@@ -340,7 +340,10 @@ fn administration(state: &Arc<State>, dir: &Path) -> Routes {
     let federation = FederationServer::new(federation::service(Arc::clone(state)));
     let observations = ObservationsServer::new(observations::service(Arc::clone(state)));
     Routes::new(ToItsEnd(InterceptedService::new(admin, gate.clone())))
-        .add_service(ToItsEnd(InterceptedService::new(observations, gate.clone())))
+        .add_service(ToItsEnd(InterceptedService::new(
+            observations,
+            gate.clone(),
+        )))
         .add_service(ToItsEnd(InterceptedService::new(registry, gate.clone())))
         .add_service(ToItsEnd(InterceptedService::new(operators, gate.clone())))
         .add_service(ToItsEnd(InterceptedService::new(audit, gate.clone())))

@@ -40,7 +40,12 @@ async fn rotate_past(ca: &mut Ca, compromised: bool) {
         // Refused if it has just gone on: then the next step is forced.
         let steered = ca
             .admin
-            .steer_rotation(started.id, Stage::Revoked, &Force::Everybody, "it is no agent")
+            .steer_rotation(
+                started.id,
+                Stage::Revoked,
+                &Force::Everybody,
+                "it is no agent",
+            )
             .await;
         drop(steered);
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -159,8 +159,8 @@ async fn a_joining_node_becomes_managed_and_joining_again_and_others_hear_of_it(
         assert!(!ca.admin.change_nodes(act, &names, "again").await.unwrap());
         loop {
             let told = next(&mut updates).await.nodes;
-            let told = told.iter().flat_map(|nodes| nodes.named());
-            let about = told.filter(|node| node.name == names[0]).next_back();
+            let mut told = told.iter().flat_map(|nodes| nodes.named());
+            let about = told.rfind(|node| node.name == names[0]);
             if about.is_some_and(|web| web.managed == managed) {
                 break;
             }

@@ -165,7 +165,9 @@ fn object(schema: &'static Schema, whom: For) -> Value {
         match whom {
             For::Files => value.insert("additionalProperties".into(), json!(false)),
             // Kept, not pruned: only so is a field that is misspelt found, and said in the status.
-            For::Cluster => value.insert("x-kubernetes-preserve-unknown-fields".into(), json!(true)),
+            For::Cluster => {
+                value.insert("x-kubernetes-preserve-unknown-fields".into(), json!(true))
+            }
         };
     }
     value
