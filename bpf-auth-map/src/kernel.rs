@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Array, Map, MapData, MapError, MapInfo, RingBuf},
 };
 use handfast_layout::LAYOUT_VERSION;
@@ -15,11 +15,8 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::{
     EndpointId, Error, Events, Settings, Tables, attach, attach::Attachment, link::Interface,
+    loader,
 };
-
-/// The compiled programs, built from `ebpf/` and committed.
-static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/handfast.bpf.o"));
 
 /// Directory of pinned links below the maps' directory.
 const LINKS: &str = "links";
@@ -318,14 +315,7 @@ pub fn probe() -> Result<(), Error> {
 
 /// Loads the object, with the pinned maps of the directory.
 fn load(options: &Options, id: EndpointId, header_len: u32) -> Result<Ebpf, Error> {
-    Ok(EbpfLoader::new()
-        .btf(None)
-        .default_map_pin_directory(&options.bpf_dir)
-        .map_max_entries("connections", options.sizes.connections)
-        .map_max_entries("events", options.sizes.events)
-        .override_global("ENDPOINT", &id.0, true)
-        .override_global("LINK_LEN", &header_len, true)
-        .load(OBJECT)?)
+    loader::load(&options.bpf_dir, options.sizes, id, header_len)
 }
 
 /// Makes the directory, if what is above it is a bpffs.

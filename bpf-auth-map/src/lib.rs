@@ -21,6 +21,7 @@ mod events;
 mod hold;
 mod kernel;
 mod link;
+mod loader;
 mod tables;
 mod types;
 
