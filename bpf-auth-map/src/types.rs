@@ -110,7 +110,7 @@ pub struct Settings {
     pub hold_pair: (u32, u32),
     /// Most packets and bytes held in all; an endpoint and a peer may hold an eighth.
     pub hold_total: (u32, u32),
-    /// Most flows of one endpoint.
+    /// Most live flows of one endpoint; with those that are over and not forgotten yet, twice as many.
     pub endpoint_connections: u32,
     /// Most events of one endpoint in a second.
     pub endpoint_events: u32,

@@ -1,4 +1,4 @@
-//! How a flow ends: what is over takes no place of its endpoint's, and a late packet of it still passes.
+//! How a flow ends: what is over takes no live one's place, and a late packet of it still passes.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -37,7 +37,7 @@ fn with_room_for(name: &str, flows: u32) -> Option<Node> {
 
 #[test]
 fn a_flow_that_both_sides_have_ended_makes_room_at_once() {
-    let Some(mut node) = with_room_for("over", 1) else {
+    let Some(mut node) = with_room_for("over", 32) else {
         return;
     };
     let [a, _] = families();
@@ -67,6 +67,56 @@ fn a_flow_that_both_sides_have_ended_makes_room_at_once() {
     let later = boot_time() + Duration::from_secs(7);
     let then = node.tables().collect(later).unwrap();
     assert_eq!((then.left, then.removed), (1, 60));
+}
+
+#[test]
+fn who_ends_its_flows_at_once_fills_its_own_share_and_not_the_map() {
+    let Some(mut node) = with_room_for("churn", 8) else {
+        return;
+    };
+    let [a, _] = families();
+    let theirs = Announced {
+        endpoint: OTHER,
+        ..announced()
+    };
+    let tables = node.tables();
+    tables.set_announced(a.neighbour, PEER, &theirs).unwrap();
+    let key = PairKey {
+        local: NEIGHBOUR,
+        ..pair()
+    };
+    let proven = Pair {
+        expires: far(),
+        epoch: EPOCH,
+    };
+    tables.set_pair(key, proven).unwrap();
+    let other = Addresses {
+        me: a.neighbour,
+        ..a
+    };
+    // Twice what may be live: never more than one is. The map has room for 512.
+    for port in 1000..1016 {
+        assert_eq!(out(&mut node, &a, port, SYN), Outcome::Pass(0), "{port}");
+        assert_eq!(out(&mut node, &a, port, RST), Outcome::Pass(0), "{port}");
+    }
+    let full = Outcome::Drop(Reason::EndpointFull);
+    for port in 1016..2000 {
+        assert_eq!(out(&mut node, &a, port, SYN), full, "{port}");
+        assert_eq!(out(&mut node, &a, port, RST), full, "{port}");
+    }
+    for port in 1000..1008 {
+        assert_eq!(out(&mut node, &other, port, SYN), Outcome::Pass(0));
+    }
+    assert_eq!(out(&mut node, &other, 1008, SYN), full, "live ones");
+    // The collector counts as the gates do; what it has forgotten makes room.
+    let now = node.tables().collect(boot_time()).unwrap();
+    assert_eq!((now.left, now.removed), (24, 0));
+    assert_eq!(out(&mut node, &a, 2000, SYN), full);
+    assert_eq!(out(&mut node, &other, 1008, SYN), full);
+    let later = boot_time() + Duration::from_secs(7);
+    let then = node.tables().collect(later).unwrap();
+    assert_eq!((then.left, then.removed), (8, 16));
+    assert_eq!(out(&mut node, &a, 2000, SYN), Outcome::Pass(0));
 }
 
 #[test]

@@ -19,3 +19,19 @@ pub unsafe fn add(value: *mut u64, by: u64) -> u64 {
     }
     result
 }
+
+/// The same for half of that, where nobody asks what was there before (BPF_ATOMIC without BPF_FETCH, kernel 3.18).
+///
+/// # Safety
+/// `value` points into a map value.
+#[inline(always)]
+pub unsafe fn add_u32(value: *mut u32, by: u32) {
+    // SAFETY: the caller's; the verifier checks the access.
+    unsafe {
+        asm!(
+            "lock *(u32 *)({value} + 0) += {by}",
+            by = in(wreg) by,
+            value = in(reg) value,
+        );
+    }
+}

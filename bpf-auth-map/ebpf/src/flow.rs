@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_ANY;
 use handfast_layout::{
     CLOSING, Config, Connection, ENDED_HERE, ENDED_THERE, EventKind, FragmentKey, PEER_SELF, Ports,
-    REPLIED, Reason, is_over, is_settled, lifetime,
+    REPLIED, Reason, Usage, is_over, is_settled, lifetime,
     packet::{ICMP, ICMPV6, Kind, TCP, TCP_FIN, TCP_RST, request_of},
 };
 
@@ -169,23 +169,36 @@ fn ended(work: &Work, connection: &Connection) -> u8 {
     }
 }
 
-/// A flow that is over takes no place of its endpoint's any more.
+/// A flow that is over takes no live one's place any more. Its entry stays for some seconds, and counts among those.
 #[inline(always)]
 fn finish(endpoint: u32) {
     if let Some(usage) = USAGE.get_ptr_mut(&endpoint) {
         // SAFETY: a map value, changed atomically only.
-        unsafe { atomic::add(&raw mut (*usage).connections, 1u64.wrapping_neg()) };
+        unsafe {
+            atomic::add_u32(&raw mut (*usage).connections, 1u32.wrapping_neg());
+            atomic::add_u32(&raw mut (*usage).over, 1);
+        }
     }
+}
+
+/// Whether an endpoint has as many flows as it may have: live ones, or with those that are over twice as many, since
+/// whoever ends its flows at once would fill the map for all with their entries.
+#[inline(always)]
+fn is_full(usage: *mut Usage, config: &Config) -> bool {
+    let most = i64::from(config.endpoint_connections);
+    // SAFETY: a map value. Below nothing for a moment, where one flow was finished on two CPUs at once: the agent
+    // counts anew.
+    let (live, over) = unsafe { ((*usage).connections as i32, (*usage).over as i32) };
+    let live = i64::from(live);
+    live >= most || live + i64::from(over) >= 2 * most
 }
 
 /// Opens a flow in the direction of this packet.
 #[inline(always)]
 pub fn open(skb: &Skb, work: &mut Work, config: &Config, allowed: Allowed) -> Result<(), Reason> {
     let usage = report::usage(work.endpoint);
-    // SAFETY: a map value. Below nothing for a moment, where one flow was finished on two CPUs at once: the agent
-    // counts anew.
     if let Some(usage) = usage
-        && (unsafe { (*usage).connections } as i64) >= i64::from(config.endpoint_connections)
+        && is_full(usage, config)
     {
         return Err(Reason::EndpointFull);
     }
@@ -213,7 +226,7 @@ pub fn open(skb: &Skb, work: &mut Work, config: &Config, allowed: Allowed) -> Re
     }
     if let Some(usage) = usage {
         // SAFETY: a map value.
-        unsafe { atomic::add(&raw mut (*usage).connections, 1) };
+        unsafe { atomic::add_u32(&raw mut (*usage).connections, 1) };
     }
     report::count(Reason::Opened);
     report::event(skb, work, config, EventKind::Opened, Reason::Opened);

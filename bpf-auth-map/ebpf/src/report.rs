@@ -112,6 +112,7 @@ pub fn usage(endpoint: u32) -> Option<*mut Usage> {
         second: 0,
         events: 0,
         connections: 0,
+        over: 0,
     };
     let _ = USAGE.insert(&endpoint, &fresh, u64::from(BPF_NOEXIST));
     USAGE.get_ptr_mut(&endpoint)

@@ -63,7 +63,7 @@ pub const REPLIED: u8 = 1;
 pub const ENDED_HERE: u8 = 2;
 /// In [`Connection::flags`]: a FIN of the other side has passed.
 pub const ENDED_THERE: u8 = 4;
-/// Either, or both: a RST ends both sides. With both the flow is over, and counts no more toward its endpoint's quota.
+/// Either, or both: a RST ends both sides. With both the flow is over, and counts no more among its endpoint's live ones.
 pub const CLOSING: u8 = ENDED_HERE | ENDED_THERE;
 
 /// Whether both sides have ended the flow.

@@ -68,7 +68,7 @@ pub struct Config {
     pub hold_total_packets: u32,
     /// Most bytes held in all; an endpoint may hold a sixteenth, a peer an eighth.
     pub hold_total_bytes: u32,
-    /// Most connections of one endpoint.
+    /// Most live connections of one endpoint; with those that are over, twice as many.
     pub endpoint_connections: u32,
     /// Most events of one endpoint in a second.
     pub endpoint_events: u32,
@@ -178,8 +178,10 @@ pub struct Usage {
     pub second: u32,
     /// Events sent in that second.
     pub events: u32,
-    /// Entries in `connections`; the agent's collector corrects it.
-    pub connections: u64,
+    /// Live flows in `connections`, as an `i32`; the agent's collector corrects it.
+    pub connections: u32,
+    /// Flows in it that are over and not forgotten yet ([`is_over`](crate::is_over)), likewise.
+    pub over: u32,
 }
 
 /// A local address: `locals`.
@@ -420,7 +422,7 @@ no_holes! {
     Addr = 16 => 16;
     Config = 4 4 4 4 4 4 4 4 4 4 4 4 => 48;
     Endpoint = 4 4 6 6 4 => 24;
-    Usage = 4 4 8 => 16;
+    Usage = 4 4 4 4 => 16;
     Local = 4 4 => 8;
     Remote = 4 4 4 4 8 8 => 32;
     LpmKey<Addr> = 4 16 => 20;

@@ -47,20 +47,21 @@ impl Tables {
             (key, value, stale)
         })?;
         let mut collected = Collected::default();
-        let mut left: HashMap<u32, u64> = HashMap::new();
+        let mut left: HashMap<u32, (u32, u32)> = HashMap::new();
         for (key, value, stale) in all {
             if stale {
                 self.connections.remove(&key)?;
                 collected.removed += 1;
             } else {
-                // What is over takes no place of its endpoint's.
-                let counts = key.proto != TCP || !layout::is_over(value.flags);
-                *left.entry(value.endpoint).or_default() += u64::from(counts);
+                // As the gates count: what is over takes no live one's place.
+                let (live, over) = left.entry(value.endpoint).or_default();
+                let ended = key.proto == TCP && layout::is_over(value.flags);
+                *(if ended { over } else { live }) += 1;
                 collected.left += 1;
             }
         }
         for (endpoint, mut usage) in self.usage.all(|endpoint, usage| (endpoint, usage))? {
-            usage.connections = left.get(&endpoint).copied().unwrap_or(0);
+            (usage.connections, usage.over) = left.get(&endpoint).copied().unwrap_or_default();
             self.usage.set(&endpoint, &usage)?;
         }
         Ok(collected)
