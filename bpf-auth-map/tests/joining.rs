@@ -59,6 +59,28 @@ fn the_wire_counts_cleartext_of_a_joining_node_and_drops_it_once_it_is_managed()
 }
 
 #[test]
+fn asking_again_makes_up_for_what_was_not_reached_before() {
+    let Some(mut node) = Node::new("joining-again") else {
+        return;
+    };
+    let [a, _] = families();
+    let bare = frame(&ip(a.me, a.them, TCP, &tcp(40000, 80, SYN)));
+    let dropped = Outcome::Drop(Reason::WireOut);
+    let joining = prefixes(&["10.2.0.0/16"]);
+    // Another writer, which remembers nothing: what it writes stands for a write of ours that failed.
+    let other = Kernel::open(Options::new(node.pins())).unwrap();
+    node.tables().set_joining(&joining).unwrap();
+    assert_eq!(node.run("wire_egress", HOST, &bare), Outcome::Pass(0));
+    other.tables().set_prefix(joining[0], PEER).unwrap();
+    assert_eq!(node.run("wire_egress", HOST, &bare), dropped);
+    node.tables().set_joining(&joining).unwrap();
+    assert_eq!(node.run("wire_egress", HOST, &bare), Outcome::Pass(0));
+    // And the other way: who never heard of it takes it back.
+    other.tables().set_joining(&[]).unwrap();
+    assert_eq!(node.run("wire_egress", HOST, &bare), dropped);
+}
+
+#[test]
 fn a_workload_takes_cleartext_of_a_joining_node_as_policy_has_it_for_nobody_known() {
     let Some(mut node) = Node::new("joining-endpoint") else {
         return;

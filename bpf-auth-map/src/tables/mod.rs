@@ -328,14 +328,20 @@ impl Tables {
     /// under [`Reason::WireJoining`] instead of being dropped, at once; prefixes that are set later keep to it too.
     ///
     /// # Errors
-    /// The map could not be read or written; what was not reached stays as it was.
+    /// The map could not be read or written; what was not reached stays as it was until the next call.
     pub fn set_joining(&self, prefixes: &[IpNet]) -> Result<(), Error> {
         let mut joining = raw::lock(&self.joining);
-        let wanted: HashSet<IpNet> = prefixes.iter().map(IpNet::trunc).collect();
-        let before = std::mem::replace(&mut *joining, wanted);
-        let changed = |prefix: &IpNet| joining.contains(prefix) != before.contains(prefix);
-        for (prefix, peer) in self.prefixes()?.into_iter().filter(|(p, _)| changed(p)) {
-            self.write_prefix(prefix, peer, joining.contains(&prefix))?;
+        *joining = prefixes.iter().map(IpNet::trunc).collect();
+        // What the gates have counts, not what was asked for before: that may not have been reached.
+        let all = self.prefixes.all(|key, value| {
+            let is_joining = value.flags & layout::PREFIX_JOINING != 0;
+            net(key.prefix_len(), key.data()).map(|net| (net, PeerNumber(value.peer), is_joining))
+        })?;
+        for (prefix, peer, is_joining) in all.into_iter().flatten() {
+            let wanted = joining.contains(&prefix);
+            if is_joining != wanted {
+                self.write_prefix(prefix, peer, wanted)?;
+            }
         }
         Ok(())
     }
