@@ -309,6 +309,8 @@ impl Core {
     }
 
     /// The address has a new holder: what was taken while the former one was known, and heard of since, is not for it.
+    /// Nor is anything that came from there: the new one sends nothing before it is announced, so that was said by the
+    /// former one, and has waited in a tunnel since.
     pub(super) fn discard_former(
         &mut self,
         number: PeerNumber,
@@ -322,7 +324,8 @@ impl Core {
             return;
         };
         self.discard_where(Discarded::RemoteChanged, |_, key, hold| {
-            key.remote == address && hold.peer == Some(number) && hold.since <= at + IN_FLIGHT
+            let theirs = key.direction == Direction::Ingress || hold.since <= at + IN_FLIGHT;
+            key.remote == address && hold.peer == Some(number) && theirs
         });
     }
 

@@ -120,6 +120,29 @@ fn what_comes_in_for_an_address_that_was_not_announced_waits_for_nobody() {
 }
 
 #[test]
+fn what_came_from_an_addresses_former_holder_is_never_its_next_holders() {
+    let mut bench = Bench::paired();
+    bench.frame(
+        1,
+        Frame::Withdraw {
+            address: ip("10.122.0.1"),
+            generation: 6,
+        },
+    );
+    // It has waited in the peer's tunnel, for longer than anything is on its way otherwise.
+    bench.pass(SECOND * 2);
+    let key = HoldKey {
+        direction: Direction::Ingress,
+        ..egress(1, "10.122.0.1")
+    };
+    assert!(discards(&bench.feed(Event::Held(key))).is_empty());
+    bench.proven(1, HIGHER, "next", 102, false);
+    let effects = bench.announce(1, "10.122.0.1", 102, 8);
+    assert!(!released(&effects));
+    assert_eq!(discards(&effects).len(), 1);
+}
+
+#[test]
 fn what_was_taken_before_an_address_was_forgotten_is_not_for_its_next_holder() {
     for late in [false, true] {
         let mut bench = Bench::paired();

@@ -81,11 +81,19 @@ impl World {
         }
     }
 
-    /// Property 4: what was held for somebody goes to nobody else.
+    /// Property 4: what was held for somebody goes to nobody else. A liar may say of its own addresses what it likes
+    /// whenever it likes: it has the keys of all who are there.
     fn check_unchanged(&self, index: usize, packet: &Packet, held: Option<&Parked>) {
         let Some(was) = held.and_then(|held| held.believed.as_ref()) else {
             return;
         };
+        let theirs = match held.and_then(|held| held.peer) {
+            None => packet.destination,
+            Some(_) => packet.source,
+        };
+        if self.liar.is_some() && self.node_of(theirs) == self.liar {
+            return;
+        }
         let kernel = &self.nodes[index].kernel;
         let is = match held.and_then(|held| held.peer) {
             None => packet.meant.as_ref(),
