@@ -232,7 +232,7 @@ pub enum Kind {
     /// The kernel's WireGuard, or a userspace implementation where it has none
     #[default]
     Wireguard,
-    /// The kernel's ESP in tunnel mode with AES-256-GCM; needs XFRM devices
+    /// An experiment, not yet shown to work end to end: the kernel's ESP in tunnel mode with AES-256-GCM; needs XFRM devices
     Ipsec,
 }
 
