@@ -22,9 +22,9 @@ metadata: {name: nginx}
 spec:
   endpointSelector: {matchLabels: {run: nginx}}
   ingress:
-- fromEndpoints: [{matchLabels: {client: good}}]
-  toPorts: [{ports: [{port: '80', protocol: TCP}]}]
-  authentication: {mode: required}
+    - fromEndpoints: [{matchLabels: {client: good}}]
+      toPorts: [{ports: [{port: '80', protocol: TCP}]}]
+      authentication: {mode: required}
 ";
 
 fn nginx() -> Arc<PolicySet> {
