@@ -1,15 +1,17 @@
 //! Tunnel devices at the start of an agent and after its end: made, taken over from an earlier one, taken away.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use handfast_encrypt::{
-    Backend, Device, Ipsec, IpsecOptions, Options, RouteOptions, Routes, Tunnel, WireGuard,
+    Backend, Device, Ipsec, IpsecOptions, Options, PublicKey, RouteOptions, Routes, Tunnel,
+    WireGuard,
 };
 
 use super::RunError;
 use super::tunnel_worker::Devices;
-use super::tunnels::{Slot, TunnelKeys};
+use super::tunnels::{Place, Places, Slot, TunnelKeys};
 use crate::config::{AgentConfig, Encryption};
 use crate::wire::TunnelKind;
 
@@ -20,13 +22,47 @@ pub(super) struct Opened {
     pub(super) keys: TunnelKeys,
 }
 
+/// A device that was made anew, since its daemon had ended while no agent ran, has another key and no peers: what is
+/// remembered to be in it is not, and must not keep the next tunnels off its place.
+async fn forget_gone(keys: &mut TunnelKeys, devices: &Devices) -> Result<(), RunError> {
+    let mut held: BTreeMap<Slot, Vec<PublicKey>> = BTreeMap::new();
+    for (slot, device) in devices {
+        let peers = device.status().await?.peers;
+        held.insert(*slot, peers.iter().map(|peer| peer.public_key).collect());
+    }
+    let there = |place: &Place| {
+        held.get(&place.slot)
+            .is_some_and(|keys| keys.contains(&place.key()))
+    };
+    let known: Vec<_> = keys
+        .all()
+        .iter()
+        .map(|(peer, places)| (*peer, *places))
+        .collect();
+    for (peer, places) in known {
+        let mut standing = places.all().filter(there);
+        match standing.next() {
+            None => keys.remove(peer)?,
+            Some(active) => {
+                let other = standing.next();
+                keys.set(peer, Places { active, other })?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Makes the tunnel's device, or takes over what an earlier agent left: two devices if it was changing keys. What is
 /// new is down.
 pub(super) async fn open(config: &AgentConfig, underlay: Vec<IpAddr>) -> Result<Opened, RunError> {
     refuse_other_kind(config).await?;
-    let keys = TunnelKeys::open(&config.run_dir)?;
+    let mut keys = TunnelKeys::open(&config.run_dir)?;
     let devices = match config.encryption {
-        Encryption::Wireguard => open_wireguard(config, underlay).await?,
+        Encryption::Wireguard => {
+            let devices = open_wireguard(config, underlay).await?;
+            forget_gone(&mut keys, &devices).await?;
+            devices
+        }
         Encryption::Ipsec => {
             let tunnel = Ipsec::open(ipsec_options(config, underlay)?).await?;
             Devices::from([(Slot::First, Arc::new(tunnel) as Arc<dyn Tunnel>)])
