@@ -170,6 +170,23 @@ pub enum Health {
     },
 }
 
+impl Health {
+    /// Tells what was found on a device and set back, if anything was. What the agent has yet to hear is not told over.
+    pub(crate) fn mended(health: &watch::Sender<Self>, device: &str, found: &[String]) {
+        if found.is_empty() {
+            return;
+        }
+        let what = format!("device {device}: {}", found.join("; "));
+        health.send_if_modified(|health| {
+            let heard = matches!(health, Self::Good | Self::Mended { .. });
+            if heard {
+                *health = Self::Mended { what };
+            }
+            heard
+        });
+    }
+}
+
 /// A tunnel as its device reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {

@@ -3,7 +3,7 @@
 //! `policy enforce` asks there whom `required` would cut. The CA adds reports up, so that nothing need be remembered
 //! here once it is told; what could not be told waits, within bounds, and what does not fit is counted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -64,21 +64,21 @@ impl Waiting {
 
     /// As many as one report takes.
     fn take(&mut self) -> (Vec<(Key, Seen)>, u64) {
-        let keys: Vec<Key> = self.pairs.keys().take(IN_A_REPORT).cloned().collect();
-        let pairs = keys
-            .into_iter()
-            .filter_map(|key| self.pairs.remove_entry(&key));
+        let pairs = self.pairs.extract_if(|_, _| true).take(IN_A_REPORT);
         (pairs.collect(), std::mem::take(&mut self.lost))
     }
 
     /// Pairs that were opened without a proof and have one now are proven now.
     fn prove(&mut self, pairs: &[PairInfo], now_ms: u64) {
+        let proven: HashSet<(&str, &str)> = pairs
+            .iter()
+            .flat_map(|PairInfo { local, remote, .. }| {
+                let (local, remote) = (local.as_str(), remote.as_str());
+                [(local, remote), (remote, local)]
+            })
+            .collect();
         for (key, seen) in &mut self.pairs {
-            let proven = |pair: &PairInfo| {
-                (&pair.local, &pair.remote) == (&key.source, &key.destination)
-                    || (&pair.remote, &pair.local) == (&key.source, &key.destination)
-            };
-            if pairs.iter().any(proven) {
+            if proven.contains(&(key.source.as_str(), key.destination.as_str())) {
                 seen.proven_at_ms = Some(now_ms);
             }
         }
@@ -114,17 +114,15 @@ impl Agent {
             EventKind::Audited => true,
             EventKind::Held | EventKind::Dropped => return,
         };
-        let Some(rule) = event
+        let rule = event
             .rule
             .and_then(|rule| self.policy.set().rule(RuleRef(rule)))
-        else {
+            .filter(|rule| rule.authentication == Some(Authentication::Audit));
+        let Some(rule) = rule else {
             return;
         };
         let from_the_ca = |known: &&crate::identity::KnownPolicy| known.name == rule.file;
-        let (Some(Authentication::Audit), Some(document)) = (
-            rule.authentication,
-            self.knowledge.policies.iter().find(from_the_ca),
-        ) else {
+        let Some(document) = self.knowledge.policies.iter().find(from_the_ca) else {
             return;
         };
         let end = |identity: &Option<String>| identity.clone().unwrap_or_else(|| "unknown".into());

@@ -48,18 +48,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
 
 async fn mend(inner: &Inner) {
     match inner.mend().await {
-        Ok(found) if found.is_empty() => {}
-        Ok(found) => {
-            let what = format!("device {}: {}", inner.options.name, found.join("; "));
-            inner.health.send_if_modified(|health| {
-                // What the agent has yet to hear is not told over.
-                let heard = matches!(health, Health::Good | Health::Mended { .. });
-                if heard {
-                    *health = Health::Mended { what: what.clone() };
-                }
-                heard
-            });
-        }
+        Ok(found) => Health::mended(&inner.health, &inner.options.name.to_string(), &found),
         Err(error) => tracing::warn!(%error, "the tunnel's policies cannot be inspected"),
     }
 }
