@@ -7,17 +7,21 @@ use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_xfrm_state},
     helpers::{
         bpf_redirect, bpf_skb_change_head, bpf_skb_change_type, bpf_skb_get_xfrm_state,
-        bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use handfast_layout::{Config, MARK_ALL, packet::Source};
+
+use crate::hold::ETHERNET;
 
 /// "Next": another program may still look at it.
 pub const PASS: i32 = TC_ACT_UNSPEC;
 /// Drop.
 pub const DROP: i32 = TC_ACT_SHOT as i32;
 
+/// `BPF_HDR_START_NET` of `linux/bpf.h`.
+const FROM_NETWORK_HEADER: u32 = 1;
 /// `PACKET_HOST` of `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
 
@@ -84,6 +88,40 @@ impl Skb {
         unsafe {
             let failed = bpf_skb_get_xfrm_state(self.0.cast(), 0, state.as_mut_ptr(), size, 0);
             (failed == 0).then(|| state.assume_init().reqid)
+        }
+    }
+
+    /// What lies in front of the network header: nothing or an Ethernet header; another length is no answer. For
+    /// packets out of an XFRM device, which has no link header, but whose packets keep that of the interface they came
+    /// in by. Not inlined: see above.
+    #[inline(never)]
+    pub fn link_len(&self) -> Option<u32> {
+        // SAFETY: the kernel gives both ends.
+        let (start, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
+        let linear = (end - start) as u32;
+        if self.network_header_is_within(linear, 0) {
+            Some(0)
+        } else if self.network_header_is_within(linear, ETHERNET)
+            && !self.network_header_is_within(linear, ETHERNET - 1)
+        {
+            Some(ETHERNET)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the network header begins at this many bytes, or before: then, and only then, the linear part has a
+    /// byte so far from it. What the bytes say is not asked: their sender could make one header look like the other.
+    #[inline(always)]
+    fn network_header_is_within(&self, linear: u32, bytes: u32) -> bool {
+        let Some(offset) = linear.checked_sub(bytes + 1) else {
+            return false;
+        };
+        let mut byte = 0_u8;
+        // SAFETY: the helper fills the byte or fails.
+        unsafe {
+            let to = (&raw mut byte).cast();
+            bpf_skb_load_bytes_relative(self.0.cast(), offset, to, 1, FROM_NETWORK_HEADER) == 0
         }
     }
 

@@ -31,10 +31,14 @@ pub fn from_tunnel(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
+    let association = skb.association();
+    if association.is_some() {
+        work.link_len = skb.link_len().ok_or(Reason::Malformed)?;
+    }
     work.read(skb)?;
     // Before anything is held: a packet that comes back from there has no association any more. WireGuard has
     // asked by itself, since each peer's allowed addresses are its own.
-    if let Some(number) = skb.association()
+    if let Some(number) = association
         && work.prefix(work.packet.src) != Some(number)
     {
         return Err(Reason::OtherTunnel);
