@@ -6,6 +6,8 @@
 mod entries;
 mod installed;
 #[cfg(test)]
+mod netpol;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
