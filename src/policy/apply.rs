@@ -20,9 +20,6 @@ pub(super) struct ApplyArgs {
     workloads: WorkloadArgs,
     #[command(flatten)]
     lifelines: LifelineArgs,
-    /// Apply policies that would cut agents from the CA, the CA from its store, or both from names
-    #[arg(long)]
-    allow_cut: bool,
     /// Say what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -48,18 +45,15 @@ pub(super) async fn run(args: &ApplyArgs, socket: &CaSocket) -> anyhow::Result<(
     let mut inventory = args.workloads.read_or_ask(socket).await?;
     inventory.needs.extend(args.lifelines.needs());
     let findings = check(&after, &inventory);
-    let mut refused = 0;
     for finding in findings
         .iter()
         .filter(|found| found.level == Level::Refused)
     {
         eprintln!("{finding}");
-        refused += usize::from(!(args.allow_cut && finding.code == "cuts-lifeline"));
     }
-    ensure!(
-        refused == 0,
-        "these policies are refused; nothing was changed (what would cut handfast's own lifelines passes with --allow-cut)"
-    );
+    args.lifelines
+        .judge(&findings)
+        .context("nothing was changed")?;
     let outcome = |document: &Document| match before.get(document.key.as_str()) {
         None => "created",
         Some(text) if *text == document.text => "unchanged",

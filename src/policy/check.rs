@@ -1,8 +1,7 @@
 //! `handfast policy check`: errors, oddities, and what would cut handfast's own lifelines.
 
-use anyhow::ensure;
 use clap::Args;
-use handfast_policies::tools::check::{Finding, Level, check};
+use handfast_policies::tools::check::{Finding, check};
 use handfast_policies::{PolicyInfo, PolicySet, ReadError};
 use serde::Serialize;
 
@@ -18,9 +17,6 @@ pub(super) struct CheckArgs {
     workloads: WorkloadArgs,
     #[command(flatten)]
     lifelines: LifelineArgs,
-    /// Accept policies that would cut agents from the CA, the CA from its store, or both from names
-    #[arg(long)]
-    allow_cut: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -50,13 +46,9 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
             Vec::new()
         }
     };
-    let insisted = |found: &Finding| args.allow_cut && found.code == "cuts-lifeline";
-    let refused = findings
-        .iter()
-        .filter(|found| found.level == Level::Refused && !insisted(found))
-        .count();
+    let judgement = args.lifelines.judge(&findings);
     let report = Report {
-        ok: errors.is_empty() && refused == 0,
+        ok: errors.is_empty() && judgement.is_ok(),
         policies,
         errors,
         findings,
@@ -75,9 +67,5 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         eprintln!("{finding}");
     }
     refuse(&report.errors)?;
-    ensure!(
-        refused == 0,
-        "these policies are refused; change them (what would cut handfast's own lifelines passes with --allow-cut)"
-    );
-    Ok(())
+    judgement
 }

@@ -3,8 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
+use handfast_policies::tools::check::{Finding, Level};
 use handfast_policies::tools::inventory::{Inventory, Need};
 use handfast_policies::tools::observed::{self, Observed};
 use handfast_policies::{PolicySet, Protocol, ReadError, Source, Workload};
@@ -35,6 +36,9 @@ pub(super) struct LifelineArgs {
     /// Name servers that agents ask: refuse policies that would cut them
     #[arg(long, value_name = "ADDRESS")]
     dns_address: Vec<IpAddr>,
+    /// Take policies that would cut one of these
+    #[arg(long)]
+    allow_cut: bool,
 }
 
 impl WorkloadArgs {
@@ -101,6 +105,17 @@ impl LifelineArgs {
             }
         }
         needs
+    }
+
+    /// Why policies are not to be taken, if so.
+    pub(super) fn judge(&self, findings: &[Finding]) -> anyhow::Result<()> {
+        let insisted = |found: &Finding| self.allow_cut && found.code == "cuts-lifeline";
+        let refused = |found: &Finding| found.level == Level::Refused && !insisted(found);
+        ensure!(
+            !findings.iter().any(refused),
+            "these policies are refused; change them (what would cut handfast's own lifelines passes with --allow-cut)"
+        );
+        Ok(())
     }
 }
 
