@@ -91,6 +91,23 @@ pub enum Error {
         /// What to do, or nothing.
         hint: &'static str,
     },
+    /// A node has had as much signed as its entries account for.
+    #[error(
+        "node {node} has used up its {what}: {most} in an hour are what its entries account for; it gets one more in {wait} s, and more at once when entries are added or changed"
+    )]
+    TooMuch {
+        /// The node.
+        node: crate::NodeName,
+        /// Of which kind.
+        what: &'static str,
+        /// In an hour.
+        most: u64,
+        /// Seconds until there is one more.
+        wait: u64,
+    },
+    /// Too many others ask for the same at this moment.
+    #[error("{0}; try again in a moment, nothing was changed")]
+    Busy(&'static str),
     /// No room to write.
     #[error(
         "the disk that holds the CA's store is full: nothing was changed; free some space and try again"
@@ -220,6 +237,8 @@ impl Error {
             | Self::StoreCorrupt(_)
             | Self::Store(_) => "store",
             Self::Audit(_) | Self::AuditBroken { .. } => "audit",
+            Self::TooMuch { .. } => "too-much",
+            Self::Busy(_) => "busy",
             Self::NotSigning(_) => "not-signing",
             Self::Shared(error) => error.reason(),
             Self::NotInForce(error) => error.reason(),
@@ -237,7 +256,7 @@ impl Error {
             Self::Denied(_) | Self::Token(_) => Code::PermissionDenied,
             Self::Rejected(_) => Code::Unauthenticated,
             Self::Clock { .. } => Code::FailedPrecondition,
-            Self::StoreFull => Code::ResourceExhausted,
+            Self::StoreFull | Self::TooMuch { .. } | Self::Busy(_) => Code::ResourceExhausted,
             Self::StoreDamaged { .. } | Self::StoreCorrupt(_) => Code::DataLoss,
             Self::Audit(_) | Self::Recovering(_) | Self::NotSigning(_) => Code::Unavailable,
             Self::Refused { code, .. } => *code,

@@ -9,18 +9,23 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::{Ca, next};
+use futures::StreamExt;
 use handfast_ca::Error;
 use handfast_ca::audit::{Filter, Record};
-use handfast_ca::client::{self, Attestation, CaTrust};
+use handfast_ca::certificate::PrivateKey;
+use handfast_ca::client::{
+    self, AgentClient, Attestation, CaTrust, Refusal, SvidKind, SvidRequest,
+};
 use spiffe::TrustDomain;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
-/// `MAX_KNOWN` and `MAX_GREETED` of the server.
+/// Connections of a node, and handshakes of an address.
 const OF_A_NODE: usize = 16;
-const HANDSHAKES: usize = 64;
+const HANDSHAKES_EACH: usize = 512;
 
 async fn refusals(ca: &mut Ca, act: &str) -> Vec<Record> {
     let filter = Filter {
@@ -93,24 +98,159 @@ async fn a_node_has_so_many_connections_and_those_that_it_has_go_on() {
     ca.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_address_leaves_room_for_the_handshakes_of_others() {
-    let ca = Ca::start().await;
-    let port = ca.address.port();
-    // They connect and say nothing.
+/// As many files as the machine allows: both ends of all connections are in this process.
+fn many_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
+
+/// Connections from an address of this machine that say nothing.
+async fn silent(from: [u8; 4], to: SocketAddr, count: usize) -> Vec<TcpStream> {
     let mut silent = Vec::new();
-    for _ in 0..HANDSHAKES + 1 {
-        silent.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    for _ in 0..count {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((from, 0))).unwrap();
+        silent.push(socket.connect(to).await.unwrap());
     }
-    // Well before the 10 s that a handshake may take one of them is closed, and no more.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let closed = silent.iter().filter(|tcp| {
+    silent
+}
+
+/// How many of them the other side has closed.
+fn closed(some: &[TcpStream]) -> usize {
+    let closed = some.iter().filter(|tcp| {
         let read = tcp.try_read(&mut [0; 1]);
         !matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     });
-    assert_eq!(closed.count(), 1);
-    drop(silent);
+    closed.count()
+}
+
+/// Waits, for less than a handshake may take, until so many are closed.
+async fn until_closed(some: &[TcpStream], count: usize) {
+    for _ in 0..90 {
+        if closed(some) >= count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{} of {count} are closed", closed(some));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_that_never_end_keep_no_agent_out() {
+    many_files();
+    let mut ca = Ca::start().await;
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    let late = ca.join("db1", "10.2.0.0/24").await;
+    let agent = ca.connect(&joined).await.unwrap();
+    let mut updates = agent.updates().await.unwrap();
+    next(&mut updates).await;
+    // One address gets no more than half of the room.
+    let one = silent([127, 0, 9, 1], ca.address, HANDSHAKES_EACH + 3).await;
+    until_closed(&one, 3).await;
+    // Another takes the rest: who comes then gets a place of theirs.
+    let other = silent([127, 0, 9, 2], ca.address, HANDSHAKES_EACH).await;
+    assert_eq!(closed(&one), 3);
+    let late = ca.connect(&late).await.unwrap();
+    next(&mut late.updates().await.unwrap()).await;
+    ca.entry("spiffe://example.org/web", None).await;
+    next(&mut updates).await;
+    drop((one, other, updates));
     ca.stop().await;
+}
+
+fn request(entry: &str, csr: &[u8]) -> SvidRequest {
+    SvidRequest {
+        kind: SvidKind::Workload {
+            entry_id: entry.to_owned(),
+        },
+        csr: csr.to_vec(),
+    }
+}
+
+/// Asks for so many SVIDs; says how many came, and what was said of the others.
+async fn issue(agent: &AgentClient, entry: &str, count: usize) -> (usize, Vec<Refusal>) {
+    let csr = PrivateKey::generate().unwrap().csr().unwrap();
+    let requests = (0..count).map(|_| request(entry, &csr)).collect();
+    let answers = agent.issue(requests).await.unwrap();
+    let refusals: Vec<Refusal> = answers.into_iter().filter_map(Result::err).collect();
+    (count - refusals.len(), refusals)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_gets_what_its_entries_account_for_and_takes_nothing_from_others() {
+    let mut ca = Ca::start().await;
+    let taken_over = ca.join("web1", "10.1.0.0/24").await;
+    let other = ca.join("db1", "10.2.0.0/24").await;
+    let web = ca.entry("spiffe://example.org/web", Some("web1")).await;
+    let db = ca.entry("spiffe://example.org/db", Some("db1")).await;
+    let (agent, bystander) = (
+        ca.connect(&taken_over).await.unwrap(),
+        ca.connect(&other).await.unwrap(),
+    );
+    let (came, refusals) = issue(&agent, &web.id, 500).await;
+    // 256, 20 for the entry, and what an hour brings back while this runs.
+    assert!((276..300).contains(&came), "{came}");
+    let refusal = refusals.first().unwrap();
+    assert_eq!(refusal.code, tonic::Code::ResourceExhausted);
+    assert!(
+        refusal.message.contains("node web1 has used up"),
+        "{refusal}"
+    );
+    assert_eq!(issue(&bystander, &db.id, 50).await.0, 50);
+    // Nor are refusals more than a few lines.
+    let written = refusals_of(&mut ca, "svid.issue", "web1").await;
+    assert!((1..=10).contains(&written), "{written}");
+
+    // What an operator adds is had at once.
+    let more = ca.entry("spiffe://example.org/more", Some("web1")).await;
+    let mut came = 0;
+    for _ in 0..100 {
+        came += issue(&agent, &more.id, 1).await.0;
+        if came > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(came, 1);
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_gets_so_many_tokens_and_others_get_theirs() {
+    let mut ca = Ca::start().await;
+    let taken_over = ca.join("web1", "10.1.0.0/24").await;
+    let other = ca.join("db1", "10.2.0.0/24").await;
+    let web = ca.entry("spiffe://example.org/web", None).await;
+    let agent = ca.connect(&taken_over).await.unwrap();
+    let audience = ["someone".to_owned()];
+    let asked = futures::stream::iter(0..1200).map(|_| agent.issue_jwt(&web.id, &audience));
+    let answers: Vec<_> = asked.buffer_unordered(32).collect().await;
+    let came = answers.iter().filter(|answer| answer.is_ok()).count();
+    // 512, and 304 for the entry.
+    assert!((816..1000).contains(&came), "{came}");
+    for refused in answers.into_iter().filter_map(Result::err) {
+        let text = refused.to_string();
+        assert!(
+            text.contains("node web1 has used up its JWT-SVIDs"),
+            "{text}"
+        );
+    }
+    let written = refusals_of(&mut ca, "jwt.issue", "web1").await;
+    assert!((1..=10).contains(&written), "{written}");
+    let bystander = ca.connect(&other).await.unwrap();
+    bystander
+        .issue_jwt(&web.id, &audience)
+        .await
+        .unwrap()
+        .unwrap();
+    ca.stop().await;
+}
+
+/// Lines of the audit log that tell of refusals of a node.
+async fn refusals_of(ca: &mut Ca, act: &str, node: &str) -> usize {
+    let of_it = |record: &&Record| record.by.ends_with(node);
+    refusals(ca, act).await.iter().filter(of_it).count()
 }
 
 /// Claims more than fits.

@@ -7,6 +7,8 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+use super::admitting;
+use super::allowance::What;
 use super::listen::{Peer, PeerNode};
 use super::push::{self, Understands, UpdateStream};
 use super::quota::source;
@@ -69,14 +71,14 @@ impl Agents for Service {
         request: Request<proto::JoinRequest>,
     ) -> Result<Response<proto::JoinReply>, Status> {
         let from = peer(&request)?.from;
-        let place = Arc::clone(&self.state.admitting).acquire_owned().await;
-        let place = place.map_err(|_| Status::unavailable("the CA stops"))?;
+        let knock = admitting::knock(&self.state, from)?;
+        let place = admitting::place(&self.state.admitting).await?;
         // From here on it goes to its end, also if the caller hangs up: a
         // token that is spent stands in the log.
         let state = Arc::clone(&self.state);
         let joining = tokio::spawn(async move {
             let joined = join(&state, request.into_inner(), from).await;
-            drop(place);
+            drop((place, knock));
             joined
         });
         let joined = joining.await;
@@ -122,7 +124,11 @@ impl Agents for Service {
                 }
                 Err(error) => metrics::refused("svid.issue", error),
             }
-            acts.push(act(&asked, &answer, &node).with("from", peer.from.to_string()));
+            let act = act(&asked, &answer, &node).with("from", peer.from.to_string());
+            match &answer {
+                Ok(_) => acts.push(act),
+                Err(_) => acts.extend(self.state.refused_node(&node.svid.name, act)),
+            }
             replies.push(proto::SvidReply {
                 result: Some(result(answer)),
             });
@@ -222,6 +228,9 @@ impl Service {
         // Looked up for each: a revocation counts from the moment it is there.
         let now = self.state.now();
         let node = now.admitted(caller)?;
+        let authority = &self.state.authority;
+        let allowances = &self.state.allowances;
+        allowances.take(&now, node, authority.lifetimes(), What::Svid)?;
         let key = CsrKey::read(&request.csr)?;
         let issued = match request.kind() {
             proto::SvidKind::Node => {

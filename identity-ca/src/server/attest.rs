@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
+use super::admitting;
 use super::agents::{signed, svid};
 use super::quota::source;
 use super::state::State;
@@ -18,7 +19,7 @@ use crate::authority::Issued;
 use crate::certificate::{CsrKey, NodeBinding};
 use crate::client::check_clocks;
 use crate::proto::attest_reply::Step;
-use crate::{Error, now_ms, proto};
+use crate::{Error, metrics, now_ms, proto};
 
 pub(super) type Stream = ReceiverStream<Result<proto::AttestReply, Status>>;
 
@@ -35,14 +36,18 @@ pub(super) async fn attest(
     from: SocketAddr,
 ) -> Result<Response<Stream>, Status> {
     let (replies, stream) = mpsc::channel(1);
+    let knock = admitting::knock(state, from)?;
     let state = Arc::clone(state);
     tokio::spawn(async move {
         let mut caller = Conversation {
             messages,
             replies,
             challenges: 0,
+            places: Arc::clone(&state.judging),
+            place: None,
         };
         let ended = answer(&state, &mut caller, from).await;
+        drop((knock, caller.place.take()));
         // Who has hung up hears nothing more.
         drop(caller.replies.send(ended).await);
     });
@@ -59,7 +64,10 @@ async fn answer(
     let admitted = admit(state, caller, first).await;
     let act = match &admitted {
         Ok((_, issued)) => signed(ACT, &issued.spiffe_id, issued),
-        Err(error) => Act::refused(ACT, from, "", error),
+        Err(error) => {
+            metrics::refused(ACT, error);
+            Act::refused(ACT, from, "", error)
+        }
     };
     let act = act.with("kind", kind).with("from", from.to_string());
     match &admitted {
@@ -83,11 +91,13 @@ async fn admit(
     first: proto::AttestRequest,
 ) -> Result<(proto::Bundle, Issued), Error> {
     check_clocks(first.now_ms, now_ms())?;
+    caller.sit_down().await?;
     let key = CsrKey::read(&first.csr)?;
     let hash = crate::bundle::sha256(key.point());
     let attestor = state.attestors.kind(&first.kind)?;
     let kind = attestor.kind();
     let proven = attestor.attest(&first.payload, &hash, caller).await?;
+    caller.place = None;
     let change = move |state: Arc<State>| async move {
         let sign = |binding: &NodeBinding| state.authority.node_svid(&key, binding);
         let registry = &state.registry;
@@ -97,7 +107,7 @@ async fn admit(
         };
         Ok((proto::Bundle::from(&*state.now().bundle), issued))
     };
-    let _place = state.admitting.acquire().await;
+    let _place = admitting::place(&state.admitting).await?;
     state.change(change).await
 }
 
@@ -105,9 +115,17 @@ struct Conversation {
     messages: Streaming<proto::AttestRequest>,
     replies: mpsc::Sender<Result<proto::AttestReply, Status>>,
     challenges: usize,
+    /// Judging takes a place; the caller's own time does not.
+    places: Arc<Semaphore>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Conversation {
+    async fn sit_down(&mut self) -> Result<(), Error> {
+        self.place = Some(admitting::place(&self.places).await?);
+        Ok(())
+    }
+
     async fn next(&mut self) -> Result<proto::AttestRequest, Error> {
         let broken = |problem: &str| Error::invalid("attestation", problem);
         let message = timeout(PATIENCE, self.messages.message())
@@ -136,6 +154,9 @@ impl Caller for Conversation {
             .send(Ok(reply))
             .await
             .map_err(|_| Error::invalid("attestation", "the caller hung up in the middle of it"))?;
-        Ok(self.next().await?.payload)
+        self.place = None;
+        let answer = self.next().await?.payload;
+        self.sit_down().await?;
+        Ok(answer)
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use tonic::{Response, Status};
 
 use super::agents::entitled;
+use super::allowance::What;
 use super::listen::PeerNode;
 use super::state::State;
 use crate::audit::Act;
 use crate::client::check_clocks;
 use crate::jwt::Issued;
 use crate::model::Entry;
-use crate::{Error, jwt, now_ms, proto};
+use crate::{Error, jwt, metrics, now_ms, proto};
 
 const ACT: &str = "jwt.issue";
 
@@ -39,8 +40,12 @@ pub(super) async fn issue(
             }))
         }
         Err(error) => {
-            let act = Act::refused(ACT, node, &request.entry_id, &error);
-            state.audit.record(vec![act]).await?;
+            metrics::refused(ACT, &error);
+            let asked: String = request.entry_id.chars().take(64).collect();
+            let act = Act::refused(ACT, node, asked, &error);
+            if let Some(act) = state.refused_node(&caller.svid.name, act) {
+                state.audit.record(vec![act]).await?;
+            }
             Err(error.into())
         }
     }
@@ -54,10 +59,11 @@ fn sign(
     // Looked up for each: a revocation counts from the moment it is there.
     let now = state.now();
     let node = now.admitted(caller)?;
+    let life = state.authority.lifetimes();
+    state.allowances.take(&now, node, life, What::Jwt)?;
     let entry = entitled(&now, node, &request.entry_id)?;
     let key = state.authority.jwt_key()?;
-    let life = state.authority.lifetimes().jwt;
-    let life = entry.jwt_ttl_seconds.map_or(life, u64::from);
+    let life = entry.jwt_ttl_seconds.map_or(life.jwt, u64::from);
     let issued = jwt::issue(
         &key,
         &entry.spiffe_id,

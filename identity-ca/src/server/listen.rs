@@ -19,13 +19,14 @@ use spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::transport::server::Connected;
 
 use super::connections::Open;
+use super::handshakes::Handshakes;
 use super::quota::{Place, Quota, source};
 use super::state::State;
 use crate::registry::Snapshot;
@@ -35,12 +36,12 @@ use crate::{Error, metrics};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const LINGER: Duration = Duration::from_secs(1);
-/// Who has no certificate has come to join, or to ask the time.
-const ANONYMOUS: Duration = Duration::from_secs(60);
+/// Who has no certificate has come to join, or to ask the time: a claim, a wait for a place, a change of the store.
+const ANONYMOUS: Duration = Duration::from_secs(30);
+/// Of those who have shown a certificate. Whoever has not yet, or will not, takes none of their places.
 const MAX_CONNECTIONS: usize = 4096;
 const MAX_ANONYMOUS: usize = 128;
-/// Of one source. Many nodes may stand behind one address: a handshake is over soon, and who is refused comes again.
-const MAX_GREETED: usize = 64;
+/// Of one source. Many nodes may stand behind one address: who is refused comes again.
 const MAX_STRANGERS: usize = 16;
 /// Of one node or operator: an agent has one, two while it changes its certificate, and those that a broken network
 /// has left half open for 30 s.
@@ -119,7 +120,7 @@ pub(super) fn agents(
         state,
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         anonymous: Arc::new(Semaphore::new(MAX_ANONYMOUS)),
-        greeted: Quota::new(MAX_GREETED),
+        handshakes: Handshakes::default(),
         strangers: Quota::new(MAX_STRANGERS),
         known: Quota::new(MAX_KNOWN),
     };
@@ -133,8 +134,7 @@ struct Gate {
     state: Arc<State>,
     connections: Arc<Semaphore>,
     anonymous: Arc<Semaphore>,
-    /// Handshakes of one source.
-    greeted: Quota<IpAddr>,
+    handshakes: Handshakes,
     /// Connections of one source that have shown no certificate.
     strangers: Quota<IpAddr>,
     /// Connections of one node or operator.
@@ -143,23 +143,29 @@ struct Gate {
 
 async fn accept(listener: TcpListener, gate: Gate, ready: mpsc::Sender<io::Result<AgentStream>>) {
     loop {
-        let permit = Arc::clone(&gate.connections).acquire_owned().await;
-        let (Ok(permit), accepted) = (
-            permit,
-            tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = ready.closed() => return,
-            },
-        ) else {
-            return;
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = ready.closed() => return,
         };
         match accepted {
             Ok((tcp, from)) => {
+                let source = source(from.ip());
+                let Some(mut handshake) = gate.handshakes.begin(source, Instant::now()) else {
+                    refused("handshakes", format!("{source} has too many under way"));
+                    continue;
+                };
                 let (gate, ready) = (gate.clone(), ready.clone());
                 tokio::spawn(async move {
-                    match gate.shake_hands(tcp, from, permit).await {
-                        Ok(stream) => drop(ready.send(Ok(stream)).await),
-                        Err(problem) => tracing::debug!(%from, %problem, "connection refused"),
+                    let done = handshake.hold(gate.shake_hands(tcp, from)).await;
+                    drop(handshake);
+                    match done {
+                        Some(Ok(stream)) => drop(ready.send(Ok(stream)).await),
+                        Some(Err(problem)) => {
+                            tracing::debug!(%from, %problem, "connection refused");
+                        }
+                        None => {
+                            refused("handshakes", format!("{source} was slow, others wait"));
+                        }
                     }
                 });
             }
@@ -173,20 +179,7 @@ async fn accept(listener: TcpListener, gate: Gate, ready: mpsc::Sender<io::Resul
 }
 
 impl Gate {
-    async fn shake_hands(
-        &self,
-        tcp: TcpStream,
-        from: SocketAddr,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<AgentStream, String> {
-        let source = source(from.ip());
-        let greeted = self.greeted.take(source);
-        let greeted = greeted.ok_or_else(|| {
-            refused(
-                "handshakes",
-                format!("{source} has {MAX_GREETED} under way"),
-            )
-        })?;
+    async fn shake_hands(&self, tcp: TcpStream, from: SocketAddr) -> Result<AgentStream, String> {
         tcp.set_nodelay(true).map_err(|error| error.to_string())?;
         let handshake = timeout(HANDSHAKE, self.acceptor.accept(tcp).into_fallible()).await;
         let tls = match handshake.map_err(|_| "no handshake within 10 s".to_owned())? {
@@ -196,40 +189,22 @@ impl Gate {
                 return Err(error.to_string());
             }
         };
-        let (mut node, mut operator, mut open, mut known) = (None, None, None, None);
-        if let Some(chain) = tls.get_ref().1.peer_certificates() {
-            let now = self.state.now();
-            let shown = recognise(&now, chain, crate::now());
-            let shown = shown.map_err(|rejection| rejection.to_string())?;
-            let who = shown.spiffe_id();
-            let place = self.known.take(who.clone());
-            known = Some(place.ok_or_else(|| {
-                refused(
-                    "connections",
-                    format!("{who} has {MAX_KNOWN} connections open"),
-                )
-            })?);
-            open = Some(self.state.keep_judging(chain, &shown, &now)?);
-            match shown {
-                Shown::Node(shown) => node = Some(shown),
-                Shown::Operator(shown) => operator = Some(shown),
+        let (mut node, mut operator, mut open) = (None, None, None);
+        let place = match tls.get_ref().1.peer_certificates() {
+            Some(chain) => {
+                let now = self.state.now();
+                let shown = recognise(&now, chain, crate::now());
+                let shown = shown.map_err(|rejection| rejection.to_string())?;
+                let place = self.place_of(&shown.spiffe_id())?;
+                open = Some(self.state.keep_judging(chain, &shown, &now)?);
+                match shown {
+                    Shown::Node(shown) => node = Some(shown),
+                    Shown::Operator(shown) => operator = Some(shown),
+                }
+                place
             }
-        }
-        let anonymous = match (&node, &operator) {
-            (Some(_), _) | (_, Some(_)) => None,
-            (None, None) => {
-                let permit = Arc::clone(&self.anonymous).try_acquire_owned();
-                let place = self.strangers.take(source);
-                let (Ok(permit), Some(place)) = (permit, place) else {
-                    return Err(refused(
-                        "strangers",
-                        format!("{source} is one too many of those who have not joined"),
-                    ));
-                };
-                Some((Box::pin(sleep(ANONYMOUS)), permit, place))
-            }
+            None => self.place_of_a_stranger(source(from.ip()))?,
         };
-        drop(greeted);
         Ok(AgentStream {
             tls,
             peer: Peer {
@@ -238,8 +213,41 @@ impl Gate {
                 operator,
             },
             open,
-            anonymous,
-            _known: known,
+            place,
+        })
+    }
+
+    fn place_of(&self, who: &SpiffeId) -> Result<Room, String> {
+        let place = self.known.take(who.clone()).ok_or_else(|| {
+            refused(
+                "connections",
+                format!("{who} has {MAX_KNOWN} connections open"),
+            )
+        })?;
+        let permit = Arc::clone(&self.connections).try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            refused(
+                "connections",
+                format!("{who} would be one more than {MAX_CONNECTIONS}"),
+            )
+        })?;
+        Ok(Room::Known {
+            _place: place,
+            _permit: permit,
+        })
+    }
+
+    fn place_of_a_stranger(&self, source: IpAddr) -> Result<Room, String> {
+        let permit = Arc::clone(&self.anonymous).try_acquire_owned();
+        let (Ok(permit), Some(place)) = (permit, self.strangers.take(source)) else {
+            return Err(refused(
+                "strangers",
+                format!("{source} is one too many of those who have not joined"),
+            ));
+        };
+        Ok(Room::Stranger {
+            over: Box::pin(sleep(ANONYMOUS)),
+            _place: place,
             _permit: permit,
         })
     }
@@ -359,10 +367,21 @@ pub(super) struct AgentStream {
     peer: Peer,
     /// Tells when what was shown is no longer good enough.
     open: Option<Open>,
-    /// Ends who never shows a certificate.
-    anonymous: Option<(Pin<Box<Sleep>>, OwnedSemaphorePermit, Place<IpAddr>)>,
-    _known: Option<Place<SpiffeId>>,
-    _permit: OwnedSemaphorePermit,
+    place: Room,
+}
+
+/// What a connection takes of what there is for all.
+enum Room {
+    Known {
+        _place: Place<SpiffeId>,
+        _permit: OwnedSemaphorePermit,
+    },
+    Stranger {
+        /// Ends who never shows a certificate.
+        over: Pin<Box<Sleep>>,
+        _place: Place<IpAddr>,
+        _permit: OwnedSemaphorePermit,
+    },
 }
 
 impl Connected for AgentStream {
@@ -385,12 +404,12 @@ impl AsyncRead for AgentStream {
         if let Poll::Ready(read) = Pin::new(&mut self.tls).poll_read(context, buffer) {
             return Poll::Ready(read);
         }
-        match &mut self.anonymous {
-            Some((over, ..)) => {
+        match &mut self.place {
+            Room::Stranger { over, .. } => {
                 ready!(over.as_mut().poll(context));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
-            None => Poll::Pending,
+            Room::Known { .. } => Poll::Pending,
         }
     }
 }

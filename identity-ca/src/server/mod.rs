@@ -1,7 +1,9 @@
 //! The CA as a service: agents on TCP, operators on a Unix socket, one state behind both.
 
 mod admin;
+mod admitting;
 mod agents;
+mod allowance;
 mod attest;
 mod audit;
 mod backup;
@@ -9,6 +11,7 @@ mod connections;
 mod crls;
 mod damage;
 mod federation;
+mod handshakes;
 mod heads;
 mod heard;
 mod jwt;
@@ -312,10 +315,15 @@ impl Health {
         if let Some(recovery) = self.0.recovery() {
             return Err(recovery.reason());
         }
-        self.0
-            .authority
-            .may_sign()
-            .map_err(|error| error.to_string())
+        let able = self.0.authority.may_sign();
+        able.map_err(|error| error.to_string())?;
+        if !self.0.certificate.is_shown() {
+            return Err(
+                "the CA has no certificate to show to agents yet; it makes one within a moment"
+                    .to_owned(),
+            );
+        }
+        Ok(())
     }
 }
 

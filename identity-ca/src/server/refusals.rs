@@ -1,5 +1,5 @@
-//! Refusals of strangers in the audit log: each at first, then as a number, since who may write nothing else there
-//! must not be able to fill the disk with them.
+//! Refusals in the audit log: each at first, then as a number, since neither strangers nor a node that somebody has
+//! taken over must be able to fill the disk with them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::State;
-use crate::Error;
 use crate::audit::Act;
+use crate::{Error, NodeName};
 
 /// Refusals of one source that are written down at once, and how long it takes until it may have one more.
 const BURST: u32 = 10;
@@ -71,6 +71,14 @@ impl Refusals {
         Some(std::mem::take(&mut source.untold))
     }
 
+    /// The act, if it is to be written down, with how many there were before.
+    fn told(&self, source: &str, act: Act) -> Option<Act> {
+        Some(match self.judge(source, Instant::now())? {
+            0 => act,
+            more => act.with("refused_before", more),
+        })
+    }
+
     /// What is in no log yet, by source; forgets those of whom nothing was heard for long.
     fn settle(&self, now: Instant) -> Vec<(String, u64)> {
         let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -91,21 +99,24 @@ impl State {
     /// Writes down that somebody was refused who has shown nothing that we know, unless `source` has been often of
     /// late: then it counts.
     pub(super) async fn refused(&self, source: &str, act: Act) -> Result<(), Error> {
-        match self.refusals.judge(source, Instant::now()) {
+        match self.refusals.told(source, act) {
             None => Ok(()),
-            Some(0) => self.audit.record(vec![act]).await,
-            Some(more) => {
-                let act = act.with("refused_before", more);
-                self.audit.record(vec![act]).await
-            }
+            Some(act) => self.audit.record(vec![act]).await,
         }
+    }
+
+    /// The act of refusing a node, if it is to be written down and not only counted.
+    pub(super) fn refused_node(&self, node: &NodeName, act: Act) -> Option<Act> {
+        self.node_refusals.told(node.as_str(), act)
     }
 
     /// Writes down what has only been counted.
     pub(super) async fn settle_refusals(&self) -> Result<(), Error> {
-        let untold = self.refusals.settle(Instant::now());
-        let acts: Vec<Act> = untold
+        let now = Instant::now();
+        let (strangers, nodes) = (self.refusals.settle(now), self.node_refusals.settle(now));
+        let acts: Vec<Act> = strangers
             .into_iter()
+            .chain(nodes)
             .map(|(source, count)| {
                 Act::refused(
                     ACT,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -13,12 +13,14 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::{Notify, Semaphore, watch};
 
+use super::allowance::Allowances;
 use super::connections::Connections;
 use super::crls::Crls;
 use super::damage::Damage;
 use super::federation::Fetcher;
 use super::heads::Heads;
 use super::heard::Hearing;
+use super::quota::Quota;
 use super::refusals::Refusals;
 use crate::attest::Attestors;
 use crate::audit::Audit;
@@ -37,6 +39,10 @@ const REDATE_MS: u64 = 3_600_000;
 const MAX_STREAMS: usize = 4;
 /// Strangers who are let in at once.
 const MAX_ADMITTING: usize = 4;
+/// Claims that are judged at once: certificates of others cost time, and a cluster is asked.
+const MAX_JUDGING: usize = 8;
+/// As many as a source may have connections that have shown nothing.
+const MAX_KNOCKING: usize = 16;
 
 pub(super) struct State {
     pub(super) authority: Authority,
@@ -47,9 +53,16 @@ pub(super) struct State {
     pub(super) fetcher: Fetcher,
     pub(super) heads: Heads,
     pub(super) hearing: Hearing,
+    /// Of strangers, and of nodes by their names: neither takes the others' room.
     pub(super) refusals: Refusals,
+    pub(super) node_refusals: Refusals,
+    pub(super) allowances: Allowances,
     /// Strangers who are being let in: they must not keep operators from changing anything.
     pub(super) admitting: Arc<Semaphore>,
+    /// Claims of strangers that are being judged: who waits for an answer holds no place.
+    pub(super) judging: Arc<Semaphore>,
+    /// Strangers of one source who want to be let in.
+    pub(super) knocking: Quota<IpAddr>,
     pub(super) connections: Connections,
     pub(super) damage: Damage,
     pub(super) crls: Crls,
@@ -85,7 +98,11 @@ impl State {
         Ok(Arc::new(Self {
             hearing: Hearing::start(registry.clone(), Arc::clone(&writer)),
             refusals: Refusals::default(),
+            node_refusals: Refusals::default(),
+            allowances: Allowances::default(),
             admitting: Arc::new(Semaphore::new(MAX_ADMITTING)),
+            judging: Arc::new(Semaphore::new(MAX_JUDGING)),
+            knocking: Quota::new(MAX_KNOCKING),
             authority,
             registry,
             audit,
@@ -249,8 +266,9 @@ pub(super) struct OwnCertificate(RwLock<Option<Shown>>);
 struct Shown {
     key: Arc<CertifiedKey>,
     issuer: String,
-    /// Unix seconds.
+    /// When it is to be replaced, and when it ends (unix seconds).
     due: u64,
+    not_after: u64,
 }
 
 impl OwnCertificate {
@@ -260,6 +278,14 @@ impl OwnCertificate {
         let own = Self(RwLock::default());
         own.renew_if_due(authority)?;
         Ok(own)
+    }
+
+    /// Do agents find somebody here whom they believe?
+    pub(super) fn is_shown(&self) -> bool {
+        let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        shown
+            .as_ref()
+            .is_some_and(|shown| now_ms() / 1000 < shown.not_after)
     }
 
     pub(super) fn renew_if_due(&self, authority: &Authority) -> Result<(), Error> {
@@ -292,6 +318,7 @@ impl Shown {
             key: certified(issued.chain, &key)?,
             issuer,
             due: (now_ms() / 1000).midpoint(issued.not_after),
+            not_after: issued.not_after,
         })
     }
 }

@@ -107,16 +107,8 @@ async fn with_an_offline_root_it_says_what_to_do_and_signs_once_that_is_done() {
     let certificate = root.sign(&request, &server, 50_000).unwrap();
     ca.admin.install_issuing(certificate).await.unwrap();
     within(5, "it is ready", async || health.check().is_ok()).await;
-    // Its own certificate follows within a moment; a connection that came before has spent nothing.
-    let mut joined = client::join(&token).await;
-    for _ in 0..20 {
-        if joined.is_ok() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        joined = client::join(&token).await;
-    }
-    let agent = ca.connect(&joined.unwrap()).await.unwrap();
+    let joined = client::join(&token).await.unwrap();
+    let agent = ca.connect(&joined).await.unwrap();
     svid(&agent, &web).await.unwrap();
 }
 
