@@ -31,19 +31,27 @@ pub fn from_tunnel(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
-    let association = skb.association();
-    if association.is_some() {
-        work.link_len = skb.link_len().ok_or(Reason::Malformed)?;
-    }
+    open_wrapping(skb, work)?;
     work.read(skb)?;
     // Before anything is held: a packet that comes back from there has no association any more. WireGuard has
     // asked by itself, since each peer's allowed addresses are its own.
-    if let Some(number) = association
-        && work.prefix(work.packet.src) != Some(number)
-    {
+    let number = work.peer;
+    if number != 0 && work.prefix(work.packet.src) != Some(number) {
         return Err(Reason::OtherTunnel);
     }
     tunnel::judge(skb, work, config)
+}
+
+/// Finds whose association the packet came out of, as `work.peer` (0: none), and where it begins. Both go into the
+/// workspace, so that what follows is one way to the verifier, not one for each. Not inlined: its stack is
+/// free again afterwards.
+#[inline(never)]
+fn open_wrapping(skb: &Skb, work: &mut Work) -> Result<(), Reason> {
+    if let Some(number) = skb.association() {
+        work.peer = number;
+        work.link_len = skb.link_len().ok_or(Reason::Malformed)?;
+    }
+    Ok(())
 }
 
 /// What is on its way: the address is announced to us, the rest follows. What comes from an
