@@ -61,6 +61,18 @@ fn a_node_joins_by_its_agents_token_alone() {
     mesh.token(&far, AUDIENCE).unwrap();
     fails(&mesh.join(&far, "n3").unwrap(), &["192.168.9.0/24"]);
 
+    // Nor may a node write an address there, which is to be a pod's one day.
+    let inside = Node::create(&mesh.lab, binary(), 4).unwrap();
+    let addresses = ["10.77.9.1".to_owned()];
+    mesh.cluster
+        .node("n4", &["10.77.4.0/24".to_owned()], &addresses)
+        .unwrap();
+    mesh.token(&inside, AUDIENCE).unwrap();
+    fails(
+        &mesh.join(&inside, "n4").unwrap(),
+        &["InternalIP 10.77.9.1 lies in 10.77.0.0/16"],
+    );
+
     mesh.token(&node, AUDIENCE).unwrap();
     mesh.cluster
         .delete(&format!("/api/v1/namespaces/{SYSTEM}/pods/agent-n2"))

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::chain;
 use super::config::BundleConfig;
@@ -17,6 +18,8 @@ use crate::server::Registrar;
 const KEY: &str = "bundle.json";
 const MANAGER: &str = "handfast-ca";
 const RETRY: Duration = Duration::from_secs(5);
+/// One request: a bundle that is newer does not wait behind it for ever.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Publishes it now and at each change, until it is dropped.
 pub(super) async fn publish(client: &Client, config: &BundleConfig, registrar: &Registrar) {
@@ -32,16 +35,17 @@ pub(super) async fn publish(client: &Client, config: &BundleConfig, registrar: &
                 "metadata": {"name": config.name},
                 "data": {KEY: bundle.to_spiffe_json().to_string()},
             });
-            match maps
-                .patch(&config.name, &parameters, &Patch::Apply(&map))
-                .await
-            {
-                Ok(_) => published = Some(bundle.sequence()),
-                Err(error) => {
-                    tracing::warn!(
-                        error = chain(&error),
-                        "the trust bundle is not published; trying again"
-                    );
+            let patch = Patch::Apply(&map);
+            let patched = timeout(PATIENCE, maps.patch(&config.name, &parameters, &patch)).await;
+            let problem = match patched {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(chain(&error)),
+                Err(_) => Some("no answer in time".to_owned()),
+            };
+            match problem {
+                None => published = Some(bundle.sequence()),
+                Some(error) => {
+                    tracing::warn!(error, "the trust bundle is not published; trying again");
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }

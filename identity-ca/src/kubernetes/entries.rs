@@ -163,7 +163,7 @@ impl Follower<'_> {
     /// False if it is to be tried again later.
     async fn carry_out(&mut self, plan: Plan) -> bool {
         for (pod, error) in &plan.refused {
-            self.refuse(pod, error).await;
+            self.refuse(pod, error);
         }
         if plan.put.is_empty() && plan.delete.is_empty() {
             return true;
@@ -188,7 +188,7 @@ impl Follower<'_> {
                 }
                 for (owner, error) in outcome.refused {
                     if let Some(pod) = self.world.pod(&uid(&owner)) {
-                        self.refuse(&pod, &error).await;
+                        self.refuse(&pod, &error);
                     }
                 }
                 true
@@ -202,7 +202,7 @@ impl Follower<'_> {
     }
 
     /// A pod without an identity has somebody who wonders why.
-    async fn refuse(&self, pod: &PodFacts, error: &Error) {
+    fn refuse(&self, pod: &PodFacts, error: &Error) {
         tracing::warn!(%error, pod = pod.name, namespace = pod.namespace, "no entry for a pod");
         let reference = ObjectReference {
             api_version: Some("v1".to_owned()),
@@ -219,22 +219,21 @@ impl Follower<'_> {
             action: "Register".to_owned(),
             secondary: None,
         };
-        publish(self.recorder, &event, &reference).await;
+        publish(self.recorder, event, reference);
     }
 }
 
 /// Tells whoever looks at the object; nobody waits for it.
-pub(super) async fn publish(
-    recorder: &events::Recorder,
-    event: &events::Event,
-    about: &ObjectReference,
-) {
-    let published = recorder.publish(event, about);
-    match tokio::time::timeout(Duration::from_secs(2), published).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::info!(%error, "an event was not published"),
-        Err(_) => tracing::info!("an event was not published in time"),
-    }
+pub(super) fn publish(recorder: &events::Recorder, event: events::Event, about: ObjectReference) {
+    let recorder = recorder.clone();
+    tokio::spawn(async move {
+        let published = recorder.publish(&event, &about);
+        match tokio::time::timeout(Duration::from_secs(2), published).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::info!(%error, "an event was not published"),
+            Err(_) => tracing::info!("an event was not published in time"),
+        }
+    });
 }
 
 /// An event's note has at most a kilobyte.

@@ -20,6 +20,7 @@ mod world;
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Config};
@@ -68,9 +69,14 @@ impl Cluster {
     }
 
     /// The kinds of attestation, with the cluster's own if it is asked for.
-    pub(crate) fn attestors(&self, attestors: Attestors) -> Result<Attestors, Error> {
+    /// `ranges` are those that nodes' prefixes come from.
+    pub(crate) fn attestors(
+        &self,
+        attestors: Attestors,
+        ranges: &[IpNet],
+    ) -> Result<Attestors, Error> {
         match &self.config.nodes {
-            Some(nodes) => Ok(attestors.and(K8sPsat::open(nodes, self.client.clone())?)),
+            Some(nodes) => Ok(attestors.and(K8sPsat::open(nodes, self.client.clone(), ranges)?)),
             None => Ok(attestors),
         }
     }

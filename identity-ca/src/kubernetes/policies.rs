@@ -293,7 +293,7 @@ impl Follower<'_> {
                 (key.clone(), object.clone(), standing)
             })
             .collect();
-        self.statuses.set(standing).await;
+        self.statuses.set(standing);
         Ok(())
     }
 }

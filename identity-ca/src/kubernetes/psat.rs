@@ -4,8 +4,10 @@
 //! and, through it, to the node. Which prefixes come with the node is not the token's to say.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::PostParams;
@@ -40,11 +42,17 @@ pub(crate) struct K8sPsat {
     /// As usernames.
     accounts: HashSet<String>,
     prefixes: Prefixes,
+    /// Where nodes' prefixes come from, and so where none of them is reached.
+    ranges: Vec<IpNet>,
     joining: bool,
 }
 
 impl K8sPsat {
-    pub(crate) fn open(config: &NodesConfig, client: Client) -> Result<Self, Error> {
+    pub(crate) fn open(
+        config: &NodesConfig,
+        client: Client,
+        ranges: &[IpNet],
+    ) -> Result<Self, Error> {
         let bad = |problem: String| Error::invalid("Kubernetes nodes", problem);
         if config.audience.is_empty() {
             return Err(bad(
@@ -71,6 +79,7 @@ impl K8sPsat {
             client,
             audience: config.audience.clone(),
             accounts,
+            ranges: ranges.to_vec(),
             joining: config.joining,
         })
     }
@@ -104,7 +113,7 @@ impl K8sPsat {
         let order = NodeOrder {
             name: name.parse::<NodeName>()?,
             prefixes: self.prefixes.of(&name, &node).await?,
-            underlay: underlay(&node)?,
+            underlay: self.underlay(&node)?,
             managed: !self.joining,
         };
         if order.underlay.is_empty() {
@@ -196,6 +205,35 @@ impl K8sPsat {
             ))),
         }
     }
+
+    /// Where its sessions are reached. A node writes that itself: in the ranges it could name addresses that another
+    /// node's prefix is to hold, and keep that one out.
+    fn underlay(&self, node: &Node) -> Result<Vec<SocketAddr>, Error> {
+        let addresses = node
+            .status
+            .as_ref()
+            .and_then(|status| status.addresses.as_ref());
+        let internal = addresses
+            .into_iter()
+            .flatten()
+            .filter(|address| address.type_ == "InternalIP");
+        let underlay: Vec<SocketAddr> = internal
+            .map(|address| session_address(&address.address))
+            .collect::<Result<_, _>>()?;
+        let within = underlay.iter().find_map(|address| {
+            let range = self
+                .ranges
+                .iter()
+                .find(|range| range.contains(&address.ip()))?;
+            Some((address.ip(), *range))
+        });
+        match within {
+            None => Ok(underlay),
+            Some((address, range)) => Err(refuse(format!(
+                "the node's InternalIP {address} lies in {range}, where this CA gives prefixes of pods: the ranges of `handfast ca init --prefix-range` are to hold pods alone"
+            ))),
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -227,21 +265,6 @@ impl NodeAttestor for K8sPsat {
         })?;
         order.map(Proven::Node)
     }
-}
-
-/// Where its sessions are reached.
-fn underlay(node: &Node) -> Result<Vec<std::net::SocketAddr>, Error> {
-    let addresses = node
-        .status
-        .as_ref()
-        .and_then(|status| status.addresses.as_ref());
-    let internal = addresses
-        .into_iter()
-        .flatten()
-        .filter(|address| address.type_ == "InternalIP");
-    internal
-        .map(|address| session_address(&address.address))
-        .collect()
 }
 
 fn refuse(problem: String) -> Error {

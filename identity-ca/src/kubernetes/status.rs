@@ -61,7 +61,7 @@ impl Statuses {
     }
 
     /// These objects there are, and so they stand.
-    pub(super) async fn set(&mut self, all: Vec<(Key, Object, Standing)>) {
+    pub(super) fn set(&mut self, all: Vec<(Key, Object, Standing)>) {
         let mut said = BTreeMap::new();
         for (key, object, standing) in all {
             let before = self.said.remove(&key);
@@ -72,7 +72,7 @@ impl Statuses {
                 said.insert(key, before.clone());
                 continue;
             }
-            self.tell(&key, &object, &standing, before.as_ref()).await;
+            self.tell(&key, &object, &standing, before.as_ref());
             // What this server wrote last is newer than what it saw.
             let conditions =
                 before.map_or_else(|| object.conditions.clone(), |said| said.conditions);
@@ -98,7 +98,12 @@ impl Statuses {
             Err(error) => return tracing::info!(%error, "how far nodes are is not known"),
         };
         let nodes: Vec<&Node> = nodes.iter().filter(|node| counts(node)).collect();
+        let began = Instant::now();
         for (key, said) in &mut self.said {
+            // Policies themselves wait behind this: the rest is said at the next look.
+            if began.elapsed() >= PATIENCE {
+                return;
+            }
             if said.settled || said.tried.is_some_and(|tried| tried.elapsed() < RETRY) {
                 continue;
             }
@@ -130,7 +135,7 @@ impl Statuses {
     }
 
     /// An event, if there is news for whoever wrote it.
-    async fn tell(&self, key: &Key, object: &Object, standing: &Standing, before: Option<&Said>) {
+    fn tell(&self, key: &Key, object: &Object, standing: &Standing, before: Option<&Said>) {
         let (type_, reason, text) = match standing {
             Standing::Refused { why, earlier } => {
                 let rest = if *earlier {
@@ -166,7 +171,7 @@ impl Statuses {
             action: "Check".to_owned(),
             secondary: None,
         };
-        publish(&self.recorder, &event, &about).await;
+        publish(&self.recorder, event, about);
     }
 }
 

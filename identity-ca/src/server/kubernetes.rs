@@ -63,19 +63,21 @@ impl Registrar {
     ) -> Result<OwnedOutcome, Error> {
         let ids = put.iter().map(|(_, order)| order.spiffe_id.as_str());
         let names = ids.take(NAMES).collect::<Vec<_>>().join(" ");
-        let outcome = self
-            .0
-            .change(|state| async move { state.registry.change_owned(&put, &gone).await })
-            .await?;
-        if outcome.is_change() {
-            let act = Act::done("entry.reconcile", BY, names)
-                .with("created", outcome.created)
-                .with("updated", outcome.written.len() - outcome.created)
-                .with("deleted", outcome.deleted.len())
-                .with("ended", first(&outcome.deleted));
-            self.0.audit.record(vec![act]).await?;
-        }
-        Ok(outcome)
+        self.to_its_end(|state| async move {
+            let outcome = state
+                .change(|state| async move { state.registry.change_owned(&put, &gone).await })
+                .await?;
+            if outcome.is_change() {
+                let act = Act::done("entry.reconcile", BY, names)
+                    .with("created", outcome.created)
+                    .with("updated", outcome.written.len() - outcome.created)
+                    .with("deleted", outcome.deleted.len())
+                    .with("ended", first(&outcome.deleted));
+                state.audit.record(vec![act]).await?;
+            }
+            Ok(outcome)
+        })
+        .await
     }
 
     /// Puts documents: all or none.
@@ -84,22 +86,37 @@ impl Registrar {
         orders: Vec<PolicyOrder>,
     ) -> Result<Vec<PolicyDocument>, Error> {
         let names: Vec<String> = orders.iter().map(|order| order.name.clone()).collect();
-        let documents = self
-            .0
-            .change(|state| async move { state.registry.put_policies(&orders).await })
-            .await?;
-        let act = Act::done("policy.reconcile", BY, first(&names)).with("put", names.len());
-        self.0.audit.record(vec![act]).await?;
-        Ok(documents)
+        self.to_its_end(|state| async move {
+            let documents = state
+                .change(|state| async move { state.registry.put_policies(&orders).await })
+                .await?;
+            let act = Act::done("policy.reconcile", BY, first(&names)).with("put", names.len());
+            state.audit.record(vec![act]).await?;
+            Ok(documents)
+        })
+        .await
     }
 
     /// Deletes documents: all or none.
     pub(crate) async fn delete_policies(&self, names: Vec<String>) -> Result<(), Error> {
         let act = Act::done("policy.reconcile", BY, first(&names)).with("deleted", names.len());
-        self.0
-            .change(|state| async move { state.registry.delete_policies(&names).await })
-            .await?;
-        self.0.audit.record(vec![act]).await
+        self.to_its_end(|state| async move {
+            state
+                .change(|state| async move { state.registry.delete_policies(&names).await })
+                .await?;
+            state.audit.record(vec![act]).await
+        })
+        .await
+    }
+
+    /// Who loses the Lease is dropped in the middle of whatever it does: what was changed is written down all the same.
+    async fn to_its_end<T, F>(&self, what: impl FnOnce(Arc<State>) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let ended = tokio::spawn(what(Arc::clone(&self.0))).await;
+        ended.map_err(|error| Error::Protocol(format!("a change ended early: {error}")))?
     }
 }
 

@@ -176,7 +176,7 @@ impl Server {
             None => None,
         };
         if let Some(cluster) = &cluster {
-            attestors = cluster.attestors(attestors)?;
+            attestors = cluster.attestors(attestors, authority.prefix_ranges())?;
         }
         let bundle_endpoint = federation::bind(&options.federation).await?;
         metrics::describe();
