@@ -454,7 +454,7 @@ async fn who_has_no_certificate_may_only_join() {
         tcp.write_all(bytes).await.unwrap();
         tcp.shutdown().await.unwrap();
         let mut answer = Vec::new();
-        let _ = tokio::time::timeout(Duration::from_secs(2), tcp.read_to_end(&mut answer))
+        let _ = tokio::time::timeout(Duration::from_secs(30), tcp.read_to_end(&mut answer))
             .await
             .unwrap();
         assert!(answer.len() < 64, "{answer:?}");

@@ -11,7 +11,7 @@ use super::common::next;
 use super::common::postgres::Postgres;
 use super::pair::{One, connect, entry, join, options, serve, svid, vouch, wanted, within};
 
-const LIMIT: Duration = Duration::from_secs(4);
+const LIMIT: Duration = Duration::from_secs(8);
 
 async fn two(folder: &std::path::Path, url: &str) -> (One, One) {
     authority::init(&wanted(folder, "east", url)).await.unwrap();

@@ -68,7 +68,7 @@ impl Ca {
     pub async fn stop(mut self) -> TempDir {
         self.stop.take().unwrap().send(()).unwrap();
         let running = self.running.take().unwrap();
-        tokio::time::timeout(Duration::from_secs(8), running)
+        tokio::time::timeout(Duration::from_secs(60), running)
             .await
             .unwrap()
             .unwrap()
@@ -134,11 +134,11 @@ pub fn options(folder: &TempDir, port: u16) -> Options {
     )
 }
 
-/// The next update, within the second that a cut may take.
+/// The next update. It comes within milliseconds; how many is measured elsewhere, and not on a machine that is busy.
 pub async fn next(updates: &mut Updates) -> Update {
-    let next = tokio::time::timeout(Duration::from_secs(1), updates.next());
+    let next = tokio::time::timeout(Duration::from_secs(30), updates.next());
     next.await
-        .expect("an update within a second")
+        .expect("an update")
         .unwrap()
         .expect("the stream goes on")
 }

@@ -73,13 +73,14 @@ impl Postgres {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         self.running = Some(command.spawn().unwrap());
-        for _ in 0..400 {
+        let since = std::time::Instant::now();
+        while since.elapsed() < Duration::from_secs(60) {
             if self.ask("postgres", "SELECT 1") {
                 return;
             }
             std::thread::sleep(Duration::from_millis(25));
         }
-        panic!("PostgreSQL is not up within 10 s");
+        panic!("PostgreSQL is not up within a minute");
     }
 
     /// Ends it at once, as a crash does.
