@@ -89,6 +89,34 @@ impl Routes {
     /// The same where peers are on two devices, while static keys change: each prefix into the device of its
     /// peer. A prefix that moves from one to the other is replaced in one step.
     pub async fn set_each(&self, devices: &[(u32, &[IpNet])]) -> Result<(), Error> {
+        self.correct(devices).await.1
+    }
+
+    /// Puts rules and table right that somebody has changed. Says what was wrong; of routes that are not ours, which
+    /// stay where they are, too.
+    pub async fn mend(&self, devices: &[(u32, &[IpNet])]) -> Result<Vec<String>, Error> {
+        let mut found = Vec::new();
+        for family in FAMILIES {
+            if self.ensure_rule(family).await? {
+                found.push(format!("the {family:?} rule was gone, and is there again"));
+            }
+            match self.check_table(family).await {
+                Err(error @ Error::Occupied { .. }) => found.push(error.to_string()),
+                checked => checked?,
+            }
+        }
+        let (changed, outcome) = self.correct(devices).await;
+        if changed > 0 {
+            let table = self.options.table;
+            found.push(format!(
+                "{changed} routes of table {table} were changed, and are ours again"
+            ));
+        }
+        outcome.map(|()| found)
+    }
+
+    /// Makes the table this; says how many routes were not as they should be.
+    async fn correct(&self, devices: &[(u32, &[IpNet])]) -> (usize, Result<(), Error>) {
         let all = devices.iter().flat_map(|(device, prefixes)| {
             let device = *device;
             prefixes.iter().map(move |prefix| (device, prefix))
@@ -98,15 +126,17 @@ impl Routes {
             .unzip();
         let mut present = BTreeSet::new();
         for family in FAMILIES {
-            for message in self.dump(family).await? {
-                present.extend(read(&message));
+            match self.dump(family).await {
+                Ok(messages) => present.extend(messages.iter().filter_map(read)),
+                Err(error) => return (0, Err(error)),
             }
         }
         // Fallbacks first in, last out: no moment without one. One prefix that fails does not stop the others.
-        let mut outcome = Ok(());
+        let (mut changed, mut outcome) = (0, Ok(()));
         let missing =
             |wanted: &BTreeSet<Route>| wanted.difference(&present).copied().collect::<Vec<_>>();
         for route in missing(&fallbacks).into_iter().chain(missing(&tunnelled)) {
+            changed += 1;
             outcome = outcome.and(self.add(route).await);
         }
         let (leaving_fallbacks, leaving): (Vec<_>, Vec<_>) = present
@@ -114,9 +144,10 @@ impl Routes {
             .filter(|route| !fallbacks.contains(route) && !tunnelled.contains(route))
             .partition(|route| route.device.is_none());
         for route in leaving.into_iter().chain(leaving_fallbacks) {
+            changed += 1;
             outcome = outcome.and(self.remove(route).await);
         }
-        outcome
+        (changed, outcome)
     }
 
     /// Takes rules and routes away.
@@ -267,8 +298,8 @@ impl Routes {
                 .contains(&RuleAttribute::Table(self.options.table))
     }
 
-    /// `priority: not from all fwmark MARK lookup TABLE`
-    async fn ensure_rule(&self, family: AddressFamily) -> Result<(), Error> {
+    /// `priority: not from all fwmark MARK lookup TABLE`. True if it had to be made.
+    async fn ensure_rule(&self, family: AddressFamily) -> Result<bool, Error> {
         let wanted = self.rule(family);
         let mut found = false;
         for rule in self.rules(family).await? {
@@ -294,16 +325,18 @@ impl Routes {
             }
         }
         if found {
-            return Ok(());
+            return Ok(false);
         }
         let mut request = self.netlink.handle().rule().add();
         *request.message_mut() = wanted;
         let added = request.execute().await;
+        let made = added.is_ok();
         tolerate(
             added,
             &[libc::EEXIST, libc::EAFNOSUPPORT, libc::EOPNOTSUPP],
             || format!("adding the rule for routing table {}", self.options.table),
-        )
+        )?;
+        Ok(made)
     }
 
     fn rule(&self, family: AddressFamily) -> RuleMessage {

@@ -30,6 +30,7 @@ mod outside;
 mod readme;
 mod restarts;
 mod reuse;
+mod rotation;
 mod same_node;
 mod support;
 mod tripwire;

@@ -16,7 +16,12 @@ pub struct Turn(#[allow(dead_code)] Flock<File>);
 
 /// Takes the turn, or says why the test cannot run.
 pub fn turn(test: &str) -> Option<Turn> {
-    let missing = requirements::missing();
+    turn_over(test, "wireguard")
+}
+
+/// The same for a test whose nodes have this kind of tunnel.
+pub fn turn_over(test: &str, encryption: &str) -> Option<Turn> {
+    let missing = requirements::missing_for(encryption);
     if !missing.is_empty() {
         eprintln!("skipped: {test}: missing {}", missing.join("; "));
         return None;
@@ -125,10 +130,16 @@ pub struct Mesh {
 impl Mesh {
     /// Builds it.
     pub fn start() -> Self {
+        Self::start_over("wireguard")
+    }
+
+    /// Builds it with tunnels of this kind.
+    pub fn start_over(encryption: &str) -> Self {
         let lab = Lab::create("hft").unwrap();
         let authority = Authority::start(&lab, binary()).unwrap();
         let [n1, n2] = [1, 2].map(|number| {
             let mut node = Node::create(&lab, binary(), number).unwrap();
+            node.also(&["--encryption", encryption]);
             node.join(&authority).unwrap();
             node.run().unwrap();
             node

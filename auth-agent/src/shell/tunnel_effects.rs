@@ -1,7 +1,6 @@
 //! The tunnel, as the agent's loop sees it: what the core wants of it, what the worker needs, and which way peers'
 //! packets go.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use handfast_encrypt::{Device, Health, Peer, PresharedKey, PublicKey};
@@ -12,7 +11,6 @@ use super::agent::Agent;
 use super::tunnel_worker::Outcome;
 use super::tunnels::Slot;
 use crate::core::{ConnId, Event, PeerNumber};
-use crate::identity::KnownNode;
 use crate::proof::{NodeKey, tunnel_psk};
 
 /// A tunnel that is wanted.
@@ -114,42 +112,5 @@ impl Agent {
         self.guard_tunnel(&tunnel.device())?;
         tunnel.up().await?;
         self.apply_nodes().await
-    }
-
-    async fn retry_routes(&mut self) {
-        if let Err(error) = self.set_routes().await {
-            self.alarm(format!("routes: {error}"));
-        }
-    }
-
-    /// Sends each peer's prefixes to the device that the peer is on, and all others to where new peers go. To and from
-    /// joining nodes packets go as they did before: workloads there may have no gate yet, and a tunnel takes nothing
-    /// else.
-    pub(super) async fn set_routes(&self) -> Result<(), RunError> {
-        let standing = self.tunnels.standing();
-        let view = self.view();
-        let on: BTreeMap<&str, u32> = view
-            .peers
-            .iter()
-            .filter_map(|peer| {
-                let slot = standing.peers.get(&peer.number)?.active.slot;
-                Some((
-                    peer.id.as_str(),
-                    standing.devices.get(&slot)?.device().index,
-                ))
-            })
-            .collect();
-        let usual = standing.current.device().index;
-        let own = self.node.spiffe_id.to_string();
-        let mut routes: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
-        let nodes = &self.knowledge.nodes;
-        let joining = nodes.iter().any(|n| n.spiffe_id == own && n.joining);
-        let managed = |n: &&KnownNode| n.spiffe_id != own && !n.joining && !joining;
-        for node in nodes.iter().filter(managed) {
-            let device = on.get(node.spiffe_id.as_str()).copied().unwrap_or(usual);
-            routes.entry(device).or_default().extend(&node.prefixes);
-        }
-        let each: Vec<_> = routes.iter().map(|(to, all)| (*to, &**all)).collect();
-        Ok(self.routes.set_each(&each).await?)
     }
 }

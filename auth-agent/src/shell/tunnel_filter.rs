@@ -1,4 +1,4 @@
-//! Our nftables table: what it is to do, and whether it still does.
+//! Our nftables table: what it is to do, and whether it still does; our routes are looked at with it.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use handfast_encrypt::nat;
 use super::agent::Agent;
 use super::{RunError, tunnel_start};
 
-/// How often is looked whether somebody has changed the table.
-const LOOK: Duration = Duration::from_secs(30);
+/// How often is looked whether somebody has changed the table or our routes.
+const LOOK: Duration = Duration::from_secs(15);
 
 /// The table as it was written.
 pub(super) struct Filter {
@@ -62,6 +62,9 @@ impl Agent {
         };
         if let Err(error) = mended {
             self.alarm(format!("packet filter: {error}"));
+        }
+        if let Err(error) = self.mend_routes().await {
+            self.alarm(format!("routes: {error}"));
         }
     }
 
