@@ -133,6 +133,7 @@ fn sign_without_store(text: &str) -> Result<Duration, String> {
 async fn serve(options: &Options, metrics: metrics::Place) -> anyhow::Result<()> {
     // Before anything is open: a signal that comes early is not lost.
     let shutdown = shutdown()?;
+    allow_many_files();
     let metrics = Metrics::bind(metrics).await?;
     let server = Server::bind(options)
         .await
@@ -145,6 +146,15 @@ async fn serve(options: &Options, metrics: metrics::Place) -> anyhow::Result<()>
         options.admin_socket.display()
     );
     Ok(server.run(shutdown).await?)
+}
+
+/// A connection of each agent takes a file: as many as the system allows this process. With fewer it serves fewer.
+fn allow_many_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+    if most > 0 {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
@@ -192,11 +202,16 @@ async fn status(socket: &CaSocket, output: OutputArgs) -> anyhow::Result<()> {
         ),
         ("sequence", status.sequence.to_string()),
     ];
+    let alarms = status.newest_alarms.iter().map(|alarm| {
+        let at = timestamp(alarm.at_ms / 1000);
+        vec!["alarm".to_owned(), format!("{at}: {}", alarm.detail)]
+    });
     output.print(
         &status,
         &["WHAT", "VALUE"],
         lines
             .into_iter()
-            .map(|(what, value)| vec![what.to_owned(), value]),
+            .map(|(what, value)| vec![what.to_owned(), value])
+            .chain(alarms),
     )
 }

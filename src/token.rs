@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use handfast_ca::NodeName;
 use handfast_ca::client::admin::TokenRequest;
+use handfast_ca::token::TokenFile;
 use ipnet::IpNet;
 
 use crate::ca::CaSocket;
@@ -58,11 +60,8 @@ struct Create {
 /// Runs the command.
 pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
     let Command::Create(create) = args.command;
-    anyhow::ensure!(
-        !create.out.exists(),
-        "{} exists; nothing was changed: choose another file with --out",
-        create.out.display()
-    );
+    // First, so that a token which cannot be kept is not made.
+    let file = TokenFile::create(&create.out)?;
     let request = TokenRequest {
         node: create.node,
         prefixes: create.prefix,
@@ -72,7 +71,8 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
         joining: create.joining,
     };
     let token = args.socket.connect().await?.create_token(&request).await?;
-    token.write(&create.out)?;
+    file.write(&token)
+        .context("the token was made and is lost; it ends by itself, make another one")?;
     println!(
         "wrote {}: {} may join with it once, until {}",
         create.out.display(),

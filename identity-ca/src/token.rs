@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use spiffe::TrustDomain;
@@ -49,7 +49,7 @@ impl JoinToken {
         if text.len() > MAX_FILE {
             return Err(bad("it is too long".to_owned()));
         }
-        let file: TokenFile =
+        let file: Written =
             serde_json::from_str(text).map_err(|error| bad(format!("it is not one ({error})")))?;
         if file.handfast_join_token != VERSION {
             return Err(bad(format!(
@@ -75,7 +75,7 @@ impl JoinToken {
 
     /// The file's text.
     pub fn to_text(&self) -> Result<String, Error> {
-        let file = TokenFile {
+        let file = Written {
             handfast_join_token: VERSION,
             trust_domain: self.trust_domain.as_str().to_owned(),
             node: self.node.to_string(),
@@ -89,24 +89,57 @@ impl JoinToken {
             .map_err(|error| Error::invalid("join token", error.to_string()))
     }
 
-    /// Writes the file, readable by its owner only. An existing one is not
+    /// Writes a file, readable by its owner only. An existing one is not
     /// overwritten.
     pub fn write(&self, path: &Path) -> Result<(), Error> {
-        let text = zeroize::Zeroizing::new(self.to_text()?);
-        let mut file = fs::OpenOptions::new()
+        TokenFile::create(path)?.write(self)
+    }
+}
+
+/// The file of a token that is still to be made: empty, readable by its owner
+/// only, and gone again unless it is written.
+#[derive(Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+    file: fs::File,
+    written: bool,
+}
+
+impl TokenFile {
+    /// Makes it. An existing one is not overwritten.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        let file = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path)
-            .map_err(Error::io("cannot create", path))?;
-        let written = file
-            .write_all(text.as_bytes())
-            .and_then(|()| file.sync_all());
-        written.map_err(|source| {
-            // Half a token is of no use to anybody.
-            let _ = fs::remove_file(path);
-            Error::io("cannot write", path)(source)
+            .map_err(Error::io("no token was made: cannot create", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            written: false,
         })
+    }
+
+    /// Writes the token into it. Half a token is of no use to anybody, and
+    /// does not stay.
+    pub fn write(mut self, token: &JoinToken) -> Result<(), Error> {
+        let text = zeroize::Zeroizing::new(token.to_text()?);
+        let written = self
+            .file
+            .write_all(text.as_bytes())
+            .and_then(|()| self.file.sync_all());
+        written.map_err(Error::io("cannot write", &self.path))?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for TokenFile {
+    fn drop(&mut self) {
+        if !self.written {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -146,7 +179,7 @@ impl fmt::Debug for Secret {
 
 #[derive(Serialize, Deserialize, ZeroizeOnDrop)]
 #[serde(deny_unknown_fields)]
-struct TokenFile {
+struct Written {
     handfast_join_token: u32,
     trust_domain: String,
     node: String,
@@ -192,6 +225,17 @@ mod tests {
             token.write(&path).is_err(),
             "an existing file is not overwritten"
         );
+    }
+
+    #[test]
+    fn a_file_for_a_token_that_is_not_made_does_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web1.join");
+        drop(TokenFile::create(&path).unwrap());
+        assert!(!path.exists());
+        let nowhere = TokenFile::create(&folder.path().join("no/web1.join"));
+        let error = nowhere.unwrap_err().to_string();
+        assert!(error.contains("no token was made"), "{error}");
     }
 
     #[test]

@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use handfast_agent::identity::NodeStore;
 use handfast_ca::Error;
-use handfast_ca::audit::{self, Filter, Outcome, Record, Verified};
+use handfast_ca::audit::{self, AuditHead, Filter, Outcome, Record, Verified};
+use handfast_ca::authority::Authority;
 
 use super::CaSocket;
 use crate::output::{Format, timestamp_ms};
@@ -18,7 +20,7 @@ use crate::output::{Format, timestamp_ms};
 /// a record.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  handfast ca audit --since 24h --refused\n  handfast ca audit --act entry --by uid:0 --output json\n  handfast ca audit --verify"
+    after_help = "Examples:\n  handfast ca audit --since 24h --refused\n  handfast ca audit --act entry --by uid:0 --output json\n  handfast ca audit --verify --head /var/lib/handfast/agent"
 )]
 pub struct AuditArgs {
     #[command(flatten)]
@@ -47,8 +49,9 @@ pub struct AuditArgs {
     /// Check every link of the log's chain instead of listing it; a broken one is named, and the exit status is 1
     #[arg(long, conflicts_with_all = ["since", "until", "act", "by", "subject", "refused"])]
     verify: bool,
-    /// With --verify: the agents' folder with signed heads, which show what was cut off at the end; again for more
-    #[arg(long, requires = "verify", conflicts_with = "dir", value_name = "FILE")]
+    /// With --verify: an agent's folder, or a copy of the audit-heads.json in it: signed heads, which show what was cut
+    /// off at the end; again for more agents
+    #[arg(long, requires = "verify", value_name = "FOLDER|FILE")]
     head: Vec<PathBuf>,
     /// How to print
     #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
@@ -98,15 +101,14 @@ pub async fn run(args: AuditArgs) -> anyhow::Result<()> {
 }
 
 async fn verify(args: &AuditArgs) -> anyhow::Result<()> {
+    let mut heads = Vec::new();
+    for place in &args.head {
+        heads.extend(NodeStore::audit_heads_in(place)?);
+    }
+    let without = heads.is_empty();
     let verified = match &args.dir {
-        Some(dir) => audit::verify(&folder(dir)?, &[])?,
+        Some(dir) => verify_files(dir, &heads).await?,
         None => {
-            let mut heads = Vec::new();
-            for path in &args.head {
-                let head = std::fs::read(path)
-                    .with_context(|| format!("cannot read the head {}", path.display()))?;
-                heads.push(head);
-            }
             let mut admin = args.socket.connect().await?;
             match admin.verify_audit(heads).await? {
                 Ok(verified) => verified,
@@ -114,7 +116,33 @@ async fn verify(args: &AuditArgs) -> anyhow::Result<()> {
             }
         }
     };
-    print_verified(&verified, args.output)
+    print_verified(&verified, args.output)?;
+    if without {
+        eprintln!(
+            "note: whether its end was cut off only the heads show that agents keep: --head FOLDER, such as /var/lib/handfast/agent of a node"
+        );
+    }
+    Ok(())
+}
+
+/// Checks the files of a log here. Heads of other servers' logs say nothing of this one.
+async fn verify_files(dir: &Path, heads: &[Vec<u8>]) -> anyhow::Result<Verified> {
+    let folder = folder(dir)?;
+    if heads.is_empty() {
+        return Ok(audit::verify(&folder, &[])?);
+    }
+    let authority = Authority::open(dir)
+        .await
+        .context("who signed the heads is not known")?;
+    let bundle = authority.bundle(0)?;
+    let mut positions = Vec::new();
+    for head in heads {
+        let head = AuditHead::from_bytes(head, &bundle)?;
+        if head.server() == authority.server() {
+            positions.push(head.position());
+        }
+    }
+    Ok(audit::verify(&folder, &positions)?)
 }
 
 fn print_verified(verified: &Verified, output: Format) -> anyhow::Result<()> {

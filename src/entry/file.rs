@@ -1,5 +1,6 @@
 //! Entries in files: YAML or JSON, the same form out and in.
 
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use handfast_ca::client::admin::NewEntry;
 use handfast_ca::model::{Entry, Labels};
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A file that holds more is not one of entries.
 const MAX_FILE: u64 = 512 << 20;
@@ -27,7 +29,11 @@ struct Line {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     parent_id: Option<String>,
     selectors: Vec<String>,
-    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Labels::is_empty",
+        deserialize_with = "each_once"
+    )]
     labels: Labels,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ttl_seconds: Option<u32>,
@@ -41,6 +47,33 @@ struct Line {
     federates_with: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_at_ms: Option<u64>,
+}
+
+/// Labels of which each has one value: of two it would be chance which is signed.
+fn each_once<'de, D: Deserializer<'de>>(from: D) -> Result<Labels, D::Error> {
+    struct EachOnce;
+
+    impl<'de> Visitor<'de> for EachOnce {
+        type Value = Labels;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("labels with their values")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Labels, A::Error> {
+            let mut labels = Labels::new();
+            while let Some((label, value)) = map.next_entry::<String, String>()? {
+                if labels.contains_key(&label) {
+                    let problem = format!("label {label} is there twice");
+                    return Err(serde::de::Error::custom(problem));
+                }
+                labels.insert(label, value);
+            }
+            Ok(labels)
+        }
+    }
+
+    from.deserialize_map(EachOnce)
 }
 
 /// Reads files, all of them or none.
@@ -162,6 +195,20 @@ mod tests {
         assert_eq!(parse(&json).unwrap(), lines);
         let yaml = serde_norway::to_string(&lines).unwrap();
         assert_eq!(parse(&yaml).unwrap(), lines);
+    }
+
+    #[test]
+    fn a_label_that_is_there_twice_is_an_error_in_both_forms() {
+        let yaml = "- spiffe_id: spiffe://example.org/web\n  selectors: [netns:web]\n  labels: {a: b, a: c}\n";
+        let json = r#"[{"spiffe_id": "spiffe://example.org/web", "selectors": ["netns:web"],
+            "labels": {"a": "b", "a": "c"}}]"#;
+        for text in [yaml, json] {
+            let error = format!("{:#}", parse(text).unwrap_err());
+            assert!(
+                error.contains("label a is there twice") || error.contains("duplicate"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

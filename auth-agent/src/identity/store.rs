@@ -352,6 +352,21 @@ impl NodeStore {
         Ok(files::write_json(&self.path(AUDIT_HEADS), &heads)?)
     }
 
+    /// The signed heads in an agent's folder, or in a copy of its file of them, as they came: whoever has the bundle
+    /// judges them.
+    pub fn audit_heads_in(place: &Path) -> Result<Vec<Vec<u8>>, IdentityError> {
+        let path = match place.is_dir() {
+            true => place.join(AUDIT_HEADS),
+            false => place.to_owned(),
+        };
+        let file: Option<Vec<String>> = files::read_json(&path)?;
+        let none = || IdentityError::Damaged {
+            path: path.clone(),
+            problem: "there are no heads of audit logs; an agent that has reached its CA keeps them there".to_owned(),
+        };
+        decoded(&path, &file.ok_or_else(none)?)
+    }
+
     /// How far they had come. Those whose signers nobody vouches for any more are left out.
     pub fn audit_heads(&self, bundle: &TrustBundle) -> Result<Vec<AuditHead>, IdentityError> {
         let path = self.path(AUDIT_HEADS);

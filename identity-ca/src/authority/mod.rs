@@ -172,7 +172,7 @@ impl Authority {
     }
 
     /// The name of this server among those that share the trust domain.
-    pub(crate) fn server(&self) -> &str {
+    pub fn server(&self) -> &str {
         &self.server
     }
 

@@ -143,6 +143,17 @@ pub struct Status {
     pub recovery: String,
     /// Things that an operator should look into (a token used twice).
     pub alarms: u64,
+    /// Ten of them at most, the newest first.
+    pub newest_alarms: Vec<Alarm>,
+}
+
+/// Something that an operator should look into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Alarm {
+    /// When it was raised (unix milliseconds).
+    pub at_ms: u64,
+    /// What it is.
+    pub detail: String,
 }
 
 impl Admin {
@@ -208,6 +219,14 @@ impl Admin {
             denials: status.denials,
             tokens_open: status.tokens_open,
             alarms: status.alarms,
+            newest_alarms: status
+                .newest_alarms
+                .into_iter()
+                .map(|alarm| Alarm {
+                    at_ms: alarm.at_ms,
+                    detail: alarm.detail,
+                })
+                .collect(),
             recovery: status.recovery,
         })
     }
@@ -216,6 +235,9 @@ impl Admin {
     pub async fn create_token(&mut self, request: &TokenRequest) -> Result<JoinToken, Error> {
         let ttl = u32::try_from(request.ttl.as_secs())
             .map_err(|_| Error::invalid("ttl", "too long; a token lives 30 days at most"))?;
+        if ttl == 0 {
+            return Err(Error::invalid("ttl", "a token lives for a second at least"));
+        }
         let message = proto::CreateTokenRequest {
             node: request.node.to_string(),
             prefixes: request.prefixes.iter().map(ToString::to_string).collect(),

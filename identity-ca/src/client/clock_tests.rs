@@ -30,7 +30,7 @@ struct Ca {
 }
 
 impl Ca {
-    fn start(folder: TempDir, seconds: i64, port: u16) -> Self {
+    fn start(folder: TempDir, seconds: i64) -> Self {
         let (ready, started) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let thread = off_by(seconds, move || async move {
@@ -42,7 +42,7 @@ impl Ca {
                 let setup = Setup::new(dir.clone(), trust_domain, prefix_ranges);
                 authority::init(&setup).await.unwrap();
             }
-            let listen = SocketAddr::from(([127, 0, 0, 1], port));
+            let listen = SocketAddr::from(([127, 0, 0, 1], 0));
             let options = Options::new(dir, listen, admin_socket.clone());
             let server = Server::bind(&options).await.unwrap();
             let address = server.local_addr();
@@ -110,7 +110,7 @@ fn names_both_clocks(error: &Error) {
 
 #[test]
 fn a_join_by_a_wrong_clock_names_both_and_spends_nothing() {
-    let ca = Ca::start(tempfile::tempdir().unwrap(), 0, 0);
+    let ca = Ca::start(tempfile::tempdir().unwrap(), 0);
     for seconds in [DAY, -DAY, 400 * DAY, -400 * DAY, 6 * HOUR, 600, -600] {
         names_both_clocks(&ca.join(seconds).unwrap_err());
     }
@@ -123,7 +123,7 @@ fn a_join_by_a_wrong_clock_names_both_and_spends_nothing() {
 
 #[test]
 fn a_joined_agent_by_a_wrong_clock_names_both() {
-    let ca = Ca::start(tempfile::tempdir().unwrap(), 0, 0);
+    let ca = Ca::start(tempfile::tempdir().unwrap(), 0);
     let joined = std::sync::Arc::new(ca.join(0).unwrap());
     for seconds in [2 * DAY, -2 * DAY, 6 * HOUR] {
         let (joined, address) = (std::sync::Arc::clone(&joined), ca.address.to_string());
@@ -138,13 +138,12 @@ fn a_joined_agent_by_a_wrong_clock_names_both() {
 
 #[test]
 fn a_node_that_was_off_gets_its_next_certificate_and_nothing_else() {
-    let ca = Ca::start(tempfile::tempdir().unwrap(), 0, 0);
+    let ca = Ca::start(tempfile::tempdir().unwrap(), 0);
     let joined = ca.join(0).unwrap();
-    let port = ca.address.port();
     let folder = ca.stop();
 
     let later = 3 * DAY;
-    let ca = Ca::start(folder, later, port);
+    let ca = Ca::start(folder, later);
     let address = ca.address.to_string();
     let agent = off_by(later, move || async move {
         let verifier = Verifier::new(joined.bundle.clone(), DenyList::empty());
@@ -175,19 +174,18 @@ fn a_node_that_was_off_gets_its_next_certificate_and_nothing_else() {
     let folder = ca.stop();
 
     // The issuing CA has been renewed in between; the root has not.
-    let ca = Ca::start(folder, 60 * DAY, port);
+    let ca = Ca::start(folder, 60 * DAY);
     assert!(ca.join(60 * DAY).is_ok());
     ca.stop();
 }
 
 #[test]
 fn a_node_that_was_off_for_too_long_joins_again() {
-    let ca = Ca::start(tempfile::tempdir().unwrap(), 0, 0);
+    let ca = Ca::start(tempfile::tempdir().unwrap(), 0);
     let joined = ca.join(0).unwrap();
-    let port = ca.address.port();
     let folder = ca.stop();
     let later = 40 * DAY;
-    let ca = Ca::start(folder, later, port);
+    let ca = Ca::start(folder, later);
     let address = ca.address.to_string();
     let refused = off_by(later, move || async move {
         let verifier = Verifier::new(joined.bundle.clone(), DenyList::empty());

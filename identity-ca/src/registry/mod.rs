@@ -93,6 +93,16 @@ impl Registry {
         change.commit().await
     }
 
+    /// The newest alarms, each with its time (unix milliseconds).
+    pub(crate) async fn newest_alarms(&self) -> Result<Vec<(u64, String)>, Error> {
+        let rows: Vec<(i64, String)> =
+            sqlx::query_as("SELECT at_ms, detail FROM alarms ORDER BY id DESC LIMIT 10")
+                .fetch_all(self.store.reader())
+                .await?;
+        let rows = rows.into_iter();
+        Ok(rows.map(|(at, detail)| (store::uint(at), detail)).collect())
+    }
+
     /// How many alarms there are, and how many tokens can still be used.
     pub(crate) async fn counts(&self) -> Result<(u64, u64), Error> {
         let (alarms, tokens): (i64, i64) = sqlx::query_as(

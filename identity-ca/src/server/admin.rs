@@ -31,6 +31,8 @@ impl Admin for Service {
         let now = self.state.now();
         let authority = &self.state.authority;
         let (alarms, tokens_open) = self.state.registry.counts().await?;
+        let alarm = |(at_ms, detail)| proto::Alarm { at_ms, detail };
+        let newest = self.state.registry.newest_alarms().await?.into_iter();
         let ranges = authority.prefix_ranges().iter().map(ToString::to_string);
         let joined = now.nodes.all().filter(|node| node.joined_at_ms.is_some());
         Ok(Response::new(proto::StatusReply {
@@ -50,6 +52,7 @@ impl Admin for Service {
             denials: now.deny.denials().len() as u64,
             tokens_open,
             alarms,
+            newest_alarms: newest.map(alarm).collect(),
             listen: self.state.address().to_string(),
             recovery: self
                 .state

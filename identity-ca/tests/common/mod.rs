@@ -4,8 +4,9 @@
 
 pub mod postgres;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use handfast_ca::authority::{self, Setup};
@@ -126,10 +127,19 @@ pub fn setup(dir: PathBuf) -> Setup {
     )
 }
 
+/// A loopback address for what a test keeps in a folder: clients come from 127.0.0.1, so that none of them has taken
+/// the port of a server that stops and comes back.
+pub fn address(folder: &Path, port: u16) -> SocketAddr {
+    let mut hasher = DefaultHasher::new();
+    folder.hash(&mut hasher);
+    let [one, two, three, ..] = hasher.finish().to_be_bytes();
+    SocketAddr::from(([127, one.clamp(1, 250), two, three.clamp(1, 250)], port))
+}
+
 pub fn options(folder: &TempDir, port: u16) -> Options {
     Options::new(
         folder.path().join("ca"),
-        SocketAddr::from(([127, 0, 0, 1], port)),
+        address(folder.path(), port),
         folder.path().join("run/ca.sock"),
     )
 }

@@ -12,7 +12,7 @@ use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::admin::{Admin, TokenRequest};
 use handfast_ca::client::{AgentClient, Joined, SvidKind, SvidRequest};
 use handfast_ca::deny::DenyList;
-use handfast_ca::server::{Options, Server};
+use handfast_ca::server::{DEFAULT_PORT, Options, Server};
 use handfast_ca::verify::Verifier;
 use tokio::task::JoinHandle;
 
@@ -35,9 +35,9 @@ impl Drop for One {
     }
 }
 
-async fn serve(folder: &Path, name: &str, port: u16) -> One {
+async fn serve(folder: &Path, name: &str) -> One {
     let socket = folder.join(format!("{name}.sock"));
-    let listen = SocketAddr::from(([127, 0, 0, 1], port));
+    let listen = super::common::address(&folder.join(name), DEFAULT_PORT);
     let options = Options::new(folder.join(name), listen, socket.clone());
     let server = Server::bind(&options).await.unwrap();
     let address = server.local_addr();
@@ -49,11 +49,6 @@ async fn serve(folder: &Path, name: &str, port: u16) -> One {
     }
 }
 
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 /// East, and west with an issuing CA that east's root has signed.
 async fn two(folder: &Path, url: &str) -> (One, One) {
     let init = async |name: &str| {
@@ -63,13 +58,13 @@ async fn two(folder: &Path, url: &str) -> (One, One) {
         authority::init(&wanted).await.unwrap();
     };
     init("east").await;
-    let mut east = serve(folder, "east", free_port()).await;
+    let mut east = serve(folder, "east").await;
     init("west").await;
     let west = folder.join("west");
     let request = authority::request(&west).await.unwrap();
     let certificate = east.admin.sign_issuing("west", request).await.unwrap();
     authority::install(&west, &certificate).await.unwrap();
-    (east, serve(folder, "west", free_port()).await)
+    (east, serve(folder, "west").await)
 }
 
 async fn join(server: &mut One, name: &str, prefix: &str) -> Joined {
