@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec};
 use spiffe::{SpiffeId, TrustDomain};
 
 use crate::model::{Labels, Selector};
@@ -20,6 +20,8 @@ const NAMESPACE_LABELS: &str = "io.cilium.k8s.namespace.labels.";
 const RESERVED: &str = "io.cilium.";
 /// The name that every namespace has among its labels; older API servers do not put it there.
 const METADATA_NAME: &str = "kubernetes.io/metadata.name";
+/// What the labels begin with that say which number a named port has, as policies look it up.
+const NAMED_PORT: &str = "handfast.io/port.";
 /// Kept by the kubelet for a pod of its own: never started by anybody else, under another UID than here.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -32,6 +34,8 @@ pub(super) struct PodFacts {
     pub(super) account: String,
     pub(super) node: String,
     pub(super) labels: Labels,
+    /// Its named ports: name → `8080` or `53-UDP`.
+    pub(super) ports: BTreeMap<String, String>,
 }
 
 impl PodFacts {
@@ -48,6 +52,7 @@ impl PodFacts {
         }
         let spec = pod.spec?;
         Some(Self {
+            ports: named_ports(&spec),
             uid: pod.metadata.uid?,
             namespace: pod.metadata.namespace?,
             name: pod.metadata.name?,
@@ -59,6 +64,24 @@ impl PodFacts {
             labels: pod.metadata.labels.unwrap_or_default(),
         })
     }
+}
+
+/// The names that policies may call ports of these containers by; the first of a name counts, as at every enforcer.
+fn named_ports(spec: &PodSpec) -> BTreeMap<String, String> {
+    let stays = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    // Init containers that stay serve beside the others.
+    let beside = spec.init_containers.iter().flatten().filter(stays);
+    let containers = spec.containers.iter().chain(beside);
+    let mut named = BTreeMap::new();
+    for port in containers.flat_map(|container| container.ports.iter().flatten()) {
+        let Some(name) = &port.name else { continue };
+        let value = match port.protocol.as_deref() {
+            None | Some("TCP") => port.container_port.to_string(),
+            Some(protocol) => format!("{}-{protocol}", port.container_port),
+        };
+        named.entry(name.clone()).or_insert(value);
+    }
+    named
 }
 
 /// A namespace's labels, with its name among them.
@@ -98,7 +121,10 @@ impl Rules {
 
     fn labels(&self, pod: &PodFacts, namespace: &Labels) -> Labels {
         let signed = |key: &String| {
-            !key.starts_with(RESERVED) && key != NAMESPACE && !self.leave_out.contains(key)
+            !key.starts_with(RESERVED)
+                && !key.starts_with(NAMED_PORT)
+                && key != NAMESPACE
+                && !self.leave_out.contains(key)
         };
         let mut labels: BTreeMap<String, String> = pod
             .labels
@@ -108,6 +134,9 @@ impl Rules {
             .collect();
         labels.insert(NAMESPACE.to_owned(), pod.namespace.clone());
         labels.insert(SERVICE_ACCOUNT.to_owned(), pod.account.clone());
+        for (name, port) in &pod.ports {
+            labels.insert(format!("{NAMED_PORT}{name}"), port.clone());
+        }
         for (key, value) in namespace {
             labels.insert(format!("{NAMESPACE_LABELS}{key}"), value.clone());
         }
@@ -120,6 +149,7 @@ mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use serde_json::json;
 
     fn texts(pairs: &[(&str, &str)]) -> Labels {
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
@@ -178,6 +208,34 @@ mod tests {
             ),
         ]);
         assert_eq!(entry.labels, expected);
+    }
+
+    #[test]
+    fn the_names_of_its_containers_ports_are_signed() {
+        let mut named = pod(&[("handfast.io/port.admin", "22")]);
+        let spec = json!({
+            "nodeName": "n1",
+            "containers": [
+                {"name": "main", "ports": [{"name": "http", "containerPort": 8080}, {"containerPort": 9000}]},
+                {"name": "dns", "ports": [{"name": "dns", "containerPort": 53, "protocol": "UDP"},
+                                           {"name": "http", "containerPort": 81}]},
+            ],
+            "initContainers": [
+                {"name": "once", "ports": [{"name": "setup", "containerPort": 1}]},
+                {"name": "stays", "restartPolicy": "Always", "ports": [{"name": "proxy", "containerPort": 15001}]},
+            ],
+        });
+        named.spec = Some(serde_json::from_value(spec).unwrap());
+        let facts = PodFacts::of(named).unwrap();
+        let labels = rules().entry(&facts, &texts(&[])).unwrap().labels;
+        let ports: Vec<(&str, &str)> = labels
+            .iter()
+            .filter_map(|(key, value)| Some((key.strip_prefix(NAMED_PORT)?, value.as_str())))
+            .collect();
+        assert_eq!(
+            ports,
+            [("dns", "53-UDP"), ("http", "8080"), ("proxy", "15001")]
+        );
     }
 
     #[test]
