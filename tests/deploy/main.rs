@@ -106,6 +106,7 @@ fn what_would_not_work_is_refused_by_its_name() {
         (vec!["trustDomain="], "trustDomain"),
         (vec!["prefixRanges=null"], "prefixRanges"),
         (vec!["policies.kinds={CiliumPolicy}"], "kinds"),
+        (vec!["policies.kinds={NetworkPolicy}"], "policies.enforcer"),
     ] {
         let values = [LEAST.as_slice(), &choice].concat();
         let Some(output) = helm("values", &["template", "handfast"], &values) else {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::Error;
+
 /// The cluster that the CA serves, and what it takes from there. Everything but [`ClusterConfig::kubeconfig`] is off
 /// unless it is named.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -17,6 +19,8 @@ pub struct ClusterConfig {
     pub workloads: Option<WorkloadsConfig>,
     /// Objects of these kinds become policies.
     pub policies: Vec<PolicyKind>,
+    /// Who enforces them. Kinds of other projects are taken only if this says that handfast does.
+    pub enforcer: Option<Enforcer>,
     /// The trust bundle is published for nodes that are to join.
     pub bundle: Option<BundleConfig>,
     /// Which of several CA servers reconciles.
@@ -91,8 +95,38 @@ impl Default for WorkloadsConfig {
     }
 }
 
-/// A kind of object that becomes policy. Naming one of another project says that handfast enforces it; nobody else
-/// should do so at the same time.
+/// Who enforces policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforcer {
+    /// We alone: nobody else in the cluster enforces the kinds that are named.
+    Handfast,
+}
+
+impl ClusterConfig {
+    /// A policy must not have two enforcers by accident: what a CNI may enforce too is taken only on somebody's word.
+    ///
+    /// # Errors
+    /// A kind of another project is named, and nobody says that handfast is its enforcer.
+    pub fn one_enforcer(&self) -> Result<(), Error> {
+        let foreign = self
+            .policies
+            .iter()
+            .find(|kind| **kind != PolicyKind::HandfastPolicy);
+        match (foreign, self.enforcer) {
+            (Some(kind), None) => Err(Error::invalid(
+                "policies",
+                format!(
+                    "{kind:?} is what a CNI may enforce too, and a policy with two enforcers means what neither says: \
+                     write \"enforcer: handfast\" if no CNI enforces it here, or take {kind:?} out"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A kind of object that becomes policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
 pub enum PolicyKind {
     /// `handfast.io/v1alpha1`, ours.
@@ -120,6 +154,28 @@ impl Default for LeaseConfig {
         Self {
             namespace: "handfast-system".to_owned(),
             name: "handfast-ca".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_cni_may_enforce_too_is_taken_on_somebodys_word_alone() {
+        let read = |text: &str| -> ClusterConfig { serde_norway::from_str(text).unwrap() };
+        assert!(read("policies: [HandfastPolicy]").one_enforcer().is_ok());
+        for kind in [
+            "NetworkPolicy",
+            "CiliumNetworkPolicy",
+            "CiliumClusterwideNetworkPolicy",
+        ] {
+            let config = read(&format!("policies: [HandfastPolicy, {kind}]"));
+            let refused = config.one_enforcer().unwrap_err().to_string();
+            assert!(refused.contains(kind), "{refused}");
+            let meant = read(&format!("policies: [{kind}]\nenforcer: handfast"));
+            assert!(meant.one_enforcer().is_ok());
         }
     }
 }

@@ -36,7 +36,7 @@ use crate::server::Registrar;
 const CONTROLLER: &str = "handfast.io/ca";
 
 pub use self::config::{
-    BundleConfig, ClusterConfig, LeaseConfig, NodesConfig, PolicyKind, PrefixSource,
+    BundleConfig, ClusterConfig, Enforcer, LeaseConfig, NodesConfig, PolicyKind, PrefixSource,
     WorkloadsConfig,
 };
 pub use self::policies::CheckPolicies;
@@ -61,6 +61,7 @@ impl Cluster {
                 "nobody here can read them",
             ));
         }
+        config.one_enforcer()?;
         Ok(Self {
             config: config.clone(),
             client: connect(config).await?,
