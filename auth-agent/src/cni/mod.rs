@@ -11,6 +11,7 @@ mod input;
 mod plugin;
 mod program;
 mod request;
+mod running;
 
 pub use conflist::{Installed, PLUGIN, install, remove};
 pub use error::CniError;
@@ -18,3 +19,4 @@ pub use input::{Attachment, Command, NetworkConfig};
 pub use plugin::run;
 pub use program::{place_program, remove_program};
 pub use request::{CniRequest, Pod};
+pub use running::{Running, running};

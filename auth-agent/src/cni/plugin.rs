@@ -62,7 +62,11 @@ async fn add(variables: &Variables, config: NetworkConfig) -> Result<Value, CniE
         && let Err(error) = identified(&mut agent, &attachment, &config).await
     {
         // A pod that nobody knows would be judged by rules for strangers: it must not start.
-        let _: bool = agent.ask(CniRequest::Delete { attachment }).await?;
+        let gone = CniRequest::Delete {
+            attachment,
+            pod: None,
+        };
+        let _: bool = agent.ask(gone).await?;
         return Err(error);
     }
     config
@@ -84,6 +88,7 @@ async fn identified(
         tokio::time::sleep(LOOK).await;
         let request = CniRequest::Look {
             attachment: attachment.clone(),
+            pod: None,
         };
         let found: Option<EndpointInfo> = agent.ask(request).await?;
         let found = found
@@ -105,7 +110,8 @@ async fn delete(variables: &Variables, config: &NetworkConfig) -> Result<(), Cni
     let Ok(mut agent) = Agent::connect(&config.admin_socket).await else {
         return Ok(());
     };
-    let _: bool = agent.ask(CniRequest::Delete { attachment }).await?;
+    let pod = uid(variables, &attachment);
+    let _: bool = agent.ask(CniRequest::Delete { attachment, pod }).await?;
     Ok(())
 }
 
@@ -115,7 +121,8 @@ async fn check(variables: &Variables, config: &NetworkConfig) -> Result<(), CniE
     let mut agent = Agent::connect(&config.admin_socket)
         .await
         .map_err(CniError::later)?;
-    let found: Option<EndpointInfo> = agent.ask(CniRequest::Look { attachment }).await?;
+    let pod = uid(variables, &attachment);
+    let found: Option<EndpointInfo> = agent.ask(CniRequest::Look { attachment, pod }).await?;
     let found =
         found.ok_or_else(|| CniError::unknown_container("the agent has no gates for it"))?;
     if let Some(missing) = addresses
@@ -128,6 +135,11 @@ async fn check(variables: &Variables, config: &NetworkConfig) -> Result<(), CniE
         )));
     }
     Ok(())
+}
+
+/// The pod's UID, where the runtime says it: not every one does so at the end.
+fn uid(variables: &Variables, attachment: &Attachment) -> Option<String> {
+    variables.pod(attachment).ok().map(|pod| pod.uid)
 }
 
 async fn collect(config: &NetworkConfig) -> Result<(), CniError> {

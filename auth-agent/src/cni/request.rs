@@ -40,11 +40,17 @@ pub enum CniRequest {
     Delete {
         /// Which container and interface.
         attachment: Attachment,
+        /// The pod's UID: one that ran before the agent did has gates, but no attachment.
+        #[serde(default)]
+        pod: Option<String>,
     },
     /// How does it stand? Answer: [`crate::admin::EndpointInfo`], or null for one that is not attached.
     Look {
         /// Which container and interface.
         attachment: Attachment,
+        /// The pod's UID, as for a removal.
+        #[serde(default)]
+        pod: Option<String>,
     },
     /// Forget the attachments that are not among these. Answer: how many there were.
     Collect {

@@ -22,6 +22,7 @@ mod workloads;
 
 use spiffe::SpiffeId;
 
+pub use attest::pod_uid;
 pub use audit_heads::AuditHeads;
 pub use join::{K8sPsatFile, Method, Standing, X509PopFiles, join};
 pub use link::{Credentials, FromCa, Link, NotReached};

@@ -26,6 +26,7 @@ use super::tunnel_worker::TunnelWorker;
 use super::tunnels::Slot;
 use super::updates::Unsettled;
 use super::verify::Questions;
+use super::running_pods::RunningPods;
 use super::{RunError, proofs};
 use crate::clock::Clock;
 use crate::config::AgentConfig;
@@ -81,6 +82,7 @@ pub(super) struct Agent {
     pub(super) routes: Routes,
     pub(super) endpoints: EndpointRecords,
     pub(super) netlink: rtnetlink::Handle,
+    pub(super) running_pods: RunningPods,
 
     pub(super) observations: Observations,
     /// What peers were asked for `verify`.

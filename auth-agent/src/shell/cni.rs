@@ -68,17 +68,20 @@ impl Agent {
                 let endpoint = self.cni_add(&attachment, &netns, pod, &addresses).await?;
                 to_value(self.endpoint_info(&endpoint))
             }
-            CniRequest::Delete { attachment } => {
-                let name = self
+            CniRequest::Delete { attachment, pod } => {
+                let endpoint = self
                     .attached(&attachment)
-                    .map(|endpoint| endpoint.name.clone());
+                    .or_else(|| self.adopted(pod.as_deref()));
+                let name = endpoint.map(|endpoint| endpoint.name.clone());
                 if let Some(name) = &name {
                     self.remove_endpoint(name).await?;
                 }
                 to_value(name.is_some())
             }
-            CniRequest::Look { attachment } => {
-                let endpoint = self.attached(&attachment);
+            CniRequest::Look { attachment, pod } => {
+                let endpoint = self
+                    .attached(&attachment)
+                    .or_else(|| self.adopted(pod.as_deref()));
                 to_value(endpoint.map(|endpoint| self.endpoint_info(endpoint)))
             }
             CniRequest::Collect { valid } => to_value(self.cni_collect(&valid).await?),
@@ -99,6 +102,10 @@ impl Agent {
                 "interface {} of container {} is attached already, as endpoint {}; nothing was changed",
                 attachment.interface, attachment.container_id, known.name
             )));
+        }
+        // Found running a moment before its runtime asks: what it asks for is what it gets.
+        if let Some(name) = self.adopted(Some(&pod.uid)).map(|known| known.name.clone()) {
+            self.remove_endpoint(&name).await?;
         }
         let name = endpoint_name(&pod.name, &attachment.container_id);
         let netns = namespace(netns)?;
@@ -142,6 +149,15 @@ impl Agent {
         self.endpoints.all().iter().find(|endpoint| {
             let pod = endpoint.pod.as_ref();
             pod.and_then(|pod| pod.attachment.as_ref()) == Some(attachment)
+        })
+    }
+
+    /// The endpoint of a pod that ran before the agent did.
+    fn adopted(&self, uid: Option<&str>) -> Option<&Endpoint> {
+        self.endpoints.all().iter().find(|endpoint| {
+            let pod = endpoint.pod.as_ref();
+            let pod = pod.filter(|pod| pod.attachment.is_none());
+            pod.is_some_and(|pod| Some(pod.uid.as_str()) == uid)
         })
     }
 

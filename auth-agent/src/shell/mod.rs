@@ -24,6 +24,7 @@ mod readiness;
 mod report;
 mod requests;
 mod run;
+mod running_pods;
 mod start;
 mod tunnel_effects;
 mod tunnel_filter;

@@ -29,6 +29,7 @@ use super::readiness::Readiness;
 use super::tunnel_worker::{Outcome, TunnelWorker};
 use super::updates::{Unsettled, deny_event};
 use super::verify::Questions;
+use super::running_pods::RunningPods;
 use super::{RunError, cni, forwarding, forwarding_path, snapshot_path, tunnel_start};
 use crate::admin::{self, Asked};
 use crate::clock::Clock;
@@ -178,6 +179,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         tunnels,
         tunnels_unrestored: BTreeSet::new(),
         filter: None,
+        running_pods: RunningPods::default(),
         observations: Observations::default(),
         memory: Memory::new(),
         questions: Questions::default(),

@@ -23,6 +23,11 @@ pub(super) fn look(process: &Process, found: &mut Vec<Selector>) -> Result<(), A
     Ok(())
 }
 
+/// The pod (UID) of a process whose `/proc/PID/cgroup` this is.
+pub fn pod_uid(file: &str) -> Option<String> {
+    pod::uid(unified(file)?)
+}
+
 /// The path in the one tree of version 2. One that leads out of the tree that the agent sees is none.
 fn unified(text: &str) -> Option<&str> {
     let path = path_in(text)?;

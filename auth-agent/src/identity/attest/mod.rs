@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use handfast_ca::model::Selector;
 
-pub use cgroup::pattern_matches;
+pub use cgroup::{pattern_matches, pod_uid};
 
 pub(super) use self::endpoints::Touched;
 
