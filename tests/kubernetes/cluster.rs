@@ -272,7 +272,7 @@ fn collection(object: &Value) -> anyhow::Result<String> {
         of("/kind").unwrap_or_default(),
     );
     let plural = match kind {
-        "NetworkPolicy" | "HandfastPolicy" | "CiliumNetworkPolicy" => {
+        kind if kind.ends_with("Policy") => {
             format!("{}ies", kind.trim_end_matches('y').to_lowercase())
         }
         _ if kind.is_empty() => bail!("no kind: {object}"),

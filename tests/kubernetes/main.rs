@@ -20,10 +20,17 @@ mod harness;
 mod support;
 
 mod cluster;
+mod conflist;
+mod group;
 mod join;
+mod lease;
 mod life;
 mod mesh;
 mod path;
 mod plugin;
 mod pod;
 mod policies;
+mod rollout;
+mod running;
+mod sources;
+mod traffic;

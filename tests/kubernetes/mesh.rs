@@ -29,6 +29,11 @@ impl Mesh {
     /// Starts a cluster, and an authority that serves it with the rights of its service account. None where that
     /// cannot be.
     pub fn start(test: &str) -> Option<Self> {
+        Self::start_with(test, |_| {})
+    }
+
+    /// The same, with what `set` changes of the authority's configuration.
+    pub fn start_with(test: &str, set: impl FnOnce(&mut Value)) -> Option<Self> {
         let turn = turn(test)?;
         let binaries = match binaries() {
             Ok(binaries) => binaries,
@@ -37,10 +42,10 @@ impl Mesh {
                 return None;
             }
         };
-        Some(Self::build(turn, binaries).unwrap())
+        Some(Self::build(turn, binaries, set).unwrap())
     }
 
-    fn build(turn: Turn, binaries: PathBuf) -> anyhow::Result<Self> {
+    fn build(turn: Turn, binaries: PathBuf, set: impl FnOnce(&mut Value)) -> anyhow::Result<Self> {
         let lab = Lab::create("hfk")?;
         let mut authority = Authority::start(&lab, binary())?;
         let cluster = Cluster::start(&lab, authority.host(), binaries)?;
@@ -49,7 +54,7 @@ impl Mesh {
             .success("policy schema")?;
         let definition: Value = serde_norway::from_str(&definition.stdout)?;
         cluster.define(&definition)?;
-        let config = json!({
+        let mut config = json!({
             "kubeconfig": cluster.kubeconfig("handfast-ca")?,
             "nodes": {
                 "audience": AUDIENCE,
@@ -57,7 +62,9 @@ impl Mesh {
             },
             "workloads": {},
             "policies": ["HandfastPolicy", "NetworkPolicy"],
+            "enforcer": "handfast",
         });
+        set(&mut config);
         let file = authority.host().dir.join("kubernetes.yaml");
         std::fs::write(&file, config.to_string())?;
         authority.server()?.interrupt(SOON)?;
@@ -166,6 +173,20 @@ impl Mesh {
             Ok((self.reaches(from, to) == wanted).then_some(()))
         });
         reached.unwrap_or_else(|error| panic!("{error}\n{}", self.evidence()));
+    }
+
+    /// The event that says why a policy is not in force, waited for.
+    pub fn refused(&self, namespace: &str, policy: &str) -> String {
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+        wait::until(&format!("{policy} to be refused"), SOON, || {
+            let events = self.cluster.get(&path)?;
+            let mut events = events["items"].as_array().into_iter().flatten();
+            let refused = events
+                .find(|event| event["reason"] == "Refused" && event["regarding"]["name"] == policy);
+            let note = refused.and_then(|event| event["note"].as_str());
+            Ok(note.map(str::to_owned))
+        })
+        .unwrap()
     }
 
     /// The endpoint of a pod.
