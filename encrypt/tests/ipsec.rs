@@ -127,6 +127,28 @@ fn a_session_that_succeeds_another_loses_nothing_and_its_keys_are_new() {
 }
 
 #[test]
+fn sessions_that_never_take_over_do_not_pile_up_in_the_kernel() {
+    if skipped_without_ipsec() {
+        return;
+    }
+    let pair = Pair::new();
+    let (mut a, mut b) = connect_by_ipsec(&pair, "in use");
+    let (name_a, name_b) = (a.tell("key"), b.tell("key"));
+    for round in 0..40 {
+        a.tell(&install(&name_b, &format!("session{round}"), &pair.b));
+    }
+    let there = spis(&pair.a.run("ip xfrm state")).len();
+    assert!(there <= 36, "{there} associations");
+    // Neither the session in use nor the last one has suffered.
+    assert!(pair.a.reaches(&pair.b) && pair.b.reaches(&pair.a));
+    b.tell(&install(&name_a, "session39", &pair.a));
+    b.tell(&format!("activate {name_a}"));
+    assert!(pair.b.reaches(&pair.a));
+    a.tell(&format!("activate {name_b}"));
+    assert!(pair.a.reaches(&pair.b));
+}
+
+#[test]
 fn keys_change_under_traffic_without_loss_and_old_ones_leave() {
     if skipped_without_ipsec() {
         return;

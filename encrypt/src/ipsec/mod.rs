@@ -42,31 +42,28 @@ mod kernel;
 mod options;
 mod peer;
 mod ratchet;
+mod spent;
 mod store;
 mod supervise;
+mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Plain, PoisonError};
-use std::time::{Duration, SystemTime};
 
-use futures::FutureExt;
-use futures::future::BoxFuture;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use self::chain::{Chain, Direction};
-use self::kernel::{Reading, SaId, Way, Xfrm};
+use self::kernel::{SaId, Way, Xfrm};
 pub use self::options::{IpsecOptions, Lifetime};
 use self::peer::{Means, PeerState};
+use self::spent::Spent;
 use self::store::{KeptPeer, Store};
 use crate::netlink::Netlink;
 use crate::prefixes::{check_free, normal};
-use crate::{
-    Device, Error, Health, Peer, PeerStatus, PresharedKey, PrivateKey, PublicKey, Status, Tunnel,
-};
+use crate::{Device, Error, Health, Peer, PresharedKey, PrivateKey, PublicKey};
 
 /// For Hello, which wants a port.
 const PORT: u16 = 4500;
@@ -100,7 +97,7 @@ struct State {
     store: Store,
     peers: BTreeMap<PublicKey, PeerState>,
     /// Sessions whose keys were taken, removed peers' too. One of them again would be the same keys again.
-    spent: BTreeSet<[u8; 16]>,
+    spent: Spent,
     detached: bool,
 }
 
@@ -139,7 +136,7 @@ impl Ipsec {
             state: Mutex::new(State {
                 store,
                 peers,
-                spent: BTreeSet::new(),
+                spent: Spent::default(),
                 detached: false,
             }),
             device: Plain::new(device),
@@ -419,7 +416,7 @@ impl Inner {
             .or_insert_with(|| PeerState::new(kept.clone()));
         there.kept = kept;
         if !there.has(&fingerprint) {
-            if !state.spent.insert(fingerprint) {
+            if !state.spent.take(fingerprint) {
                 return Err(Error::SecretSpent);
             }
             there.install(self.means(), chain).await?;
@@ -486,121 +483,11 @@ impl Inner {
         Ok(stuck.map(|(key, _)| *key).collect())
     }
 
-    async fn status(&self) -> Result<Status, Error> {
-        let state = self.state.lock().await;
-        let readings = self.xfrm.associations().await?;
-        let link = self.netlink.link_at(self.device().index).await?;
-        let peers = state.peers.values();
-        Ok(Status {
-            device: self.device(),
-            public_key: self.public_key,
-            port: PORT,
-            fwmark: self.options.fwmark,
-            losses: link.map(|link| link.losses).unwrap_or_default(),
-            peers: peers.map(|peer| status_of(peer, &readings)).collect(),
-        })
-    }
-
     async fn detach(&self) -> Result<(), Error> {
         let mut state = self.state.lock().await;
         state.detached = true;
         state.peers.clear();
         Ipsec::remove_left_over(&self.options).await?;
         Ok(())
-    }
-}
-
-fn status_of(peer: &PeerState, readings: &BTreeMap<SaId, Reading>) -> PeerStatus {
-    let kept = &peer.kept;
-    let theirs = readings.iter();
-    let theirs: Vec<_> = theirs
-        .filter(|(_, reading)| reading.number == kept.number)
-        .collect();
-    let bytes = |inward: bool| {
-        let ways = theirs.iter();
-        let ways = ways.filter(|(id, _)| (id.destination == kept.local) == inward);
-        ways.map(|(_, reading)| reading.bytes).sum()
-    };
-    let made = peer
-        .since()
-        .and_then(|since| SystemTime::now().checked_sub(since.elapsed()));
-    let heard = theirs.iter().filter_map(|(id, reading)| {
-        let inward = id.destination == kept.local;
-        reading.used.filter(|_| inward).map(Duration::from_secs)
-    });
-    PeerStatus {
-        public_key: kept.public_key(),
-        endpoint: Some(SocketAddr::new(kept.remote, PORT)),
-        prefixes: kept.prefixes.clone(),
-        preshared: !theirs.is_empty(),
-        // Keys that nothing was received under yet are as good as none.
-        last_handshake: made.filter(|_| heard.max().is_some()),
-        received_bytes: bytes(true),
-        sent_bytes: bytes(false),
-        refused_packets: Some(
-            theirs
-                .iter()
-                .map(|(_, reading)| reading.replayed + reading.forged)
-                .sum(),
-        ),
-    }
-}
-
-impl Tunnel for Ipsec {
-    fn public_key(&self) -> PublicKey {
-        self.inner.public_key
-    }
-
-    fn agree(&self, other: &PublicKey) -> Option<Zeroizing<[u8; 32]>> {
-        self.inner.name.agree(other)
-    }
-
-    fn port(&self) -> u16 {
-        PORT
-    }
-
-    fn rotate(&self) -> BoxFuture<'_, Result<Vec<PublicKey>, Error>> {
-        self.inner.tend(true).boxed()
-    }
-
-    fn stuck(&self) -> BoxFuture<'_, Result<Vec<PublicKey>, Error>> {
-        self.inner.stuck().boxed()
-    }
-
-    fn device(&self) -> Device {
-        self.inner.device()
-    }
-
-    fn up(&self) -> BoxFuture<'_, Result<(), Error>> {
-        self.inner.up().boxed()
-    }
-
-    fn install(&self, peer: Peer) -> BoxFuture<'_, Result<(), Error>> {
-        self.inner.install(peer).boxed()
-    }
-
-    fn activate(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
-        self.inner.activate(peer).boxed()
-    }
-
-    fn rekey(&self, peer: PublicKey, key: PresharedKey) -> BoxFuture<'_, Result<(), Error>> {
-        self.inner.rekey(peer, key).boxed()
-    }
-
-    fn remove(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
-        self.inner.remove(peer).boxed()
-    }
-
-    fn status(&self) -> BoxFuture<'_, Result<Status, Error>> {
-        self.inner.status().boxed()
-    }
-
-    fn watch(&self) -> watch::Receiver<Health> {
-        self.inner.health.subscribe()
-    }
-
-    fn detach(&self) -> BoxFuture<'_, Result<(), Error>> {
-        self.supervisor.abort();
-        self.inner.detach().boxed()
     }
 }

@@ -17,6 +17,9 @@ const LINGER_OUT: Duration = Duration::from_secs(2);
 /// How long one that is received with no more stays: for packets on the way, and for a peer that is slow to
 /// follow.
 const LINGER_IN: Duration = Duration::from_secs(30);
+/// Associations of a peer that may wait for their end: those of the session in use, those of the last one that has yet
+/// to take over, and some that linger. A peer that opens session after session fills nothing else.
+const LEAVING: usize = 32;
 
 /// A peer, as the kernel has it.
 pub(super) struct PeerState {
@@ -27,6 +30,9 @@ pub(super) struct PeerState {
     sending: Option<SaId>,
     /// Associations that go when their time is over.
     leaving: Vec<(SaId, Instant)>,
+    /// Those among them that the last session was received with, if it was superseded before it took over: the peer
+    /// may have gone over to it all the same.
+    unproven: Vec<SaId>,
 }
 
 struct Session {
@@ -57,6 +63,7 @@ impl PeerState {
             session: None,
             sending: None,
             leaving: Vec::new(),
+            unproven: Vec::new(),
         }
     }
 
@@ -123,7 +130,7 @@ impl PeerState {
             since: Instant::now(),
             broken: false,
         });
-        Ok(())
+        self.collect(means).await
     }
 
     /// Policies as the peer's prefixes want them. Prefixes that it has no more lose theirs.
@@ -185,6 +192,7 @@ impl PeerState {
             return set;
         }
         let now = Instant::now();
+        self.unproven.clear();
         // What stayed for this alone has its end now.
         for (id, end) in &mut self.leaving {
             let linger = match former {
@@ -333,17 +341,34 @@ impl PeerState {
     }
 
     /// The session before this one: its keys for receiving stay until the next one has taken over, and long
-    /// enough; the key that is sent with until it is not.
+    /// enough; the key that is sent with until it is not. Of sessions that never took over only the last one's stay.
     fn supersede(&mut self) {
         let Some(session) = self.session.take() else {
             return;
         };
         let far = Duration::from_secs(24 * 3600);
+        let inward: Vec<SaId> = session.inward.into_values().collect();
+        for id in &inward {
+            self.leave(*id, far);
+        }
         if self.sending != Some(session.outward) {
             self.leave(session.outward, LINGER_OUT);
+            for id in std::mem::replace(&mut self.unproven, inward) {
+                self.leave(id, LINGER_IN);
+            }
         }
-        for id in session.inward.into_values() {
-            self.leave(id, far);
+        self.bound_leaving();
+    }
+
+    /// Ends the time of those that would go soonest, if there are too many.
+    fn bound_leaving(&mut self) {
+        let now = Instant::now();
+        let sending = self.sending;
+        self.leaving.sort_by_key(|(_, end)| std::cmp::Reverse(*end));
+        for (id, end) in self.leaving.iter_mut().skip(LEAVING) {
+            if Some(*id) != sending {
+                *end = now;
+            }
         }
     }
 
