@@ -13,6 +13,7 @@ mod identities;
 mod node;
 mod policy;
 mod report;
+mod tunnel;
 
 #[allow(dead_code, reason = "shared with the demonstration and the tests")]
 #[path = "../../../src/demo/harness/mod.rs"]
@@ -35,6 +36,7 @@ const GROUPS: &[Group] = &[
     ("ca", crowd::measure),
     ("node", node::measure),
     ("gate", gate::measure),
+    ("tunnel", tunnel::measure),
 ];
 
 fn main() -> Result<ExitCode> {

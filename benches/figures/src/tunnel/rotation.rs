@@ -1,0 +1,89 @@
+//! What is lost while keys change under load: a node's tunnel keys on either side, and sessions.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use handfast_agent::admin::{PeerInfo, Request, RotationInfo};
+
+use super::stream::{Flow, RATE};
+use super::{Kind, Stage};
+use crate::harness::wait;
+use crate::report::{Figure, Goal, figure};
+
+/// How long the flow goes on before and after each change.
+const QUIET: Duration = Duration::from_secs(2);
+const LONG: Duration = Duration::from_secs(120);
+
+/// Datagrams lost: while nothing changes, and while everything does.
+pub fn measure(kind: Kind) -> Result<Vec<Figure>> {
+    let stage = Stage::build(kind)?;
+    let mut undisturbed = Vec::new();
+    let mut lost = Vec::new();
+    for _ in 0..3 {
+        let flow = Flow::start(&stage.client, &stage.server, &stage.address())?;
+        wait::pause(2 * QUIET)?;
+        let carried = flow.end()?;
+        undisturbed.push((carried.sent - carried.arrived) as f64);
+
+        let flow = Flow::start(&stage.client, &stage.server, &stage.address())?;
+        wait::pause(QUIET)?;
+        let changes = change_everything(&stage)?;
+        wait::pause(QUIET)?;
+        let carried = flow.end()?;
+        eprintln!("{carried:?} over {changes} changes");
+        lost.push((carried.sent - carried.arrived) as f64);
+    }
+    let how = format!(
+        "{} keys of both nodes, one after the other, and their sessions, under {RATE} UDP packets/s",
+        kind.word()
+    );
+    let plain = format!("the same {RATE} UDP packets/s for as long while nothing changes");
+    Ok(vec![
+        figure("tunnel.rotation_lost", "", Goal::AtMost(0.0), lost, &how)?,
+        figure(
+            "tunnel.undisturbed_lost",
+            "",
+            Goal::None,
+            undisturbed,
+            &plain,
+        )?,
+    ])
+}
+
+/// How many changes there were.
+fn change_everything(stage: &Stage) -> Result<u32> {
+    for number in [1, 2] {
+        rotate(stage, number)?;
+        wait::pause(QUIET)?;
+    }
+    let epoch = |number| -> Result<u32> {
+        let peers: Vec<PeerInfo> = stage.mesh.ask(number, &Request::TunnelStatus)?;
+        Ok(peers.iter().map(|peer| peer.epoch).max().unwrap_or(0))
+    };
+    let before = epoch(1)?;
+    let _: u64 = stage.mesh.ask(1, &Request::PairFlush)?;
+    wait::until("a session's successor", LONG, || {
+        Ok((epoch(1)? > before).then_some(()))
+    })?;
+    Ok(3)
+}
+
+/// Changes a node's keys, and waits until its peers have followed.
+fn rotate(stage: &Stage, number: u8) -> Result<()> {
+    let begun: RotationInfo = stage.mesh.ask(number, &Request::TunnelRotate)?;
+    let Some(key) = begun.new_key else {
+        ensure!(
+            begun.by_new_session.is_empty(),
+            "keys of {} were to change in place",
+            begun.by_new_session.join(", ")
+        );
+        return Ok(());
+    };
+    wait::until("peers to follow a new key", LONG, || {
+        let peers: Vec<PeerInfo> = stage.mesh.ask(number, &Request::TunnelStatus)?;
+        let mut moved = peers
+            .iter()
+            .map(|peer| peer.own_key.as_deref() == Some(&key) && peer.other_device.is_none());
+        Ok((!peers.is_empty() && moved.all(|moved| moved)).then_some(()))
+    })
+}
