@@ -14,8 +14,10 @@ use std::fs;
 use common::Ca;
 use handfast_ca::audit::{self, Filter, Outcome, Record};
 use handfast_ca::certificate::PrivateKey;
+use handfast_ca::client::rotation::NewRotation;
 use handfast_ca::client::{SvidKind, SvidRequest};
 use handfast_ca::model::Subject;
+use handfast_ca::rotation::{Stage, What};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 async fn records(ca: &mut Ca, filter: Filter) -> Vec<Record> {
@@ -121,6 +123,69 @@ async fn without_a_log_that_can_be_written_nothing_is_signed_or_changed() {
         .unwrap_err();
     assert!(error.to_string().contains("audit log"), "{error}");
     assert_eq!(ca.admin.entries().await.unwrap().len(), 1);
+}
+
+/// Who issued each list, with how many serial numbers stand on it, once there are as many as that.
+async fn lists(updates: &mut handfast_ca::client::Updates, count: usize) -> Vec<(String, usize)> {
+    loop {
+        let Some(crls) = common::next(updates).await.crls else {
+            continue;
+        };
+        let lists: Vec<(String, usize)> = crls
+            .iter()
+            .map(|der| {
+                let (_, crl) = CertificateRevocationList::from_der(der).unwrap();
+                (
+                    crl.issuer().to_string(),
+                    crl.iter_revoked_certificates().count(),
+                )
+            })
+            .collect();
+        if lists.len() >= count && lists.iter().all(|(_, serials)| *serials > 0) {
+            return lists;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_issuing_ca_whose_certificates_live_has_a_revocation_list() {
+    let mut ca = Ca::start().await;
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    let entry = ca.entry("spiffe://example.org/web", None).await;
+    let agent = ca.connect(&joined).await.unwrap();
+    agent.issue(vec![workload(&entry.id)]).await.unwrap();
+    // The agent leaves nothing, so the issuing CA that is replaced is not given up.
+    let order = NewRotation {
+        what: What::Issuing,
+        goal: Stage::Revoked,
+        reason: "a test".to_owned(),
+        compromised: false,
+        root: None,
+    };
+    ca.admin.rotate(order).await.unwrap();
+    while ca
+        .admin
+        .rotations()
+        .await
+        .unwrap()
+        .live
+        .iter()
+        .any(|one| one.stage == "prepared")
+    {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let mut updates = agent.updates().await.unwrap();
+    let subject = Subject::spiffe_id("spiffe://example.org/web").unwrap();
+    ca.admin.revoke(&subject, "stolen").await.unwrap();
+    let both = lists(&mut updates, 2).await;
+    assert_ne!(both[0].0, both[1].0, "{both:?}");
+    // They outlive the server.
+    drop(updates);
+    let ca = Ca::serve(ca.stop().await, 0).await;
+    let agent = ca.connect(&joined).await.unwrap();
+    let mut updates = agent.updates().await.unwrap();
+    assert_eq!(lists(&mut updates, 2).await, both);
+    ca.stop().await;
 }
 
 /// Serial numbers on the newest revocation list, once there is one with any.

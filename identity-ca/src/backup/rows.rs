@@ -18,10 +18,11 @@ use crate::authority::Authority;
 use crate::now_ms;
 use crate::registry::{Store, uint};
 
-/// Not of the registry's content: the database's own, and what says who is there now.
-const LEFT_OUT: [&str; 6] = [
+/// Not of the registry's content: the database's own, what says who is there now, and what is made anew.
+const LEFT_OUT: [&str; 7] = [
     "_sqlx_migrations",
     "alarms",
+    "crls",
     "recovery",
     "recovery_heard",
     "servers",

@@ -5,6 +5,7 @@
 //! in commit order and a restored backup does not go back behind the clock.
 
 mod admission;
+mod crls;
 mod denials;
 mod entries;
 mod federations;

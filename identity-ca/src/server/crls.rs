@@ -1,4 +1,4 @@
-//! Keeps the revocation list in step with the deny list.
+//! Keeps the revocation lists in step with the deny list: one of every issuing CA whose SVIDs may live.
 //!
 //! The deny list names identities, nodes and serial numbers; a CRL knows
 //! serial numbers alone. Which were signed for an identity or handed to a
@@ -7,19 +7,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
 use super::serials::Serials;
 use super::state::State;
 use crate::audit::{self, Filter, Outcome, Record};
-use crate::authority::Issued;
+use crate::authority::{Crl, Issued};
 use crate::deny::DenyList;
 use crate::model::{Serial, Subject};
 use crate::registry::MAX_SVID_TTL;
 use crate::{Error, NodeName, now_ms};
 
-/// The list, and what it is made of.
+/// Other servers' lists are looked for so often: they are for those who check without handfast.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The lists, and what they are made of.
 #[derive(Default)]
 pub(super) struct Crls {
     lists: watch::Sender<Lists>,
@@ -51,32 +55,105 @@ impl Crls {
     }
 }
 
-/// Makes the list anew after each change of the deny list, which is dated
-/// anew every hour. `log` is the folder of the audit log.
+/// Makes the lists anew after each change of the deny list, which is dated anew every hour, and hands on those of all
+/// servers. `log` is the folder of the audit log.
 pub(super) async fn keep(state: Arc<State>, log: PathBuf) {
     fill(&state, log).await;
     let mut snapshots = state.snapshot.subscribe();
-    let (mut made, mut number) = (None, 0);
+    let mut known = Known::default();
+    // What an earlier run has made is replaced by what has a higher number.
+    known.exchange(&state).await;
     loop {
         let deny = Arc::clone(&snapshots.borrow_and_update().deny);
-        if made != Some(deny.number()) {
-            // Rises with each list (RFC 5280 section 5.2.3), whatever made it necessary.
-            let next = deny.number().max(number + 1);
-            let revoked: Vec<_> = revoked(&state.crls.serials, &deny).into_iter().collect();
-            match state.authority.sign_crl(next, &revoked) {
-                Ok(list) => {
-                    (made, number) = (Some(deny.number()), next);
-                    state.crls.lists.send_replace(Arc::new(vec![list]));
-                }
-                // Health says so; the next deny list is signed by who can.
-                Err(Error::NotSigning(_)) => {}
-                Err(error) => tracing::error!(%error, "the revocation list is not made"),
-            }
+        let signers = state.authority.list_signers();
+        if known.made_for != Some((deny.number(), signers.clone())) {
+            known.make(&state, &deny, signers).await;
         }
+        known.exchange(&state).await;
+        known.publish(&state);
+        let look = async {
+            match state.registry.is_shared() {
+                true => tokio::time::sleep(LOOK).await,
+                false => std::future::pending().await,
+            }
+        };
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return },
-            () = state.crls.overtaken.notified() => made = None,
+            () = state.crls.overtaken.notified() => known.made_for = None,
+            () = look => {}
         }
+    }
+}
+
+/// The newest list of each issuing CA.
+#[derive(Default)]
+struct Known {
+    /// By issuer.
+    lists: BTreeMap<String, Crl>,
+    /// The deny list, and whose lists were made of it.
+    made_for: Option<(u64, Vec<String>)>,
+    /// Those that the store has not got yet.
+    untold: Vec<Crl>,
+}
+
+impl Known {
+    async fn make(&mut self, state: &State, deny: &DenyList, signers: Vec<String>) {
+        let revoked: Vec<_> = revoked(&state.crls.serials, deny).into_iter().collect();
+        self.untold.clear();
+        let mut all = !signers.is_empty();
+        for signer in &signers {
+            // Rises with each list (RFC 5280 section 5.2.3), whatever made it necessary.
+            let last = self.lists.get(signer).map_or(0, |list| list.number);
+            let number = deny.number().max(last + 1);
+            match state.authority.sign_crl(signer, number, &revoked) {
+                Ok(list) => {
+                    self.untold.push(list.clone());
+                    self.lists.insert(signer.clone(), list);
+                }
+                // Health says so; the next deny list is signed by who can.
+                Err(Error::NotSigning(_)) => all = false,
+                Err(error) => {
+                    tracing::error!(%error, signer, "a revocation list is not made");
+                }
+            }
+        }
+        if all {
+            self.made_for = Some((deny.number(), signers));
+        }
+    }
+
+    /// Tells the other servers, and hears of theirs. Without the store there are one's own.
+    async fn exchange(&mut self, state: &State) {
+        if !self.untold.is_empty() {
+            match state.registry.put_crls(&self.untold).await {
+                Ok(()) => self.untold.clear(),
+                Err(error) => tracing::warn!(%error, "revocation lists are not kept yet"),
+            }
+        }
+        match state.registry.crls().await {
+            Ok(lists) => {
+                for list in lists {
+                    let known = self.lists.get(&list.issuer);
+                    if known.is_none_or(|known| known.number < list.number) {
+                        self.lists.insert(list.issuer.clone(), list);
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the other servers' revocation lists"),
+        }
+        let now = now_ms();
+        self.lists.retain(|_, list| list.ends_ms > now);
+    }
+
+    fn publish(&self, state: &State) {
+        let lists: Vec<Vec<u8>> = self.lists.values().map(|list| list.der.clone()).collect();
+        state.crls.lists.send_if_modified(|published| {
+            let news = **published != lists;
+            if news {
+                *published = Arc::new(lists);
+            }
+            news
+        });
     }
 }
 

@@ -166,6 +166,23 @@ async fn what_one_server_is_told_the_agents_of_the_other_hear_at_once() {
         .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_of_one_server_get_the_revocation_lists_of_the_other_too() {
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (mut east, west) = two(folder.path(), &postgres.url("handfast")).await;
+    let joined = join(&mut east, "web1", "10.1.0.0/24").await;
+    let agent = connect(west.address, &joined).await;
+    let mut updates = agent.updates().await.unwrap();
+    while next(&mut updates)
+        .await
+        .crls
+        .is_none_or(|lists| lists.len() < 2)
+    {}
+}
+
 /// Makes entries at one server without a pause.
 struct Writer {
     counts: Arc<Counts>,

@@ -1,0 +1,11 @@
+-- The newest revocation list of each issuing CA: agents of every server get those of all, and one whose key is gone
+-- already has a list for as long as its certificates live.
+
+CREATE TABLE crls (
+    -- SHA-256 of the issuing CA's certificate.
+    issuer  TEXT PRIMARY KEY,
+    number  INTEGER NOT NULL,
+    -- The list's own end.
+    ends_ms INTEGER NOT NULL,
+    der     BLOB NOT NULL
+) STRICT;
