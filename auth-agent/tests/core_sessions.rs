@@ -641,6 +641,22 @@ fn a_peer_may_have_only_so_many_connections() {
 }
 
 #[test]
+fn a_peer_that_connects_again_and_again_is_let_in_so_many_times_a_second() {
+    let mut bench = Bench::new();
+    let mut let_in = 0;
+    for conn in 1..=100 {
+        if closed(&bench.connected(conn, peer_node(LOWER), false)).is_empty() {
+            let_in += 1;
+            bench.feed(Event::Disconnected { conn: ConnId(conn) });
+        }
+        bench.pass(SECOND / 100);
+    }
+    assert!((4..=8).contains(&let_in), "{let_in}");
+    let effects = bench.connected(101, peer_node(HIGHER), false);
+    assert!(closed(&effects).is_empty(), "others are not kept out");
+}
+
+#[test]
 fn goodbye_ends_the_connection_and_not_the_session() {
     let mut bench = Bench::new();
     bench.live(1, LOWER, false);

@@ -67,7 +67,7 @@ impl Core {
         if !self.is_own(address) {
             return;
         }
-        let rest = self.rests.get(&address).copied();
+        let rests = self.rests_until(address, endpoint, identity);
         let Some(peer) = self.peer_mut(number) else {
             return;
         };
@@ -90,11 +90,8 @@ impl Core {
                 Said::Confirmed => return,
             },
             None => {
-                if let Some(rest) = rest
-                    && rest.identity != Some(identity)
-                    && rest.until > now
-                {
-                    return peer.retry(rest.until);
+                if let Some(until) = rests {
+                    return peer.retry(until);
                 }
             }
         }
@@ -400,19 +397,52 @@ impl Core {
                 address,
                 peer: number,
             });
-            self.rest(address, Some(announcement.identity));
+            self.rest(address, announcement);
         }
     }
 
     /// No other identity is announced at the address for a while: packets are in flight.
-    pub(super) fn rest(&mut self, address: IpAddr, identity: Option<IdentityNumber>) {
+    pub(super) fn rest(&mut self, address: IpAddr, gone: Announcement) {
         let until = self.now.boot + self.config.times.rest;
-        // Two different identities went in a row: then nobody may be next before the rest is over.
-        let identity = match self.rests.get(&address) {
-            Some(rest) if rest.until > self.now.boot && rest.identity != identity => None,
-            _ => identity,
+        let (mut identity, mut endpoint) = (Some(gone.identity), Some(gone.entry.endpoint));
+        let earlier = self.rests.get(&address);
+        if let Some(earlier) = earlier.filter(|rest| rest.until > self.now.boot) {
+            // Two different identities went in a row: then nobody may be next before the rest is over.
+            let same = earlier.identity == identity
+                || self.relabelled(earlier, gone.entry.endpoint, gone.identity);
+            identity = identity.filter(|_| same);
+            endpoint = endpoint.filter(|_| same && earlier.endpoint == endpoint);
+        }
+        let rest = Rest {
+            until,
+            identity,
+            endpoint,
         };
-        self.rests.insert(address, Rest { until, identity });
+        self.rests.insert(address, rest);
         self.persist();
+    }
+
+    /// Until when an endpoint must wait for an address that others had.
+    fn rests_until(
+        &self,
+        address: IpAddr,
+        endpoint: EndpointId,
+        identity: IdentityNumber,
+    ) -> Option<Duration> {
+        let rest = self.rests.get(&address)?;
+        let free = rest.until <= self.now.boot
+            || rest.identity == Some(identity)
+            || self.relabelled(rest, endpoint, identity);
+        (!free).then_some(rest.until)
+    }
+
+    /// The same workload by another set of labels: what is in flight from it, or to it, is nobody else's.
+    fn relabelled(&self, rest: &Rest, endpoint: EndpointId, identity: IdentityNumber) -> bool {
+        let name = |number| self.numbers.get(number).map(|of| &of.identity.spiffe_id);
+        rest.endpoint == Some(endpoint)
+            && rest
+                .identity
+                .and_then(name)
+                .is_some_and(|former| Some(former) == name(identity))
     }
 }

@@ -35,6 +35,9 @@ pub struct Limits {
     pub peers: usize,
     /// Connections of one peer at a time, live or not.
     pub conns_per_peer: usize,
+    /// Connections that one peer may dial in a second: each that becomes a session is stored, written to the kernel and
+    /// given a tunnel.
+    pub conns_per_second: u32,
     /// Addresses one peer may announce, and withdrawn ones remembered.
     pub remotes_per_peer: usize,
     /// Proofs one peer may have accepted in one session.
@@ -65,6 +68,7 @@ impl Default for Limits {
         Self {
             peers: 8_192,
             conns_per_peer: 4,
+            conns_per_second: 4,
             remotes_per_peer: 8_192,
             proofs_per_session: 8_192,
             waiting_per_session: 1_024,

@@ -37,18 +37,37 @@ impl Core {
         for (number, _) in changed.iter().filter(|(_, revoked)| *revoked) {
             self.cut_identity(*number);
         }
-        let lifted = changed.iter().any(|(_, revoked)| !revoked);
+        let lifted: Vec<IdentityNumber> = changed
+            .into_iter()
+            .filter_map(|(number, revoked)| (!revoked).then_some(number))
+            .collect();
         self.revoke_serials();
         self.revoke_nodes(nodes);
-        if lifted {
+        if !lifted.is_empty() {
             self.pair_everything();
         }
         let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
         for number in peers {
-            if lifted {
+            // Before proofs that are good by this list only.
+            self.relay_deny_list(number);
+            if !lifted.is_empty() {
+                self.forget_refusals(number, &lifted);
                 self.pursue_all(number);
             }
-            self.relay_deny_list(number);
+        }
+    }
+
+    /// What a peer refused while these were revoked is no reason to wait any more.
+    fn forget_refusals(&mut self, number: PeerNumber, lifted: &[IdentityNumber]) {
+        let Some(live) = self.session_mut(number) else {
+            return;
+        };
+        for identity in lifted {
+            if let Some(given) = live.given.get_mut(identity)
+                && given.sent.is_none()
+            {
+                given.retry_at = None;
+            }
         }
     }
 

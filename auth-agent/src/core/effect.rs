@@ -18,7 +18,8 @@ use crate::wire::{Frame, LeafHash};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Store [`Core::snapshot`](super::Core::snapshot) where an agent of the same boot finds it. At most one a
-    /// step, and first.
+    /// step, and first. While it fails it is due before every step, and [`Effect::unless_stored`] says what is left
+    /// out of that.
     Persist,
     /// First effect ever of a core without a snapshot: empty sessions, prefixes, remotes, announced, auth,
     /// identities, locals and connections, since their numbers mean nothing any more.
@@ -311,6 +312,42 @@ impl Effect {
                     | Frame::TunnelReady
                     | Frame::Ready,
             } => Some(*conn),
+            _ => None,
+        }
+    }
+}
+
+impl Effect {
+    /// What the core must hear in place of this while the disk refuses [`Effect::Persist`]; `None` for what may be
+    /// done all the same. The rest of the world must not learn of what a successor would not know: so nothing is
+    /// permitted, nothing is said, and a connection on which something should have been said is closed. What
+    /// forbids is done, revocations above all.
+    ///
+    /// Whether the agent then dies or the disk comes round, it is as if it had slept until then, behind gates that
+    /// let less through: a successor goes on from the snapshot before, or the core writes everything again.
+    pub fn unless_stored(&self) -> Option<Event> {
+        match self {
+            Self::Send {
+                frame: Frame::DenyList { .. },
+                ..
+            } => None,
+            Self::Send { conn, .. }
+            | Self::SendProof { conn, .. }
+            | Self::SendTunnelKey { conn, .. } => Some(Event::Disconnected { conn: *conn }),
+            Self::Dial { peer, .. } => Some(Event::DialFailed { peer: *peer }),
+            Self::InstallTunnel { conn, .. } => Some(Event::TunnelFailed { conn: *conn }),
+            Self::SetSession { session, .. } if session.state == SessionState::Cut => None,
+            Self::SetAnnounced { announced, .. }
+                if announced.state == AnnouncedState::Withdrawing =>
+            {
+                None
+            }
+            Self::SetSession { .. }
+            | Self::SetAnnounced { .. }
+            | Self::SetPrefix { .. }
+            | Self::SetLocal { .. }
+            | Self::SetRemote { .. }
+            | Self::SetPair { .. } => Some(Event::NotWritten { peer: None }),
             _ => None,
         }
     }

@@ -33,6 +33,9 @@ pub(super) struct Rest {
     pub until: Duration,
     /// Who had it, and may have it again at once; `None` if it was more than one.
     pub identity: Option<IdentityNumber>,
+    /// Which endpoint that was: only its labels may be others at once. `None` after a restart, and if it was more
+    /// than one.
+    pub endpoint: Option<EndpointId>,
 }
 
 impl Core {

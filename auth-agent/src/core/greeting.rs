@@ -78,14 +78,17 @@ impl Core {
         let number = self
             .ensure_peer(&node.id, &node.name)
             .ok_or(CloseReason::TooMany)?;
-        let limit = self.config.limits.conns_per_peer;
-        let full = self
-            .peer(number)
-            .is_some_and(|peer| peer.greetings.len() >= limit);
-        if full && !dialled {
-            return Err(CloseReason::TooMany);
+        let (now, limits) = (self.now.boot, &self.config.limits);
+        let (at_once, per_second) = (limits.conns_per_peer, limits.conns_per_second);
+        let let_in = dialled
+            || self.peer_mut(number).is_some_and(|peer| {
+                peer.greetings.len() < at_once && peer.let_in.take(now, per_second)
+            });
+        if let_in {
+            Ok(number)
+        } else {
+            Err(CloseReason::TooMany)
         }
-        Ok(number)
     }
 
     pub(super) fn refuse(&mut self, conn: ConnId, reason: CloseReason) {

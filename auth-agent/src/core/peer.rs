@@ -59,6 +59,8 @@ pub(super) struct Peer {
     pub resolves_out: Bucket,
     pub holds: BTreeSet<HoldKey>,
     pub violations: u64,
+    /// Connections of its own dialling that were let in.
+    pub let_in: Bucket,
     /// Since when, and until when if that is over, the kernel may take the peer's addresses for others than the core
     /// does: from a write that it refused until all was written again.
     pub unsure: Option<(Duration, Option<Duration>)>,
@@ -228,6 +230,8 @@ pub(super) struct Proven {
     pub not_after: u64,
     pub serial: Vec<u8>,
     pub at: Duration,
+    /// How often it has been shown since.
+    pub repeats: u32,
 }
 
 /// A local address toward the peer.
@@ -322,6 +326,7 @@ impl Peer {
             resolves_out: Bucket::default(),
             holds: BTreeSet::new(),
             violations: 0,
+            let_in: Bucket::default(),
             unsure: None,
             stored: OnceLock::new(),
         }

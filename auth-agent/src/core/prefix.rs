@@ -127,6 +127,11 @@ impl Core {
         }
     }
 
+    /// Every prefix that the kernel is to have, and whose it is.
+    pub fn prefixes(&self) -> impl Iterator<Item = (IpNet, PeerNumber)> {
+        self.prefixes.iter().map(|(prefix, peer)| (*prefix, *peer))
+    }
+
     /// The node whose prefix an address lies in; the longest counts.
     pub(super) fn peer_of(&self, address: IpAddr) -> Option<PeerNumber> {
         let bits = if address.is_ipv4() { 32 } else { 128 };

@@ -9,6 +9,9 @@ use super::types::{ConnId, IdentityNumber, PeerNumber};
 use super::{Alarm, CloseReason, Core, Discarded, Effect};
 use crate::wire::{Frame, LeafHash};
 
+/// A proof may be shown so often again in a session, its answer being late.
+const REPEATS: u32 = 3;
+
 impl Core {
     /// Shows an identity to the peer, unless it has been shown already with this very SVID.
     pub(super) fn show(&mut self, number: PeerNumber, identity: IdentityNumber) {
@@ -290,20 +293,23 @@ impl Core {
         let identity = self
             .number_of(&proof.identity)
             .ok_or("too many identities")?;
-        let conn = match self.session_mut(number) {
-            Some(live) => {
-                let proven = Proven {
-                    identity,
-                    not_after: proof.not_after,
-                    serial: proof.serial.clone(),
-                    at: now.boot,
-                };
-                live.proven.insert(proof.leaf_hash, proven);
-                live.conn
-            }
-            None => return Err("no session"),
+        let live = self.session_mut(number).ok_or("no session")?;
+        let conn = live.conn;
+        let before = live.proven.get(&proof.leaf_hash);
+        let repeats = before.map_or(0, |before| before.repeats.saturating_add(1));
+        let proven = Proven {
+            identity,
+            not_after: proof.not_after,
+            serial: proof.serial.clone(),
+            at: now.boot,
+            repeats,
         };
+        live.proven.insert(proof.leaf_hash, proven);
         self.count("proofs-verified");
+        if repeats > REPEATS {
+            // Nobody waits that often for an answer that was given.
+            self.refused_something(number, conn);
+        }
         self.rest_on(number, identity, proof.serial, false);
         self.write_identity(identity);
         self.emit(Effect::Send {

@@ -381,23 +381,27 @@ impl Peer {
         self.seen.get(&address).copied().unwrap_or(self.seen_floor)
     }
 
-    /// Remembers a generation. Beyond the bound the lowest of addresses that are not announced go, and their
-    /// generation becomes the floor for all that are not remembered.
+    /// Remembers a generation. Beyond the bound the lower half of those of addresses that are not announced goes, at
+    /// once, since it costs a look at all; the highest of them becomes the floor for all that are not remembered.
     fn saw(&mut self, address: IpAddr, generation: u64, limit: usize) {
         let highest = self.seen.entry(address).or_insert(generation);
         *highest = generation.max(*highest);
-        while self.seen.len() > limit.saturating_mul(2) {
-            let lowest = self
-                .seen
-                .iter()
-                .filter(|(address, _)| !self.remotes.contains_key(*address))
-                .min_by_key(|(_, generation)| **generation)
-                .map(|(address, generation)| (*address, *generation));
-            let Some((address, generation)) = lowest else {
-                break;
-            };
-            self.seen.remove(&address);
-            self.seen_floor = self.seen_floor.max(generation);
+        if self.seen.len() <= limit.saturating_mul(2) {
+            return;
         }
+        let remotes = &self.remotes;
+        let mut gone: Vec<u64> = self
+            .seen
+            .iter()
+            .filter(|(address, _)| !remotes.contains_key(*address))
+            .map(|(_, generation)| *generation)
+            .collect();
+        gone.sort_unstable();
+        let Some(floor) = gone.get(gone.len().saturating_sub(1) / 2).copied() else {
+            return;
+        };
+        self.seen
+            .retain(|address, generation| *generation > floor || remotes.contains_key(address));
+        self.seen_floor = self.seen_floor.max(floor);
     }
 }

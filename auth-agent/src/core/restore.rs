@@ -59,7 +59,12 @@ impl Core {
         self.generation = snapshot.generation;
         self.removals = snapshot.removals;
         for (address, until, identity) in snapshot.rests {
-            self.rests.insert(address, Rest { until, identity });
+            let rest = Rest {
+                until,
+                identity,
+                endpoint: None,
+            };
+            self.rests.insert(address, rest);
         }
         for saved in snapshot.peers {
             let peer = restored(Arc::unwrap_or_clone(saved));

@@ -117,7 +117,7 @@ impl Core {
             self.holders.remove(&address);
         }
         for (address, announcement) in announced {
-            self.rest(address, Some(announcement.identity));
+            self.rest(address, announcement);
         }
         self.pairs
             .retain(|key, pair| key.peer != number || pair.epoch >= below);

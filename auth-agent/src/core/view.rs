@@ -150,6 +150,20 @@ pub struct PairView {
 }
 
 impl Core {
+    /// Serial number of the newest proof of an identity that the peer's entries rest on; of this node's own if `ours`.
+    pub fn proof_serial(
+        &self,
+        peer: PeerNumber,
+        identity: IdentityNumber,
+        ours: bool,
+    ) -> Option<&[u8]> {
+        let footings = self.peer(peer)?.rests_on.iter();
+        footings
+            .filter(|(footing, _)| footing.identity == identity && footing.ours == ours)
+            .max_by_key(|(_, epoch)| **epoch)
+            .map(|(footing, _)| footing.serial.as_slice())
+    }
+
     /// Everything, for people.
     pub fn view(&self) -> View {
         let endpoints = self.endpoints.iter();

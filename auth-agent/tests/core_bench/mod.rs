@@ -250,9 +250,33 @@ impl Bench {
         effects
     }
 
+    /// The same workload by other labels, with the SVID that names them.
+    pub fn relabel(
+        &mut self,
+        endpoint: u32,
+        address: &str,
+        name: &str,
+        label: &str,
+        leaf_number: u8,
+    ) -> Vec<Effect> {
+        let mut identity = identity(name);
+        identity.labels.insert("label".to_owned(), label.to_owned());
+        let mut effects = self.feed(Event::EndpointAdded {
+            endpoint: EndpointId(endpoint),
+            addresses: BTreeSet::from([ip(address)]),
+            identity: Some(identity.clone()),
+        });
+        effects.extend(self.svid_of(identity, leaf_number, WALL + DAY));
+        effects
+    }
+
     pub fn svid(&mut self, name: &str, leaf_number: u8, not_after: u64) -> Vec<Effect> {
+        self.svid_of(identity(name), leaf_number, not_after)
+    }
+
+    fn svid_of(&mut self, identity: Identity, leaf_number: u8, not_after: u64) -> Vec<Effect> {
         self.feed(Event::IdentityReady(LocalIdentity {
-            identity: identity(name),
+            identity,
             leaf_hash: leaf(leaf_number),
             not_after,
             serial: vec![leaf_number],

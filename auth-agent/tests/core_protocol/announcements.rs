@@ -228,3 +228,54 @@ fn a_live_peers_addresses_go_to_nobody_whose_certificate_is_not_newer() {
     let effects = bench.connected(2, thief, true);
     assert_eq!(closed(&effects), [(2, CloseReason::PrefixConflict)]);
 }
+
+/// What is announced at endpoint 1's address once its withdrawal is confirmed.
+fn announced_after(bench: &mut Bench, effects: &[Effect], leaf_number: u8) -> bool {
+    let (address, generation) = (
+        ip("10.109.0.1"),
+        withdrawn_generation(effects, "10.109.0.1"),
+    );
+    let requests = (100..110).map(|number| [number; 32]).collect();
+    bench.frame(1, Frame::Grant { requests });
+    bench.frame(1, accepted(leaf_number));
+    let mut effects = bench.frame(
+        1,
+        Frame::Withdrawn {
+            address,
+            generation,
+        },
+    );
+    effects.extend(bench.hold(1, "10.122.0.1"));
+    has(&effects, |e| {
+        matches!(
+            e,
+            Effect::Send {
+                frame: Frame::Announce { .. },
+                ..
+            }
+        )
+    })
+}
+
+#[test]
+fn the_same_workload_by_other_labels_needs_no_rest() {
+    let mut bench = Bench::paired();
+    let effects = bench.relabel(1, "10.109.0.1", "web", "one", 50);
+    assert!(announced_after(&mut bench, &effects, 50));
+}
+
+#[test]
+fn the_same_workload_by_another_name_rests() {
+    let mut bench = Bench::paired();
+    let effects = bench.relabel(1, "10.109.0.1", "other", "one", 50);
+    assert!(!announced_after(&mut bench, &effects, 50));
+}
+
+#[test]
+fn another_workload_of_the_same_name_by_other_labels_rests() {
+    let mut bench = Bench::paired();
+    let endpoint = EndpointId(1);
+    let mut effects = bench.feed(Event::EndpointRemoved { endpoint });
+    effects.extend(bench.relabel(2, "10.109.0.1", "web", "one", 50));
+    assert!(!announced_after(&mut bench, &effects, 50));
+}

@@ -166,3 +166,27 @@ fn what_the_kernel_refused_is_not_confirmed_and_ends_the_connection() {
     let effects = bench.feed(Event::NotWritten { peer: Some(peer) });
     assert_eq!(closed(&effects), [(1, CloseReason::NotWritten)]);
 }
+
+#[test]
+fn lifting_is_told_to_peers_before_the_proof_that_it_makes_good() {
+    let mut bench = Bench::paired();
+    bench.feed(deny(1, &["web"], &[], &[]));
+    bench.frame(
+        1,
+        Frame::ProofRefused {
+            leaf_hash: Some(leaf(1)),
+            reason: "revoked".into(),
+        },
+    );
+    let effects = bench.feed(deny(2, &[], &[], &[]));
+    let told = place(&effects, |e| {
+        matches!(
+            e,
+            Effect::Send {
+                frame: Frame::DenyList { .. },
+                ..
+            }
+        )
+    });
+    assert!(told < place(&effects, |e| matches!(e, Effect::SendProof { .. })));
+}

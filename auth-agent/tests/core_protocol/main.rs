@@ -18,6 +18,7 @@ mod questions;
 mod refused;
 mod resolve;
 mod restart;
+mod stored;
 
 use core_bench::*;
 use handfast_agent::core::{

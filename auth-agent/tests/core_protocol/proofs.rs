@@ -229,3 +229,15 @@ fn an_accepted_proof_that_the_peer_throws_away_is_shown_again_and_its_addresses_
     bench.feed(deny(1, &["web"], &[], &[]));
     assert!(closed(&bench.frame(1, refused)).is_empty());
 }
+
+#[test]
+fn a_peer_that_shows_the_same_proof_again_and_again_loses_its_connection() {
+    let mut bench = Bench::new();
+    bench.live(1, HIGHER, true);
+    let mut shown = 0;
+    while closed(&bench.proven(1, HIGHER, "db", 1, false)).is_empty() {
+        shown += 1;
+        assert!(shown < 100);
+    }
+    assert!(shown > 64, "an answer may be late: {shown}");
+}

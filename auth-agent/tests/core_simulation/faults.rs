@@ -231,6 +231,7 @@ impl World {
         self.faults.loss_percent = 0;
         self.faults.tunnel_percent = 0;
         self.faults.refuse_percent = 0;
+        self.faults.disk_percent = 0;
         self.faults.slow_percent = 0;
         self.cuts.clear();
         self.speed_up();

@@ -71,6 +71,8 @@ pub fn run(seed: u64, trace: bool) {
         loss_percent: if kind == 1 { 5 } else { 0 },
         tunnel_percent: if kind == 2 { 20 } else { 0 },
         refuse_percent: if kind == 3 { 3 } else { 0 },
+        // A full disk is found by agents that die and by those whose kernel refuses, and by others.
+        disk_percent: if seed % 4 == 2 { 2 } else { 0 },
         slow_percent: 15,
         lie_percent: 0,
     };

@@ -147,6 +147,9 @@ pub struct Node {
     pub refused: Option<Duration>,
     /// Tunnels that are being installed.
     pub installing: BTreeMap<PeerNumber, u64>,
+    /// The disk has refused the snapshot that it should have by now.
+    pub unstored: bool,
+    pub disk_full_until: Duration,
 
     // The shell's disk.
     pub stored: Option<Snapshot>,
@@ -194,6 +197,8 @@ impl Node {
             inbox: Vec::new(),
             refused: None,
             installing: BTreeMap::new(),
+            unstored: false,
+            disk_full_until: Duration::ZERO,
             stored: None,
             deny: None,
             rules: None,

@@ -53,11 +53,30 @@ impl World {
                 return;
             };
             let heard_list = batch.iter().any(|e| matches!(e, Event::DenyList(_)));
-            let effects = core.handle_all(now, batch);
+            let mut effects = core.handle_all(now, batch);
+            if self.nodes[index].unstored && effects.first() != Some(&Effect::Persist) {
+                effects.insert(0, Effect::Persist);
+            }
             let mut refused = BTreeSet::new();
             for effect in effects {
                 if self.dies_now(index) {
                     return;
+                }
+                if effect == Effect::Persist {
+                    self.persist(index);
+                    continue;
+                }
+                if self.nodes[index].unstored
+                    && let Some(instead) = effect.unless_stored()
+                {
+                    self.say(|| format!("node {index}: not stored, so not {effect:?}"));
+                    match &instead {
+                        Event::Disconnected { conn } => self.close(index, *conn),
+                        Event::NotWritten { peer } if !refused.insert(*peer) => continue,
+                        _ => {}
+                    }
+                    events.push_back(instead);
+                    continue;
                 }
                 if let Effect::SetSession { peer, session } = &effect {
                     self.note_epoch(index, *peer, *session);
@@ -139,7 +158,6 @@ impl World {
 
     fn carry_out(&mut self, index: usize, effect: Effect, events: &mut VecDeque<Event>) {
         match effect {
-            Effect::Persist => self.persist(index),
             Effect::Dial { peer, id, .. } => self.dial(index, peer, &id),
             Effect::Close { conn, .. } => self.close(index, conn),
             Effect::Send { conn, frame } => self.say_on(index, conn, frame),
@@ -243,8 +261,24 @@ impl World {
         }
     }
 
+    /// A disk that is full is so for a while.
+    fn disk_refuses(&mut self, index: usize) -> bool {
+        if self.rng.chance(self.faults.disk_percent) {
+            self.nodes[index].disk_full_until = self.at + self.millis(0, 2_000);
+        }
+        self.faults.disk_percent > 0
+            && self.liar != Some(index)
+            && self.at < self.nodes[index].disk_full_until
+    }
+
     /// As the file has it; that the file can be read again is looked at now and then.
     fn persist(&mut self, index: usize) {
+        let refused = self.disk_refuses(index);
+        self.nodes[index].unstored = refused;
+        if refused {
+            return self.say(|| format!("node {index}: the disk refuses the snapshot"));
+        }
+        self.say(|| format!("node {index} -> Persist"));
         let snapshot = self.nodes[index].core.as_ref().map(|core| core.snapshot());
         self.stores += 1;
         if self.stores.is_multiple_of(1024) {

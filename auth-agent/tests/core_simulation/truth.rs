@@ -103,14 +103,18 @@ impl World {
         let at = self.at;
         let facts = &mut self.nodes[index].facts;
         if session.state == SessionState::Cut {
-            facts.ended.insert(peer, session.current);
+            // Epochs that were not stored have not begun, and their numbers may come again.
+            let newest = facts.newest.get(&peer).copied().unwrap_or_default();
+            facts.ended.insert(peer, session.current.min(newest));
         }
         let oldest = facts.oldest.entry(peer).or_insert((session.oldest, at));
         if oldest.0 != session.oldest {
             *oldest = (session.oldest, at);
         }
-        let known = facts.newest.entry(peer).or_default();
-        *known = session.current.max(*known);
+        if session.state != SessionState::Cut {
+            let known = facts.newest.entry(peer).or_default();
+            *known = session.current.max(*known);
+        }
     }
 
     /// The session's keys go into the tunnel.
@@ -248,7 +252,8 @@ impl World {
             let why = format!("property 3: node {index} counts its epochs with {peer} anew");
             self.fail(&why);
         }
-        if highest != Some(session.current) {
+        // A cut begins nothing; one that was not stored may come before the epoch that it ends.
+        if highest != Some(session.current) && session.state != SessionState::Cut {
             facts.highest.insert(peer, session.current);
             facts.epochs.insert((peer, session.current), at);
         }

@@ -78,6 +78,8 @@ pub struct Faults {
     pub tunnel_percent: u64,
     /// Of writes about addresses that the kernel refuses.
     pub refuse_percent: u64,
+    /// Of snapshots to store: the disk is full, and stays so for a while.
+    pub disk_percent: u64,
     /// Of new connections that are slow ones.
     pub slow_percent: u64,
     /// Of a liar's frames that it changes, or adds a lie to.
@@ -249,6 +251,7 @@ impl World {
         node.inbox.clear();
         node.svids.clear();
         node.installing.clear();
+        node.unstored = false;
         for link in std::mem::take(&mut node.conns) {
             self.break_link(link.0);
         }
