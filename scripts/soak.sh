@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What `make test` does with fixed seeds, with new ones until MINUTES are over (60 unless told): histories of the
-# agent's core, foreign bytes, and kill -9 of every process under a flood. The seed is printed, so that a failure can be repeated.
+# agent's core, foreign bytes, kill -9 of every process under a flood, and of agents under proven flows. The seed is
+# printed, so that a failure can be repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/env.sh
@@ -15,5 +16,5 @@ while [ "$SECONDS" -lt "$end" ]; do
         cargo test --locked --quiet --release -p handfast-agent --test core_simulation many_histories -- --nocapture
     HANDFAST_FUZZ_SEED=$seed HANDFAST_FUZZ_ROUNDS=200000 \
         cargo test --locked --quiet -p handfast-agent --test foreign_bytes
-    HANDFAST_SEED=$seed HANDFAST_KILLS=200 cargo test --locked --quiet -p handfast --test e2e kills
+    HANDFAST_SEED=$seed HANDFAST_KILLS=200 cargo test --locked --quiet -p handfast --test e2e -- kills restarts
 done

@@ -43,15 +43,15 @@ impl Core {
             .collect();
         self.revoke_serials();
         self.revoke_nodes(nodes);
+        let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
+        for number in &peers {
+            // Before proofs that are good by this list only.
+            self.relay_deny_list(*number);
+            self.forget_refusals(*number, &lifted);
+        }
         if !lifted.is_empty() {
             self.pair_everything();
-        }
-        let peers: Vec<PeerNumber> = self.peers.keys().copied().collect();
-        for number in peers {
-            // Before proofs that are good by this list only.
-            self.relay_deny_list(number);
-            if !lifted.is_empty() {
-                self.forget_refusals(number, &lifted);
+            for number in peers {
                 self.pursue_all(number);
             }
         }
