@@ -195,6 +195,9 @@ pub struct RunArgs {
     /// Routing table for the prefixes of other nodes
     #[arg(long, default_value_t = 7250, value_name = "TABLE")]
     routing_table: u32,
+    /// Run beside Cilium or Calico's eBPF dataplane: its host routing is switched off, so that packets pass the gates
+    #[arg(long)]
+    accept_host_routing: bool,
     /// What a flow between managed addresses needs that no policy speaks of
     #[arg(long, value_enum, default_value_t)]
     default_authentication: Default,
@@ -232,7 +235,7 @@ pub enum Kind {
     /// The kernel's WireGuard, or a userspace implementation where it has none
     #[default]
     Wireguard,
-    /// An experiment, not yet shown to work end to end: the kernel's ESP in tunnel mode with AES-256-GCM; needs XFRM devices
+    /// The kernel's ESP in tunnel mode with AES-256-GCM; needs XFRM devices
     Ipsec,
 }
 
@@ -336,6 +339,7 @@ impl From<RunArgs> for AgentConfig {
             tunnel_mtu: args.tunnel_mtu,
             hold_device: args.hold_device,
             routing_table: args.routing_table,
+            beside_host_routing: args.accept_host_routing,
             default_authentication: match args.default_authentication {
                 Default::Background => DefaultAuthentication::Background,
                 Default::Required => DefaultAuthentication::Required,

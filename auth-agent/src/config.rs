@@ -33,6 +33,9 @@ pub struct AgentConfig {
     pub hold_device: String,
     /// The routing table for peers' prefixes.
     pub routing_table: u32,
+    /// Whether to run beside a network whose programs can hand packets to workloads past the gates: somebody has
+    /// switched that off there.
+    pub beside_host_routing: bool,
     /// What a flow needs that no policy speaks of.
     pub default_authentication: DefaultAuthentication,
     /// Where workloads ask for their identities (SPIFFE Workload API and Envoy SDS).

@@ -132,7 +132,7 @@ fn sessions_that_never_take_over_do_not_pile_up_in_the_kernel() {
         return;
     }
     let pair = Pair::new();
-    let (mut a, mut b) = connect_by_ipsec(&pair, "in use");
+    let (mut a, mut b) = connect_by_ipsec(&pair, "first");
     let (name_a, name_b) = (a.tell("key"), b.tell("key"));
     for round in 0..40 {
         a.tell(&install(&name_b, &format!("session{round}"), &pair.b));

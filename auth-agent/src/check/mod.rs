@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+pub(crate) use self::network::past_the_gates;
 use crate::admin::Client;
 use crate::config::AgentConfig;
 use crate::identity::NodeStore;

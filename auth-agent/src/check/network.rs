@@ -6,7 +6,10 @@ use std::path::Path;
 
 use handfast_encrypt::probe;
 
-/// Where programs of the networks that we know keep their maps, and what to set there.
+/// Where the networks that we know pin their maps.
+const MAPS: &str = "/sys/fs/bpf/tc/globals";
+
+/// How those maps' names begin, whose they are, and what to set there.
 const REDIRECTING: [(&str, &str, &str); 2] = [
     (
         "cilium_",
@@ -24,11 +27,8 @@ const REDIRECTING: [(&str, &str, &str); 2] = [
 /// Everything found that needs a person's look, by what it is about.
 pub(super) async fn remarks() -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
-    for (prefix, name, advice) in REDIRECTING {
-        if has_entry(Path::new("/sys/fs/bpf/tc/globals"), prefix) {
-            found.push(("other network", format!("{name} is at work here; {advice}")));
-        }
-    }
+    let redirecting = redirecting(Path::new(MAPS));
+    found.extend(redirecting.map(|remark| ("other network", remark)));
     match probe::netkit().await {
         Ok(devices) if !devices.is_empty() => found.push((
             "netkit",
@@ -60,6 +60,19 @@ pub(super) async fn remarks() -> Vec<(&'static str, String)> {
     found
 }
 
+/// Networks at work here whose programs may hand packets to workloads past the gates; nothing in the packets or in the
+/// kernel's tables tells whether they do.
+pub(crate) fn past_the_gates() -> Vec<String> {
+    redirecting(Path::new(MAPS)).collect()
+}
+
+fn redirecting(maps: &Path) -> impl Iterator<Item = String> {
+    let found = REDIRECTING
+        .into_iter()
+        .filter(move |(prefix, ..)| has_entry(maps, prefix));
+    found.map(|(_, name, advice)| format!("{name} is at work here; {advice}"))
+}
+
 fn has_entry(folder: &Path, prefix: &str) -> bool {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
@@ -88,6 +101,10 @@ mod tests {
         fs::write(folder.path().join("cilium_calls_00123"), "").unwrap();
         assert!(has_entry(folder.path(), "cilium_"));
         assert!(!has_entry(folder.path(), "cali_"));
+        let found: Vec<String> = redirecting(folder.path()).collect();
+        assert!(
+            matches!(&*found, [one] if one.contains("Cilium") && one.contains("hostLegacyRouting"))
+        );
         for (device, inside) in [("cni0", "bridge"), ("eth0", "queues"), ("br1", "bridge")] {
             fs::create_dir_all(folder.path().join(device).join(inside)).unwrap();
         }

@@ -30,6 +30,7 @@ mod tunnel_effects;
 mod tunnel_filter;
 mod tunnel_key;
 mod tunnel_report;
+mod tunnel_rotation;
 mod tunnel_routes;
 mod tunnel_start;
 #[cfg(test)]

@@ -63,6 +63,7 @@ pub(super) struct Started {
 /// Brings a node up to the point where it takes inputs.
 pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<Started, RunError> {
     require_root()?;
+    tunnel_start::refuse_host_routing(&config)?;
     let store = NodeStore::open(&config.data_dir)?;
     let identity = Arc::new(store.identity()?);
     let verifier = store.trust()?;

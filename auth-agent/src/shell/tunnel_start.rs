@@ -91,6 +91,21 @@ async fn open_wireguard(config: &AgentConfig, underlay: Vec<IpAddr>) -> Result<D
     Ok(devices)
 }
 
+/// Gates that packets go past protect nobody.
+pub(super) fn refuse_host_routing(config: &AgentConfig) -> Result<(), RunError> {
+    let found = match config.beside_host_routing {
+        true => Vec::new(),
+        false => crate::check::past_the_gates(),
+    };
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(RunError::Refused(format!(
+        "{}. Then start with --accept-host-routing, since nothing here shows that it was done. Nothing was changed",
+        found.join("; ")
+    )))
+}
+
 /// A node has one kind of tunnel: peers of the other kind could not be told apart from those without one.
 async fn refuse_other_kind(config: &AgentConfig) -> Result<(), RunError> {
     let found = match config.encryption {

@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(5);
 /// The same where only the device changes: shorter than WireGuard waits before it speaks by itself (10 s), since the
 /// peer answers where it last heard from.
-const LINGER_MOVED: Duration = Duration::from_secs(2);
+pub(super) const LINGER_MOVED: Duration = Duration::from_secs(2);
 /// How long a peer may take to answer under its new key, and how long until it is first called again.
 const ANSWER: Duration = Duration::from_secs(20);
 const CALL_AGAIN: Duration = Duration::from_millis(400);
@@ -36,16 +36,18 @@ const GATES: Duration = Duration::from_secs(10);
 const STUCK: Duration = Duration::from_secs(60);
 
 pub(super) struct Work {
-    keys: TunnelKeys,
+    pub(super) keys: TunnelKeys,
     /// To be removed, and not removed yet.
     leaving: BTreeSet<PeerNumber>,
+    /// Peers whose newest session has taken over, and whose packets do not go by it yet.
+    behind: BTreeSet<PeerNumber>,
     /// What each peer's newest session has.
-    newest: BTreeMap<PeerNumber, Place>,
+    pub(super) newest: BTreeMap<PeerNumber, Place>,
     calling: Vec<Call>,
     lingering: Vec<(Instant, PeerNumber, Place)>,
     /// Waits for the second device to become free.
-    wanted: Option<oneshot::Sender<Result<Rotation, RunError>>>,
-    published: watch::Sender<Standing>,
+    pub(super) wanted: Option<oneshot::Sender<Result<Rotation, RunError>>>,
+    pub(super) published: watch::Sender<Standing>,
     outcomes: mpsc::Sender<Outcome>,
 }
 
@@ -72,6 +74,7 @@ impl Work {
         Self {
             leaving: leaving.copied().collect(),
             keys,
+            behind: BTreeSet::new(),
             newest: BTreeMap::new(),
             calling: Vec::new(),
             lingering: Vec::new(),
@@ -95,11 +98,14 @@ impl Work {
                     None => return,
                 },
                 _ = again.tick() => {
+                    self.activate_behind().await;
                     self.remove_leaving().await;
                     self.close_empty().await;
                 }
                 _ = look.tick(), if !self.calling.is_empty() || !self.lingering.is_empty() => {
-                    self.listen().await;
+                    if !self.calling.is_empty() {
+                        self.listen().await;
+                    }
                     self.let_go().await;
                 }
                 _ = stuck.tick() => self.look_for_stuck().await,
@@ -123,9 +129,8 @@ impl Work {
                 }
             }
             Order::Activate(peer) => {
-                if let Err(error) = self.activate(peer).await {
-                    self.say(Outcome::Trouble(error)).await;
-                }
+                self.behind.insert(peer);
+                self.activate_behind().await;
             }
             Order::Remove(peer) => {
                 self.leaving.insert(peer);
@@ -176,6 +181,8 @@ impl Work {
             return Err(error.into());
         }
         self.newest.insert(number, place);
+        // This one has yet to take over.
+        self.behind.remove(&number);
         // The first tunnel to a peer may take its time: packets wait for it. One that takes over must not.
         if !known && places.active != place {
             let calls = self.calls(&places, key, order.own_key);
@@ -247,7 +254,7 @@ impl Work {
     }
 
     /// Opens the device beside one; false if this kind has none.
-    async fn open(
+    pub(super) async fn open(
         &mut self,
         slot: Slot,
         beside: &Arc<dyn Tunnel>,
@@ -272,6 +279,16 @@ impl Work {
             standing.devices.insert(slot, second);
         });
         Ok(true)
+    }
+
+    /// Until each has worked: the peer gives up what it received with before.
+    async fn activate_behind(&mut self) {
+        for peer in self.behind.clone() {
+            match self.activate(peer).await {
+                Ok(()) => drop(self.behind.remove(&peer)),
+                Err(error) => self.say(Outcome::Trouble(error)).await,
+            }
+        }
     }
 
     async fn activate(&mut self, peer: PeerNumber) -> Result<(), RunError> {
@@ -301,24 +318,33 @@ impl Work {
         Ok(())
     }
 
-    fn linger(&mut self, peer: PeerNumber, former: Option<Place>, time: Duration) {
+    pub(super) fn linger(&mut self, peer: PeerNumber, former: Option<Place>, time: Duration) {
         let due = Instant::now() + time;
         self.lingering
             .extend(former.map(|former| (due, peer, former)));
     }
 
-    /// Who has answered, and who is called again.
+    /// Who has answered, and who is called again. Each device is asked once, whoever waits for it.
     async fn listen(&mut self) {
+        let mut heard = BTreeMap::new();
+        let devices = self.published.borrow().devices.clone();
+        for (slot, device) in devices {
+            let peers = device.status().await.map(|status| status.peers);
+            let peers = peers.unwrap_or_default().into_iter();
+            let answered = peers.filter(|peer| peer.last_handshake.is_some());
+            heard.insert(slot, answered.map(|peer| peer.public_key).collect());
+        }
+        self.answer_calls(&heard).await;
+    }
+
+    async fn answer_calls(&mut self, heard: &BTreeMap<Slot, BTreeSet<PublicKey>>) {
         for mut call in std::mem::take(&mut self.calling) {
             let key = call.place.key();
             let Ok(device) = self.device(call.place.slot) else {
                 continue;
             };
-            let answered = device.status().await.is_ok_and(|status| {
-                let mut peers = status.peers.iter();
-                peers.any(|peer| peer.public_key == key && peer.last_handshake.is_some())
-            });
-            if answered {
+            let keys = heard.get(&call.place.slot);
+            if keys.is_some_and(|keys| keys.contains(&key)) {
                 self.say(Outcome::Installed(call.conn)).await;
                 continue;
             }
@@ -360,7 +386,11 @@ impl Work {
     }
 
     /// Takes a peer out of the place that is not the active one.
-    async fn take_out(&mut self, peer: PeerNumber, place: Place) -> Result<(), RunError> {
+    pub(super) async fn take_out(
+        &mut self,
+        peer: PeerNumber,
+        place: Place,
+    ) -> Result<(), RunError> {
         self.calling.retain(|call| call.place != place);
         let Some(places) = self.keys.get(peer) else {
             return Ok(());
@@ -376,7 +406,7 @@ impl Work {
     }
 
     /// At rest there is one device. A rotation that waited for the second one goes on.
-    async fn close_empty(&mut self) {
+    pub(super) async fn close_empty(&mut self) {
         let devices = self.published.borrow().devices.clone();
         let (current, other) = (self.keys.current(), self.keys.current().other());
         let (Some(first), Some(second)) = (devices.get(&current), devices.get(&other)) else {
@@ -410,127 +440,6 @@ impl Work {
         self.wait_for(|done| Outcome::Unguard(gone, done)).await
     }
 
-    async fn make_current(&mut self, slot: Slot) -> Result<(), RunError> {
-        let device = self.device(slot)?;
-        self.keys.set_current(slot)?;
-        let (key, port) = (device.public_key(), device.port());
-        self.published
-            .send_modify(|standing| standing.current = device);
-        self.say(Outcome::Key(key, port)).await;
-        Ok(())
-    }
-
-    async fn rotate(&mut self, reply: oneshot::Sender<Result<Rotation, RunError>>) {
-        let busy = |why: &str| Err(RunError::Refused(format!("{why}; nothing was changed")));
-        if self.wanted.is_some() {
-            let _ = reply.send(busy("a change of keys waits already"));
-            return;
-        }
-        let devices = self.published.borrow().devices.clone();
-        if let [first, second] = devices.values().collect::<Vec<_>>()[..]
-            && first.public_key() != second.public_key()
-        {
-            let _ = reply.send(busy(
-                "the last change of keys is not over: peers have yet to follow (handfast tunnel status)",
-            ));
-            return;
-        }
-        self.wanted = Some(reply);
-        if let Err(error) = self.gather().await {
-            self.answer(Err(error));
-        }
-        self.close_empty().await;
-    }
-
-    /// Brings every peer to the current device, so that the other one is free. Its key is the same there, and the peer
-    /// answers where it hears from: nothing has to be said.
-    async fn gather(&mut self) -> Result<(), RunError> {
-        let current = self.keys.current();
-        let mut moved = false;
-        for (peer, places) in self.keys.all().clone() {
-            let (from, key) = (places.active, places.active.key());
-            if from.slot == current {
-                continue;
-            }
-            if let Some(former) = places.other {
-                self.take_out(peer, former).await?;
-            }
-            let Some(installed) = self.device(from.slot)?.installed(key).await else {
-                continue;
-            };
-            let active = Place::new(current, key);
-            self.keys.set(
-                peer,
-                Places {
-                    active: from,
-                    other: Some(active),
-                },
-            )?;
-            self.device(current)?.install(installed).await?;
-            self.keys.set(
-                peer,
-                Places {
-                    active,
-                    other: Some(from),
-                },
-            )?;
-            self.newest.insert(peer, active);
-            self.linger(peer, Some(from), LINGER_MOVED);
-            moved = true;
-        }
-        if moved {
-            self.publish();
-            self.say(Outcome::Moved).await;
-        }
-        Ok(())
-    }
-
-    async fn go_on_rotating(&mut self) {
-        if self.wanted.is_none() {
-            return;
-        }
-        let begun = self.begin_rotation().await;
-        self.answer(begun);
-    }
-
-    async fn begin_rotation(&mut self) -> Result<Rotation, RunError> {
-        let (current, other) = (self.keys.current(), self.keys.current().other());
-        let first = self.device(current)?;
-        if self.open(other, &first, StaticKey::Fresh).await? {
-            self.make_current(other).await?;
-            return Ok(Rotation::NewKey(self.device(other)?.public_key()));
-        }
-        let unable = first.rotate().await?;
-        Ok(Rotation::InPlace(self.numbers(&unable)))
-    }
-
-    fn answer(&mut self, outcome: Result<Rotation, RunError>) {
-        if let Some(reply) = self.wanted.take() {
-            // Whoever asked may have gone.
-            let _ = reply.send(outcome);
-        }
-    }
-
-    async fn look_for_stuck(&mut self) {
-        let Ok(device) = self.device(self.keys.current()) else {
-            return;
-        };
-        match device.stuck().await {
-            Ok(stuck) if !stuck.is_empty() => {
-                let stuck = self.numbers(&stuck);
-                self.say(Outcome::Stuck(stuck)).await;
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "how old the tunnel's keys are is not known"),
-        }
-    }
-
-    fn numbers(&self, keys: &[PublicKey]) -> Vec<PeerNumber> {
-        let peers = self.keys.all().iter();
-        let named = peers.filter(|(_, places)| keys.contains(&places.active.key()));
-        named.map(|(peer, _)| *peer).collect()
-    }
-
     /// Until one fails again, which the others would too, and orders wait.
     async fn remove_leaving(&mut self) {
         while let Some(peer) = self.leaving.first().copied() {
@@ -552,18 +461,19 @@ impl Work {
             self.keys.remove(peer)?;
         }
         self.newest.remove(&peer);
+        self.behind.remove(&peer);
         self.lingering.retain(|(_, of, _)| *of != peer);
         self.leaving.remove(&peer);
         Ok(())
     }
 
-    fn device(&self, slot: Slot) -> Result<Arc<dyn Tunnel>, RunError> {
+    pub(super) fn device(&self, slot: Slot) -> Result<Arc<dyn Tunnel>, RunError> {
         let standing = self.published.borrow();
         let device = standing.devices.get(&slot).cloned();
         device.ok_or_else(|| RunError::Refused("that tunnel device is not there".into()))
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         self.published.send_if_modified(|standing| {
             let changed = standing.peers != *self.keys.all();
             standing.peers.clone_from(self.keys.all());
@@ -585,7 +495,7 @@ impl Work {
         });
     }
 
-    async fn say(&self, outcome: Outcome) {
+    pub(super) async fn say(&self, outcome: Outcome) {
         // A loop that hears nothing any more is at its end, and so is this.
         let _ = self.outcomes.send(outcome).await;
     }
