@@ -11,6 +11,24 @@ pub enum Error {
         /// The directory that was asked for.
         path: PathBuf,
     },
+    /// Not a control group of version 2.
+    #[error(
+        "{path} is not a folder of the unified control groups (version 2): \
+         mount them (mount -t cgroup2 none /sys/fs/cgroup) and name a folder there"
+    )]
+    NotCgroup {
+        /// The folder that was asked for.
+        path: PathBuf,
+    },
+    /// This program sees a part of the control groups only.
+    #[error(
+        "{path} lies below a root that is not the machine's: run the agent in the machine's own cgroup namespace, \
+         since sockets are told by their place below the true root"
+    )]
+    CgroupRoot {
+        /// The folder that was asked for.
+        path: PathBuf,
+    },
     /// Maps of another version lie there.
     #[error(
         "{path} holds maps of layout version {found}, this program uses {wanted}: \

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -14,8 +15,8 @@ use handfast_layout::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::{
-    EndpointId, Error, Events, Settings, Tables, attach, attach::Attachment, link::Interface,
-    loader,
+    EndpointId, Error, Events, Settings, Tables, attach, attach::Attachment, cgroup,
+    link::Interface, loader,
 };
 
 /// Directory of pinned links below the maps' directory.
@@ -174,6 +175,32 @@ impl Kernel {
         .map(drop)
     }
 
+    /// Guards a workload of the node itself, whose sockets are those of a control group and which has these addresses
+    /// (entered in [`Tables::set_host`] apart). `root` is where the root of control groups is mounted.
+    ///
+    /// # Errors
+    /// No such group, or the kernel refused; what was attached before then stands.
+    pub fn attach_host(
+        &self,
+        id: EndpointId,
+        root: &Path,
+        group: &Path,
+        addresses: &[IpAddr],
+    ) -> Result<(), Error> {
+        let mut object = loader::load_host(&self.options, id, addresses)?;
+        cgroup::attach(&mut object, &self.options.bpf_dir, id, root, group)
+    }
+
+    /// Takes away what was attached for a workload of the node itself; with the last one the gates that all have.
+    ///
+    /// # Errors
+    /// A pin could not be removed.
+    pub fn detach_host(&self, id: EndpointId) -> Result<(), Error> {
+        self.tables.remove_host(id)?;
+        let last = self.tables.hosts()?.is_empty();
+        cgroup::detach(&self.options.bpf_dir, id, last)
+    }
+
     /// Guards a tunnel device, and enters it in the settings: as the second one if another that
     /// still exists is the first.
     ///
@@ -266,8 +293,9 @@ impl Kernel {
             .iter()
             .map(|gone| format!("program {} of interface {}", gone.program, gone.ifindex))
             .collect();
+        removed.extend(cgroup::list(bpf_dir)?);
         removed.push(format!(
-            "{} maps in {}",
+            "{} pins in {}",
             remove_pins(bpf_dir)?,
             bpf_dir.display()
         ));
@@ -309,13 +337,16 @@ pub fn probe() -> Result<(), Error> {
     };
     make_directory(&options.bpf_dir)?;
     // An endpoint's number, because the verifier skips what cannot be with 0.
-    let loaded = load(&options, EndpointId(1), 0).and_then(|mut object| attach::load(&mut object));
+    let loaded = load(&options, EndpointId(1), 0).and_then(|mut object| {
+        attach::load(&mut object)?;
+        cgroup::load(&mut object)
+    });
     remove_pins(&options.bpf_dir).and(loaded)
 }
 
 /// Loads the object, with the pinned maps of the directory.
 fn load(options: &Options, id: EndpointId, header_len: u32) -> Result<Ebpf, Error> {
-    loader::load(&options.bpf_dir, options.sizes, id, header_len)
+    loader::load(options, id, header_len)
 }
 
 /// Makes the directory, if what is above it is a bpffs.

@@ -15,6 +15,7 @@
 )]
 
 mod attach;
+mod cgroup;
 mod clock;
 mod error;
 mod events;
@@ -26,6 +27,7 @@ mod tables;
 mod types;
 
 pub use attach::{AttachError, Attachment};
+pub use cgroup::find as find_cgroup;
 pub use clock::boot_time;
 pub use error::Error;
 pub use events::{Event, Events};

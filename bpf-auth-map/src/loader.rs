@@ -2,13 +2,13 @@
 
 use std::{
     collections::HashSet,
-    path::Path,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
 };
 
 use aya::{Ebpf, EbpfLoader};
 
-use crate::{EndpointId, Error, Sizes};
+use crate::{EndpointId, Error, Options, types::to_addr};
 
 /// The compiled programs, built from `ebpf/` and committed.
 static OBJECT: &[u8] =
@@ -45,26 +45,57 @@ impl Loader {
     }
 }
 
-/// Loads the object with the pinned maps of a directory; those that are missing are made, in these sizes. The
+/// Loads the object with the pinned maps of a directory; those that are missing are made, in the sizes wanted. The
 /// programs are not in the kernel yet. `header_len`: bytes of link header before a packet.
 ///
 /// # Errors
 /// A map could not be made, or one that lies there is of another kind.
-pub(crate) fn load(
-    directory: &Path,
-    sizes: Sizes,
+pub(crate) fn load(options: &Options, id: EndpointId, header_len: u32) -> Result<Ebpf, Error> {
+    load_with(options, id, header_len, [0; 5])
+}
+
+/// The same for a host endpoint, whose sockets are to use these addresses: the first of each family.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_host(
+    options: &Options,
+    id: EndpointId,
+    addresses: &[IpAddr],
+) -> Result<Ebpf, Error> {
+    let mut words = [0; 5];
+    let [v4, v6 @ ..] = &mut words;
+    for address in addresses.iter().rev() {
+        match address {
+            IpAddr::V4(address) => *v4 = u32::from_ne_bytes(address.octets()),
+            IpAddr::V6(_) => *v6 = to_addr(*address).words(),
+        }
+    }
+    load_with(options, id, 0, words)
+}
+
+fn load_with(
+    options: &Options,
     id: EndpointId,
     header_len: u32,
+    [v4, v6 @ ..]: [u32; 5],
 ) -> Result<Ebpf, Error> {
     let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
     let loader = loader.get_or_insert_with(Loader::new);
     let (endpoint, link_len) = (loader.number(id.0), loader.number(header_len));
+    let (v4, v6) = (loader.number(v4), v6.map(|word| loader.number(word)));
+    let [a, b, c, d] = v6;
     Ok(loader
         .aya
-        .default_map_pin_directory(directory)
-        .map_max_entries("connections", sizes.connections)
-        .map_max_entries("events", sizes.events)
+        .default_map_pin_directory(&options.bpf_dir)
+        .map_max_entries("connections", options.sizes.connections)
+        .map_max_entries("events", options.sizes.events)
         .override_global("ENDPOINT", endpoint, true)
         .override_global("LINK_LEN", link_len, true)
+        .override_global("SOURCE_V4", v4, true)
+        .override_global("SOURCE_V6_0", a, true)
+        .override_global("SOURCE_V6_1", b, true)
+        .override_global("SOURCE_V6_2", c, true)
+        .override_global("SOURCE_V6_3", d, true)
         .load(OBJECT)?)
 }

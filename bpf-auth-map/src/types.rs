@@ -145,6 +145,24 @@ pub struct Endpoint {
     pub host_mac: [u8; 6],
 }
 
+/// A control group, as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupId {
+    /// Its number: the inode of its folder.
+    pub id: u64,
+    /// How deep it lies below the root, which is 0.
+    pub level: u32,
+}
+
+/// A local address of sockets of the node itself: `hosts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Whose sockets may use it: those made in this group, or below it.
+    pub cgroup: CgroupId,
+    /// Whose it is.
+    pub endpoint: EndpointId,
+}
+
 /// A local address: `locals`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Local {

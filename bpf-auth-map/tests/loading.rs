@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use aya::{
     maps::{Array, Map, MapData},
-    programs::SchedClassifier,
+    programs::{Program, SchedClassifier},
 };
 use handfast_bpf::{Epoch, Error, Kernel, Options, Pair, PairKey, PeerNumber, Settings, boot_time};
 use support::{
@@ -47,6 +47,53 @@ fn every_program_passes_the_verifier_within_its_bounds() {
     for (name, most) in PROGRAMS {
         let program: &mut SchedClassifier = object.program_mut(name).unwrap().try_into().unwrap();
         if let Err(error) = program.load() {
+            panic!("{name}: {error}");
+        }
+        let verified = program
+            .info()
+            .unwrap()
+            .verified_instruction_count()
+            .unwrap();
+        let stack = stack_depth(program.fd().unwrap().as_fd().as_raw_fd());
+        println!("{name}: {verified} instructions verified, {stack} bytes of stack");
+        assert!(
+            verified <= most,
+            "{name}: {verified} instructions, {most} are its bound"
+        );
+        assert!(stack <= STACK, "{name}: {stack} bytes of stack");
+    }
+}
+
+/// The same for those of host endpoints, which are attached to control groups.
+const HOST_PROGRAMS: [(&str, u32); 6] = [
+    ("to_host", 60_000),
+    ("from_host", 4_000),
+    ("host_connect4", 300),
+    ("host_connect6", 600),
+    ("host_sendmsg4", 300),
+    ("host_sendmsg6", 600),
+];
+
+#[test]
+fn every_program_of_a_control_group_passes_the_verifier_within_its_bounds() {
+    let Some(pins) = Pins::new("verifier-host") else {
+        return;
+    };
+    let mut object = aya::EbpfLoader::new()
+        .default_map_pin_directory(pins.path())
+        .override_global("ENDPOINT", &7u32, true)
+        .override_global("SOURCE_V4", &7u32, true)
+        .override_global("SOURCE_V6_0", &7u32, true)
+        .load(OBJECT)
+        .unwrap();
+    for (name, most) in HOST_PROGRAMS {
+        let program = object.program_mut(name).unwrap();
+        let loaded = match program {
+            Program::CgroupSkb(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            other => panic!("{name}: {other:?}"),
+        };
+        if let Err(error) = loaded {
             panic!("{name}: {error}");
         }
         let verified = program

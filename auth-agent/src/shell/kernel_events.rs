@@ -137,6 +137,8 @@ fn gate(hook: Hook) -> &'static str {
         Hook::ToTunnel => "to-tunnel",
         Hook::FromTunnel => "from-tunnel",
         Hook::ToEndpoint => "to-endpoint",
+        Hook::ToHost => "to-host",
+        Hook::FromHost => "from-host",
         Hook::HoldIngress | Hook::HoldEgress => "hold",
         Hook::WireIngress | Hook::WireEgress => "wire",
     }

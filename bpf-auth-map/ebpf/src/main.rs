@@ -12,6 +12,7 @@ mod atomic;
 mod flow;
 mod gate;
 mod hold;
+mod host;
 mod maps;
 mod policy;
 mod proof;

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use handfast_layout::{
     Addr, Announced, AnnouncedKey, Auth, AuthKey, Config, Connection, ConnectionKey, Endpoint,
-    FragmentKey, HoldKey, HoldValue, Identity, Local, LpmKey, Parked, PolicyKey, PolicyValue,
+    FragmentKey, HoldKey, HoldValue, Host, Identity, Local, LpmKey, Parked, PolicyKey, PolicyValue,
     Ports, Prefix, REASONS, Remote, Session, Usage,
 };
 
@@ -22,6 +22,21 @@ static ENDPOINT: Global<u32> = Global::new(0);
 /// when loaded.
 #[unsafe(no_mangle)]
 static LINK_LEN: Global<u32> = Global::new(14);
+
+/// The IPv4 address of the host endpoint whose sockets this instance of from-host looks after, in memory order, or 0;
+/// set when loaded.
+#[unsafe(no_mangle)]
+static SOURCE_V4: Global<u32> = Global::new(0);
+
+/// The same for IPv6, word by word.
+#[unsafe(no_mangle)]
+static SOURCE_V6_0: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SOURCE_V6_1: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SOURCE_V6_2: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static SOURCE_V6_3: Global<u32> = Global::new(0);
 
 #[map(name = "layout")]
 static LAYOUT: Array<u32> = Array::pinned(1, 0);
@@ -37,6 +52,9 @@ pub static USAGE: HashMap<u32, Usage> = HashMap::pinned(4096, BPF_F_NO_PREALLOC)
 #[map(name = "locals")]
 pub static LOCALS: HashMap<Addr, Local> =
     HashMap::pinned(8192, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
+#[map(name = "hosts")]
+pub static HOSTS: HashMap<Addr, Host> =
+    HashMap::pinned(4096, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
 #[map(name = "remotes")]
 pub static REMOTES: HashMap<Addr, Remote> =
     HashMap::pinned(131_072, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
@@ -77,6 +95,10 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::pinned(REASONS, 0);
 #[map(name = "scratch")]
 static SCRATCH: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
+/// The same for packets that sockets of this node receive.
+#[map(name = "host_scratch")]
+static HOST_SCRATCH: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
 /// The endpoint that this instance guards.
 #[inline(always)]
 pub fn endpoint() -> u32 {
@@ -107,6 +129,31 @@ pub fn work() -> Option<&'static mut Work> {
     // SAFETY: one slot a CPU, and a tc program is not interrupted by another on the same CPU:
     // both directions run with bottom halves disabled.
     SCRATCH.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
+/// This run's workspace, where the packet is one that a socket of this node receives.
+#[inline(always)]
+pub fn host_work() -> Option<&'static mut Work> {
+    // SAFETY: one slot a CPU, used by one program only, which runs where packets arrive: with bottom halves disabled.
+    HOST_SCRATCH
+        .get_ptr_mut(0)
+        .map(|work| unsafe { &mut *work })
+}
+
+/// The address that a socket is to use toward the mesh; IPv4 as its last word.
+#[inline(always)]
+pub fn source(is_v4: bool) -> Option<Addr> {
+    if is_v4 {
+        let word = SOURCE_V4.load();
+        return (word != 0).then(|| Addr::v4_word(word));
+    }
+    let words = [
+        SOURCE_V6_0.load(),
+        SOURCE_V6_1.load(),
+        SOURCE_V6_2.load(),
+        SOURCE_V6_3.load(),
+    ];
+    (words != [0; 4]).then(|| Addr::v6_words(words))
 }
 
 /// What is held in all.

@@ -1,8 +1,9 @@
 //! What policy says about a flow.
 
 use handfast_layout::{
-    AUTH_AUDIT, AUTH_DISABLED, AUTH_REQUIRED, AUTH_TEST_FAIL, EGRESS, IDENTITY_ANY, LpmKey,
-    POLICY_BITS_PORT, PolicyKey, PolicyValue, Reason, VERDICT_ALLOW, VERDICT_DENY, packet,
+    AUTH_AUDIT, AUTH_DISABLED, AUTH_REQUIRED, AUTH_TEST_FAIL, EGRESS, IDENTITY_ANY,
+    IDENTITY_FIRST_CIDR, IDENTITY_WORLD, LpmKey, POLICY_BITS_PORT, PolicyKey, PolicyValue, Reason,
+    VERDICT_ALLOW, VERDICT_DENY, packet,
 };
 
 use crate::{maps, work::Work};
@@ -38,7 +39,8 @@ impl Allowed {
 
 /// Asks the policy of `endpoint` about `identity`. `work.key` is the flow; whoever opened it (as
 /// `work.key.local` sees it) had the other one's port as destination, or sent this type of ICMP. The exact
-/// identity's entry decides before the one for all, but a deny in either wins.
+/// identity's entry decides before the one for all, but a deny in either wins. To an endpoint whose rules name no
+/// prefix around it an address outside the mesh is any other: a prefix without entries costs nothing.
 #[inline(always)]
 pub fn ask(
     work: &mut Work,
@@ -70,7 +72,11 @@ pub fn ask(
         },
     };
     let exact = maps::policy(&work.policy);
-    work.policy.data.identity = IDENTITY_ANY;
+    work.policy.data.identity = if identity >= IDENTITY_FIRST_CIDR {
+        IDENTITY_WORLD
+    } else {
+        IDENTITY_ANY
+    };
     let any = maps::policy(&work.policy);
     if let Some(denied) = denies(exact).or(denies(any)) {
         work.rule = denied;

@@ -1,10 +1,10 @@
 //! Counting, and telling the agent.
 
-use aya_ebpf::bindings::BPF_NOEXIST;
-use handfast_layout::{Config, Event, EventKind, Reason, Usage};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_boot_ns};
+use handfast_layout::{Addr, Config, EGRESS, Event, EventKind, Hook, Reason, Usage};
 
 use crate::{
-    maps::{COUNTERS, EVENTS, USAGE},
+    maps::{self, COUNTERS, EVENTS, USAGE},
     skb::{DROP, Skb},
     work::Work,
 };
@@ -31,6 +31,47 @@ pub fn drop(skb: &Skb, work: &mut Work, config: &Config, reason: u32) -> i32 {
     count_number(reason);
     write(skb, work, config, EventKind::Dropped, reason);
     DROP
+}
+
+/// The same for what a socket of this node sends, where no workspace may be used.
+#[inline(never)]
+pub fn drop_from_host(skb: &Skb, endpoint: u32, reason: Reason, local: Addr, remote: Addr) {
+    count(reason);
+    let Some(config) = maps::config() else {
+        return;
+    };
+    // SAFETY: it takes nothing.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    if !affordable(endpoint, now, config) {
+        return count(Reason::EventLost);
+    }
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        return count(Reason::EventLost);
+    };
+    // SAFETY: as below.
+    unsafe {
+        let event = &mut *entry.as_mut_ptr();
+        event.time = now;
+        event.reason = reason as u16;
+        event.kind = EventKind::Dropped as u8;
+        event.hook = Hook::FromHost as u8;
+        event.direction = EGRESS;
+        event.proto = 0;
+        event.local_port = 0;
+        event.remote_port = 0;
+        event.icmp_type = 0;
+        event.reserved = 0;
+        event.endpoint = endpoint;
+        event.local_identity = 0;
+        event.remote_identity = 0;
+        event.peer = 0;
+        event.rule = 0;
+        event.bytes = skb.len();
+        event.ifindex = skb.ifindex();
+        event.local = local;
+        event.remote = remote;
+    }
+    entry.submit(0);
 }
 
 /// Tells the agent, if the endpoint's budget and the ring have room.

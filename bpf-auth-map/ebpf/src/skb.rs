@@ -6,10 +6,11 @@ use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_xfrm_state},
     helpers::{
-        bpf_redirect, bpf_skb_change_head, bpf_skb_change_type, bpf_skb_get_xfrm_state,
-        bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
+        bpf_redirect, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_change_head,
+        bpf_skb_change_type, bpf_skb_get_xfrm_state, bpf_skb_load_bytes,
+        bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
     },
-    programs::TcContext,
+    programs::{SkBuffContext, TcContext},
 };
 use handfast_layout::{Config, MARK_ALL, packet::Source};
 
@@ -33,6 +34,27 @@ impl Skb {
     #[inline(always)]
     pub fn new(context: &TcContext) -> Self {
         Self(context.as_ptr().cast())
+    }
+
+    /// As a socket sends or receives it: it begins with its network header.
+    #[inline(always)]
+    pub fn of_socket(context: &SkBuffContext) -> Self {
+        Self(context.as_ptr().cast())
+    }
+
+    /// The number of the control group at this depth that its socket was made in, or below; 0 if there is none so deep,
+    /// or no socket.
+    #[inline(always)]
+    pub fn cgroup_at(&self, level: u32) -> u64 {
+        // SAFETY: a packet.
+        unsafe { bpf_skb_ancestor_cgroup_id(self.0.cast(), level as i32) }
+    }
+
+    /// The number of the control group that its socket was made in; 0 if it has no socket.
+    #[inline(always)]
+    pub fn cgroup(&self) -> u64 {
+        // SAFETY: a packet.
+        unsafe { bpf_skb_cgroup_id(self.0.cast()) }
     }
 
     // SAFETY of the reads below: the kernel gives a valid context for the whole run, and the

@@ -76,7 +76,7 @@ impl Work {
         self.mark = (skb.mark() >> (config.mark_shift & 31)) & MARK_ALL;
         self.hook = hook as u8;
         self.direction = match hook {
-            Hook::FromEndpoint | Hook::ToTunnel | Hook::WireEgress => EGRESS,
+            Hook::FromEndpoint | Hook::ToTunnel | Hook::WireEgress | Hook::FromHost => EGRESS,
             _ => INGRESS,
         };
     }

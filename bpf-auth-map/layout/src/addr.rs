@@ -40,6 +40,12 @@ impl Addr {
         Self { words }
     }
 
+    /// The words, in memory order.
+    #[inline(always)]
+    pub const fn words(self) -> [u32; 4] {
+        self.words
+    }
+
     /// From the bytes of an IPv6 header.
     #[inline(always)]
     pub const fn v6(b: [u8; 16]) -> Self {

@@ -8,6 +8,7 @@
 //! | `endpoints` | endpoint → [`Endpoint`] | agent | hold ingress | 3.19 |
 //! | `usage` | endpoint → [`Usage`] | programs; agent corrects and removes | programs | 3.19 |
 //! | `locals` | [`Addr`] → [`Local`] | agent | gates | 3.19 |
+//! | `hosts` | [`Addr`] → [`Host`]: the local addresses of host endpoints | agent | host gates, to-tunnel, to-endpoint | 3.19 |
 //! | `remotes` | [`Addr`] → [`Remote`] | agent | tunnel gates | 3.19 |
 //! | `prefixes` | LPM [`Addr`] → [`Prefix`] | agent | gates, wire | 4.11 |
 //! | `sessions` | peer → [`Session`] | agent | tunnel gates | 3.19 |
@@ -129,6 +130,10 @@ pub enum Hook {
     WireIngress = 7,
     /// tc egress of an underlay interface.
     WireEgress = 8,
+    /// What a socket of this node receives.
+    ToHost = 9,
+    /// What a socket of this node sends.
+    FromHost = 10,
 }
 
 impl Hook {
@@ -143,6 +148,8 @@ impl Hook {
             6 => Self::HoldEgress,
             7 => Self::WireIngress,
             8 => Self::WireEgress,
+            9 => Self::ToHost,
+            10 => Self::FromHost,
             _ => return None,
         })
     }
@@ -193,6 +200,25 @@ pub struct Local {
     /// Identity number.
     pub identity: u32,
 }
+
+/// An address of a host endpoint, whose workload has no interface of its own: `hosts`. Its sockets are told by their
+/// control group, as it was when they were made.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// The kernel's number of the control group; the root's is [`CGROUP_ROOT`].
+    pub cgroup: u64,
+    /// How deep it lies below the root (0: the root itself).
+    pub level: u32,
+    /// Whose it is.
+    pub endpoint: u32,
+}
+
+/// The number of the root of control groups: every socket is below it, and the kernel's own are in it.
+pub const CGROUP_ROOT: u64 = 1;
+
+/// Index of the loopback interface, in every network namespace.
+pub const LOOPBACK: u32 = 1;
 
 /// A remote address: `remotes`.
 #[repr(C)]
@@ -424,6 +450,7 @@ no_holes! {
     Endpoint = 4 4 6 6 4 => 24;
     Usage = 4 4 4 4 => 16;
     Local = 4 4 => 8;
+    Host = 8 4 4 => 16;
     Remote = 4 4 4 4 8 8 => 32;
     LpmKey<Addr> = 4 16 => 20;
     Prefix = 4 4 => 8;
@@ -456,6 +483,7 @@ mod pod {
         Endpoint,
         Usage,
         Local,
+        Host,
         Remote,
         Prefix,
         Session,

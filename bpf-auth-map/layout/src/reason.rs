@@ -56,6 +56,7 @@ reasons! {
     24 NotManaged "not-managed" "no node's prefix contains the remote address";
     25 OtherEndpoint "other-endpoint" "the destination address is not this endpoint's";
     26 HostDenied "host-denied" "the node may not send to workloads (setting)";
+    27 OtherWorkload "other-workload" "the address is a host endpoint's, and the socket does not belong to its control group";
 
     30 NoSession "no-session" "no session with the peer";
     31 SessionPending "session-pending" "the session with the peer is not ready";

@@ -2,6 +2,7 @@
 //! the caller's, and the gates see each at once.
 
 mod flows;
+mod hosts;
 mod policy;
 mod raw;
 
@@ -30,6 +31,7 @@ pub struct Tables {
     endpoints: Hash<u32, layout::Endpoint>,
     usage: Hash<u32, layout::Usage>,
     locals: Hash<Addr, layout::Local>,
+    hosts: Hash<Addr, layout::Host>,
     remotes: Hash<Addr, layout::Remote>,
     prefixes: Lpm<Addr, layout::Prefix>,
     joining: std::sync::Mutex<HashSet<IpNet>>,
@@ -61,6 +63,7 @@ impl Tables {
             endpoints: Hash::take(object, "endpoints")?,
             usage: Hash::take(object, "usage")?,
             locals: Hash::take(object, "locals")?,
+            hosts: Hash::take(object, "hosts")?,
             remotes: Hash::take(object, "remotes")?,
             prefixes: Lpm::take(object, "prefixes")?,
             joining: std::sync::Mutex::default(),

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{CgroupSkb, SchedClassifier},
+};
 use handfast_bpf::*;
 use handfast_layout as layout;
 
@@ -275,22 +278,10 @@ impl Node {
     pub fn run(&mut self, program: &str, came: Came, frame: &[u8]) -> Outcome {
         let before = self.tables().counters().unwrap();
         let (verdict, mark) = self.raw(program, came, frame);
-        let after = self.tables().counters().unwrap();
         match verdict {
             0xffff_ffff => Outcome::Pass(mark >> 2 & 15),
             7 => Outcome::Hold,
-            2 => {
-                let rose: Vec<Reason> = before
-                    .iter()
-                    .zip(&after)
-                    .filter(|(b, a)| a.1 > b.1 && (b.0 as u16 >= 10 || b.0 == Reason::Internal))
-                    .map(|(b, _)| b.0)
-                    .collect();
-                match rose[..] {
-                    [reason] => Outcome::Drop(reason),
-                    _ => panic!("a drop has one reason: {rose:?}"),
-                }
-            }
+            2 => Outcome::Drop(self.rose(&before)),
             other => Outcome::Strange(other),
         }
     }
@@ -299,6 +290,37 @@ impl Node {
     pub fn raw(&mut self, name: &str, came: Came, frame: &[u8]) -> (u32, u32) {
         let done = test_run(self.program(name), came, frame, 1);
         (done.verdict, done.mark)
+    }
+
+    /// Runs a program of control groups on what a socket of this process sends or receives.
+    pub fn run_socket(&mut self, name: &str, came: Came, frame: &[u8]) -> Outcome {
+        let program: &mut CgroupSkb = self.object.program_mut(name).unwrap().try_into().unwrap();
+        if program.fd().is_err() {
+            program.load().unwrap();
+        }
+        let fd = program.fd().unwrap().as_fd().as_raw_fd();
+        let before = self.tables().counters().unwrap();
+        let done = test_run(fd, came, frame, 1);
+        match done.verdict {
+            1 => Outcome::Pass(done.mark >> 2 & 15),
+            0 => Outcome::Drop(self.rose(&before)),
+            other => Outcome::Strange(other),
+        }
+    }
+
+    /// The one reason of a drop.
+    fn rose(&self, before: &[(Reason, u64)]) -> Reason {
+        let after = self.tables().counters().unwrap();
+        let rose: Vec<Reason> = before
+            .iter()
+            .zip(&after)
+            .filter(|(b, a)| a.1 > b.1 && (b.0 as u16 >= 10 || b.0 == Reason::Internal))
+            .map(|(b, _)| b.0)
+            .collect();
+        match rose[..] {
+            [reason] => reason,
+            _ => panic!("a drop has one reason: {rose:?}"),
+        }
     }
 
     /// A program's descriptor; it is loaded when first asked for.

@@ -56,6 +56,29 @@ pub fn judge(
     }
 }
 
+/// A packet from a host endpoint's address, which no from-endpoint has seen: whether it is a reply of that endpoint's.
+/// Otherwise `work` is about the destination's again, and knows the other's identity. Not inlined: its stack is free again.
+#[inline(never)]
+pub fn reply_of_host(work: &mut Work, config: &Config) -> Result<bool, Reason> {
+    let (source, destination, direction) = (work.packet.src, work.packet.dst, work.direction);
+    proof::local(work, source)?;
+    let identity = work.local_identity;
+    work.set_key(true);
+    if work.key.local != source {
+        return Err(Reason::IcmpNoFlow);
+    }
+    work.direction = EGRESS;
+    let known = reply(work, config, destination);
+    work.direction = direction;
+    if known? {
+        return Ok(true);
+    }
+    proof::local(work, destination)?;
+    work.remote_identity = identity;
+    work.set_key(false);
+    Ok(false)
+}
+
 /// A packet of the called endpoint back to the caller. Whether it belongs to a flow that is known.
 #[inline(always)]
 pub fn reply(work: &mut Work, config: &Config, remote: Addr) -> Result<bool, Reason> {

@@ -13,7 +13,7 @@ use handfast_layout::{
 
 use super::{local, outside};
 use crate::{
-    flow, hold,
+    flow, hold, host,
     maps::{self, LOCALS},
     policy::Allowed,
     proof, report,
@@ -64,15 +64,23 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
     if found.is_err() || !is_own {
         return Err(Reason::OtherEndpoint);
     }
+    // A workload of the node itself.
+    let is_hosts = is_homeless && host::entry(&source).is_some();
+    if is_hosts {
+        host::adopt(skb, work, config)?;
+        if local::reply_of_host(work, config)? {
+            return Ok(());
+        }
+    }
     // The node's processes can forge a mark: it gets them no more than they may without.
-    if is_homeless {
+    if is_homeless && !is_hosts {
         if config.flags & HOST_DENIED != 0 {
             return Err(Reason::HostDenied);
         }
         proof::revoked(work)?;
     }
-    if by_host {
-        host(skb, work, config);
+    if by_host && !is_hosts {
+        by_node(skb, work, config);
         return Ok(());
     }
     if is_decided(work.mark) {
@@ -126,7 +134,7 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
 
 /// What the node itself sends is allowed, and its replies with it.
 #[inline(always)]
-fn host(skb: &Skb, work: &mut Work, config: &Config) {
+fn by_node(skb: &Skb, work: &mut Work, config: &Config) {
     report::count(Reason::Host);
     if work.packet.kind != Kind::Plain {
         return;

@@ -5,7 +5,7 @@ use handfast_layout::{Config, Hook, MARK_SOURCE, Reason};
 
 use super::tunnel;
 use crate::{
-    hold, maps, report,
+    hold, host, maps, report,
     skb::{DROP, PASS, Skb},
     work::Work,
 };
@@ -35,9 +35,11 @@ pub fn to_tunnel(context: TcContext) -> i32 {
 #[inline(always)]
 fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
     // Only here does a mark open anything, and any process of the node can forge one: what has lost its
-    // interface is dropped too, whatever its mark says.
+    // interface is dropped too, whatever its mark says, unless its socket is a host endpoint's.
     if skb.came_in_by() == 0 {
-        return Err(Reason::HostMade);
+        work.read(skb)?;
+        host::adopt(skb, work, config)?;
+        return tunnel::judge(skb, work, config);
     }
     work.read(skb)?;
     if work.mark & MARK_SOURCE == 0 {
