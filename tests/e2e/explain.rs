@@ -112,6 +112,76 @@ fn a_flow_is_explained_from_either_end_and_what_is_out_of_reach_is_unknown() {
     alone.has("pair", "ok", "proven");
 }
 
+#[derive(Debug, Deserialize)]
+struct Pair {
+    local: String,
+    remote: String,
+    local_proof: Option<Proof>,
+    remote_proof: Option<Proof>,
+    rules: Vec<String>,
+    expires_in_s: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Proof {
+    serial: String,
+    expires_in_s: u64,
+}
+
+#[test]
+fn pairs_are_listed_with_rule_and_proofs_and_a_revoked_end_is_named_from_either_node() {
+    let Some(_turn) = support::turn("pairs and revocation explained") else {
+        return;
+    };
+    let mesh = Mesh::start();
+    let server = mesh.workload(&mesh.n2, "nginx", &["run=nginx"], 2);
+    let _http = support::serve(&mesh.lab, &server);
+    mesh.apply(POLICY);
+    let good = mesh.workload(&mesh.n1, "good", &["client=good"], 3);
+    let url = support::url(crate::harness::mesh::workload_addresses(2, 2)[0]);
+    assert_eq!(support::curl(&good, &url, 5).as_deref(), Ok(PAGE));
+
+    let (client, server_id) = (spiffe_id("good"), spiffe_id("nginx"));
+    let mut serials = Vec::new();
+    for (node, local, remote) in [
+        (&mesh.n1, &client, &server_id),
+        (&mesh.n2, &server_id, &client),
+    ] {
+        let pairs: Vec<Pair> = node.json(&["pair", "list"]).unwrap();
+        let mut fitting = pairs.iter();
+        let pair = fitting.find(|pair| pair.local == *local && pair.remote == *remote);
+        let pair = pair.unwrap_or_else(|| panic!("{pairs:#?}"));
+        assert!(
+            pair.rules.iter().any(|rule| rule.contains("explained")),
+            "{pair:#?}"
+        );
+        let proofs = [&pair.local_proof, &pair.remote_proof];
+        let [ours, theirs] = proofs.map(|proof| proof.as_ref().unwrap());
+        let first = ours.expires_in_s.min(theirs.expires_in_s);
+        assert!(pair.expires_in_s <= first + 1, "{pair:#?}");
+        serials.push([ours.serial.clone(), theirs.serial.clone()]);
+    }
+    serials[1].reverse();
+    assert_eq!(serials[0], serials[1], "both ends name the same proofs");
+
+    let words = [
+        "revoke",
+        "--spiffe-id",
+        &client,
+        "--reason",
+        "test",
+        "--wait",
+        "10s",
+    ];
+    let said = mesh.authority.cli(&words).unwrap();
+    said.success("handfast revoke").unwrap();
+    for node in [&mesh.n1, &mesh.n2] {
+        let report = verify(node, "good", "nginx:80");
+        assert!(!report.ok, "{report:#?}");
+        report.has("revocation", "missing", &client);
+    }
+}
+
 #[test]
 fn audited_and_always_failing_flows_are_counted_and_seen() {
     let Some(_turn) = support::turn("audit and test modes") else {

@@ -19,6 +19,7 @@ mod demo;
 mod detach;
 mod enforce;
 mod explain;
+mod full_disk;
 mod hold;
 mod hold_protocols;
 mod instruments;

@@ -33,7 +33,7 @@ pub enum Request {
     },
     /// All endpoints. Answer: a list of [`EndpointInfo`].
     EndpointList,
-    /// All proven pairs. Answer: a list of [`PairInfo`].
+    /// All proven pairs. Answer: a list of [`PairDetail`].
     PairList,
     /// Forget pairs, so that they must be proven again. Answer: the number forgotten.
     PairFlush,
@@ -158,6 +158,30 @@ pub struct PairInfo {
     /// The session's epoch on this node.
     pub epoch: u32,
     /// Seconds until it must be proven anew.
+    pub expires_in_s: u64,
+}
+
+/// One proven pair, and what it is made of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PairDetail {
+    /// Between whom, and until when.
+    #[serde(flatten)]
+    pub pair: PairInfo,
+    /// The local identity's proof, where it is known.
+    pub local_proof: Option<ProofInfo>,
+    /// The remote one's.
+    pub remote_proof: Option<ProofInfo>,
+    /// The rules, of either end, that ask for it: policy, field, file and line. None where it is proven ahead and not
+    /// required.
+    pub rules: Vec<String>,
+}
+
+/// A proof SVID that was shown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProofInfo {
+    /// Its serial number in hexadecimal.
+    pub serial: String,
+    /// Seconds until no proof of its identity counts any more.
     pub expires_in_s: u64,
 }
 

@@ -21,6 +21,7 @@ use super::park::Park;
 use super::policy::PolicyTable;
 use super::readiness::Readiness;
 use super::running_pods::RunningPods;
+use super::stored::Stored;
 use super::tunnel_effects::TunnelTo;
 use super::tunnel_filter::Filter;
 use super::tunnel_worker::TunnelWorker;
@@ -32,7 +33,6 @@ use crate::clock::Clock;
 use crate::config::AgentConfig;
 use crate::core::{Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, PolicyView};
 use crate::endpoint::EndpointRecords;
-use crate::files;
 use crate::identity::{
     AuditHeads, Foreign, Knowledge, Link, NodeStore, Reattest, Svids, Workloads,
 };
@@ -49,6 +49,7 @@ pub(super) struct Agent {
     pub(super) readiness: Readiness,
     pub(super) clock: Clock,
     pub(super) core: Core,
+    pub(super) stored: Stored,
 
     pub(super) store: NodeStore,
     pub(super) node: NodeSvid,
@@ -104,17 +105,24 @@ impl Agent {
         while !events.is_empty() {
             let now = self.clock.now();
             let mut unwritten = Unwritten::default();
-            for effect in self.core.handle_all(now, std::mem::take(&mut events)) {
+            let effects = self.core.handle_all(now, std::mem::take(&mut events));
+            let stored = !self.stored.is_due(&effects) || self.store();
+            for effect in effects {
                 if let Some(conn) = effect.confirms()
                     && unwritten.concerns(self.core.peer_of_connection(conn))
                 {
                     continue;
                 }
                 let refused = effect.refused();
-                if let Err(error) = self.carry_out(effect, &mut events).await {
+                let outcome = if stored {
+                    self.carry_out(effect, &mut events).await
+                } else {
+                    self.carry_out_unstored(effect, &mut events).await
+                };
+                if let Err(error) = outcome {
                     unwritten.note(refused.as_ref());
                     events.extend(refused);
-                    // The kernel or the disk refuses: nothing opens by it, since what permits comes last and the
+                    // The kernel refuses: nothing opens by it, since what permits comes last and the
                     // gates drop what they do not know; people must hear of it.
                     tracing::error!(%error, "an effect failed");
                     self.alarm(error.to_string());
@@ -124,16 +132,14 @@ impl Agent {
     }
 
     /// One effect, whole. What it brings about at once is queued as the core's next inputs.
-    async fn carry_out(
+    pub(super) async fn carry_out(
         &mut self,
         effect: Effect,
         events: &mut VecDeque<Event>,
     ) -> Result<(), RunError> {
         match effect {
-            Effect::Persist => {
-                let path = super::snapshot_path(&self.config);
-                files::write_volatile_json(&path, &self.core.snapshot())?;
-            }
+            // Done before the step's other effects.
+            Effect::Persist => {}
             Effect::Dial {
                 peer,
                 id,
@@ -307,7 +313,7 @@ impl Agent {
     }
 }
 
-/// Whose entries the kernel or the disk has refused in one step: these peers are told that nothing stands.
+/// Whose entries the kernel has refused in one step: these peers are told that nothing stands.
 #[derive(Debug, Default)]
 struct Unwritten {
     everybody: bool,

@@ -285,6 +285,22 @@ impl Gates {
         Ok(())
     }
 
+    /// Takes away the prefixes that an earlier agent wrote and this one knows nothing of: of nodes that left while
+    /// nobody looked. Packets to them would be held, and their addresses be nobody else's.
+    pub(super) fn keep_prefixes(
+        &self,
+        known: impl Iterator<Item = (IpNet, PeerNumber)>,
+    ) -> Result<(), RunError> {
+        let known: BTreeSet<IpNet> = known.map(|(prefix, _)| prefix).collect();
+        for (prefix, _) in self.tables().prefixes()? {
+            if !known.contains(&prefix) {
+                tracing::info!(%prefix, "no node's any more");
+                self.tables().remove_prefix(prefix)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gates on the tunnel device.
     pub(super) fn attach_tunnel(&self, ifindex: u32) -> Result<(), RunError> {
         Ok(self.kernel.attach_tunnel(ifindex)?)

@@ -2,7 +2,7 @@
 
 use super::RunError;
 use super::agent::Agent;
-use crate::admin::{EndpointInfo, PairInfo, PolicyInfo, Status, SvidInfo};
+use crate::admin::{EndpointInfo, PolicyInfo, Status, SvidInfo};
 use crate::core::{ConnectionView, IdentityNumber, PeerNumber, View};
 use crate::endpoint::Endpoint;
 
@@ -75,35 +75,6 @@ impl Agent {
                 .map(|peer| peer.name.clone())
                 .collect(),
         }
-    }
-
-    /// What the kernel enforces, not what the agent remembers: an agent that has just started has proven nothing
-    /// yet, and the pairs go on counting.
-    pub(super) fn pairs(&self) -> Result<Vec<PairInfo>, RunError> {
-        let view = self.view();
-        let now = self.clock.now();
-        let pairs = self.gates.pairs()?.into_iter().filter_map(|pair| {
-            let left = pair.expires.checked_sub(now.boot)?;
-            let counts = pair.peer == PeerNumber::LOCAL
-                || view
-                    .peers
-                    .iter()
-                    .find(|peer| peer.number == pair.peer)?
-                    .session
-                    .is_some_and(|session| {
-                        (session.oldest..=session.current).contains(&pair.epoch)
-                    });
-            counts.then(|| PairInfo {
-                local: name(&view, pair.local),
-                remote: name(&view, pair.remote),
-                peer: peer_name(&view, pair.peer),
-                epoch: pair.epoch,
-                expires_in_s: left.as_secs(),
-            })
-        });
-        let mut pairs: Vec<PairInfo> = pairs.collect();
-        pairs.sort_by(|a, b| (&a.peer, &a.local, &a.remote).cmp(&(&b.peer, &b.local, &b.remote)));
-        Ok(pairs)
     }
 
     /// When the first SVID of any kind ends (unix seconds).

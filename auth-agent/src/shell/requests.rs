@@ -72,7 +72,7 @@ impl Agent {
                     .collect();
                 to_value(all)
             }
-            Request::PairList => to_value(self.pairs()?),
+            Request::PairList => to_value(self.pair_details()?),
             Request::PairFlush => {
                 let count = self.pairs()?.len();
                 self.feed(Event::FlushPairs).await;

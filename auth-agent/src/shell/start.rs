@@ -27,6 +27,7 @@ use super::park::Park;
 use super::policy::PolicyTable;
 use super::readiness::Readiness;
 use super::running_pods::RunningPods;
+use super::stored::Stored;
 use super::tunnel_worker::{Outcome, TunnelWorker};
 use super::updates::{Unsettled, deny_event};
 use super::verify::Questions;
@@ -157,7 +158,8 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         tunnel_key: *opened.current.public_key().as_bytes(),
         tunnel_port: opened.current.port(),
     };
-    let snapshot: Option<Snapshot> = files::read_json(&snapshot_path(&config))?;
+    let snapshot_path = snapshot_path(&config);
+    let snapshot: Option<Snapshot> = files::read_json(&snapshot_path)?;
     let core = Core::new(Config::new(seed()?), local, snapshot);
     let standing = core.view().peers;
     let standing = standing.iter().filter(|peer| peer.session.is_some());
@@ -171,6 +173,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         started: Instant::now(),
         readiness,
         core,
+        stored: Stored::new(snapshot_path),
         svids,
         foreign,
         audit_heads,
@@ -241,6 +244,7 @@ async fn resume(agent: &mut Agent) -> Result<(), RunError> {
         agent.feed(event).await;
     }
     agent.apply_nodes().await?;
+    agent.gates.keep_prefixes(agent.core.prefixes())?;
     // Policies before endpoints: an endpoint without them would be open for a moment. A node that has never heard
     // the CA has none to go by, and says nothing of pairs; an empty set would be a guess.
     if agent.knowledge.sequence > 0 || !agent.config.policy_paths.is_empty() {

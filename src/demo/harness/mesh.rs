@@ -421,6 +421,8 @@ pub struct Status {
     pub tunnel: String,
     /// Packets by verdict and reason.
     pub counters: std::collections::BTreeMap<String, u64>,
+    /// What deserves a person's attention.
+    pub alarms: Vec<String>,
 }
 
 impl Status {

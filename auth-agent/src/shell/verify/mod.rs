@@ -2,6 +2,7 @@
 
 mod ends;
 mod here;
+mod revoked;
 mod there;
 
 use handfast_policies::Protocol;
@@ -35,6 +36,9 @@ impl Agent {
         };
         let mut checks = Checks(Vec::new());
         let local = self.check_near(&ends.near, role, &mut checks);
+        if let Some(local) = &local {
+            self.check_revoked(local, &mut checks);
+        }
         let far = match self.far(ends.far) {
             Ok(far) => far,
             Err(Unresolved { ask, detail }) => {
@@ -42,9 +46,11 @@ impl Agent {
                     self.set_in_motion(&ends.near, address).await;
                 }
                 checks.add(other, VerifyState::Unknown, detail);
+                self.check_revoked_named(ends.far, false, &mut checks);
                 return Ok(report(from, to, port, checks));
             }
         };
+        self.check_revoked_named(ends.far, far.identity.is_some(), &mut checks);
         if far.peer != PeerNumber::LOCAL {
             self.set_in_motion(&ends.near, far.address).await;
         }

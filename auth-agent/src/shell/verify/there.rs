@@ -12,7 +12,7 @@ use super::super::report::name;
 use super::here::{Checks, FlowRules};
 use super::protocol_named;
 use crate::admin::{VerifyCheck, VerifyState};
-use crate::core::{AnnouncedState, ConnId, ConnectionView, Event, PeerNumber, PeerView};
+use crate::core::{AnnouncedState, ConnId, ConnectionView, Event, PeerNumber, PeerView, View};
 use crate::wire::MAX_ANSWER;
 
 /// An answer counts for so long.
@@ -166,6 +166,17 @@ impl Agent {
         (answer.len() <= MAX_ANSWER).then_some(Event::AnswerGiven { conn, id, answer })
     }
 
+    /// Which identity that is remains untold; that it is on the deny list everybody knows who has the list.
+    fn is_revoked_at(&self, view: &View, address: IpAddr) -> bool {
+        let mut endpoints = view.endpoints.iter();
+        let identity = endpoints
+            .find(|endpoint| endpoint.addresses.contains(&address))
+            .and_then(|endpoint| endpoint.identity);
+        identity
+            .and_then(|identity| view.identities.get(&identity))
+            .is_some_and(|known| known.revoked)
+    }
+
     /// This node's side, as far as the peer may know it.
     fn seen_from(&self, number: PeerNumber, question: &Question) -> Option<Checks> {
         let view = self.view();
@@ -181,7 +192,10 @@ impl Agent {
         let mut announced = peer.announced.iter();
         let announced = announced.find(|(address, _, _)| *address == question.asked);
         let Some((address, endpoint, state)) = announced else {
-            let detail = format!("{} is announced to nobody on your node", question.asked);
+            let detail = match self.is_revoked_at(&view, question.asked) {
+                true => format!("who is at {} is revoked", question.asked),
+                false => format!("{} is announced to nobody on your node", question.asked),
+            };
             checks.holds("announcement", false, detail);
             return Some(checks);
         };
