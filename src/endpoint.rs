@@ -1,10 +1,11 @@
 //! `handfast endpoint`: workloads of this node.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use handfast_agent::admin::{EndpointInfo, Request};
-use handfast_agent::endpoint::NamespaceName;
+use handfast_agent::endpoint::{Exempt, Group, NamespaceName};
 
 use crate::admin_socket::AdminSocket;
 use crate::output::OutputArgs;
@@ -20,16 +21,44 @@ pub struct EndpointArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Attach a network namespace as a workload
+    /// Attach a workload: a network namespace, or sockets of this machine itself
     ///
     /// A namespace that is linked to this node already (by a CNI) keeps its link. One that is not gets a routed
     /// veth pair with the addresses given. Its identity is that of the entry whose selectors match, for
     /// example one made with: handfast entry create --selector netns:NAME
+    ///
+    /// Sockets of this machine are told by the control group that they were made in (--unit, --cgroup, or --host for
+    /// all). They get an address of their own, which nobody else on the machine can use, and by which alone policy
+    /// applies to them: everything else that the machine sends and receives stays as it is. Entries select them by
+    /// systemd:id:UNIT, cgroup:PATH, endpoint:NAME or label:KEY=VALUE. The same command again finds the group of a unit
+    /// that was started anew; the agent looks by itself every two seconds.
+    #[command(group(ArgGroup::new("workload").required(true).args(["netns", "unit", "cgroup", "host"])))]
     Add {
         /// The network namespace, as `ip netns list` shows it
         #[arg(long, value_name = "NAME", value_parser = NamespaceName::new)]
-        netns: NamespaceName,
-        /// What to call the endpoint [default: the namespace's name]
+        netns: Option<NamespaceName>,
+        /// A systemd unit of this machine that runs, for example web.service
+        #[arg(long, value_name = "UNIT", requires = "addresses")]
+        unit: Option<String>,
+        /// A control group of this machine (version 2): its folder, or its path below the root
+        #[arg(long, value_name = "PATH", requires = "addresses")]
+        cgroup: Option<PathBuf>,
+        /// All sockets of this machine
+        #[arg(long, requires = "addresses")]
+        host: bool,
+        /// A port of the address that policy does not close, for workloads of this machine itself: PROTOCOL/PORT; repeat
+        /// for more
+        #[arg(
+            long,
+            value_name = "tcp/PORT",
+            default_values = ["tcp/22"],
+            conflicts_with_all = ["netns", "no_exempt"]
+        )]
+        exempt: Vec<Exempt>,
+        /// No port of the address stays open whatever policy says, not even SSH
+        #[arg(long, conflicts_with = "netns")]
+        no_exempt: bool,
+        /// What to call the endpoint [default: the name of the namespace, unit or group, or `host`]
         #[arg(long)]
         name: Option<String>,
         /// An address for the workload, within the node's prefixes; repeat for IPv4 and IPv6
@@ -58,24 +87,41 @@ pub async fn run(args: EndpointArgs) -> anyhow::Result<()> {
     match args.command {
         Command::Add {
             netns,
+            unit,
+            cgroup,
+            host,
+            exempt,
+            no_exempt,
             name,
             addresses,
             labels,
             output,
         } => {
+            let unit = unit.map(Group::Unit);
+            let group = unit
+                .or(cgroup.map(Group::Path))
+                .or(host.then_some(Group::Machine));
+            let keeps = group.is_some() && !no_exempt;
             let request = Request::EndpointAdd {
                 name,
                 netns,
+                group,
+                exempt: if keeps { exempt } else { Vec::new() },
                 labels: labels.into_iter().collect(),
                 addresses,
             };
             let endpoint: EndpointInfo = args.socket.ask(&request).await?;
             print(output, std::slice::from_ref(&endpoint))?;
             if endpoint.spiffe_id.is_none() {
+                let selector = match (&endpoint.netns, &endpoint.cgroup) {
+                    (Some(netns), _) => format!("netns:{netns}"),
+                    (None, Some(path)) => format!("cgroup:{path}"),
+                    (None, None) => format!("endpoint:{}", endpoint.name),
+                };
                 eprintln!(
                     "endpoint {} has no identity yet: no entry's selectors match it; \
-                     make one on the CA with: handfast entry create --selector netns:{} …",
-                    endpoint.name, endpoint.netns
+                     make one on the CA with: handfast entry create --selector {selector} …",
+                    endpoint.name
                 );
             }
         }
@@ -107,9 +153,10 @@ fn print(output: OutputArgs, endpoints: &[EndpointInfo]) -> anyhow::Result<()> {
         &[
             "ID",
             "NAME",
-            "NETNS",
+            "PLACE",
             "ADDRESSES",
             "IDENTITY",
+            "EXEMPT",
             "LABELS",
             "ANNOUNCED TO",
         ],
@@ -117,14 +164,24 @@ fn print(output: OutputArgs, endpoints: &[EndpointInfo]) -> anyhow::Result<()> {
             vec![
                 endpoint.id.to_string(),
                 endpoint.name.clone(),
-                endpoint.netns.clone(),
+                place(endpoint),
                 join(endpoint.addresses.iter()),
                 endpoint.spiffe_id.clone().unwrap_or_else(|| "none".into()),
+                join(endpoint.exempt.iter()),
                 join(endpoint.labels.iter().map(|(k, v)| format!("{k}={v}"))),
                 join(endpoint.announced_to.iter()),
             ]
         }),
     )
+}
+
+/// Where it is: its namespace, or the control group of this machine.
+fn place(endpoint: &EndpointInfo) -> String {
+    match (&endpoint.netns, &endpoint.cgroup) {
+        (Some(netns), _) => netns.clone(),
+        (None, Some(path)) => format!("cgroup {path}"),
+        (None, None) => String::new(),
+    }
 }
 
 fn join<T: ToString>(items: impl Iterator<Item = T>) -> String {

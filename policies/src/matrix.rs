@@ -112,6 +112,14 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
             .unwrap_or_default()
     }
 
+    /// What is enforced between a local workload and a remote, whether it is known or not; nothing for a workload
+    /// that is not known.
+    #[must_use]
+    pub fn entries(&self, id: L, remote: &Remote) -> Vec<Entry> {
+        let local = self.locals.get(&id);
+        local.map_or_else(Vec::new, |local| self.set.entries(&local.workload, remote))
+    }
+
     /// A local workload that is new, or not who it was.
     pub fn set_local(&mut self, id: L, workload: Workload) -> Update<L, R> {
         let closed = Closed::of(&self.set, &workload);
@@ -126,15 +134,22 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
 
     /// A remote that is new, or not who it was.
     pub fn set_remote(&mut self, id: R, remote: Remote) -> Update<L, R> {
-        let pairs = self.locals.iter().map(|(local, known)| {
-            let entries = self.set.entries(&known.workload, &remote);
-            (*local, id, entries)
-        });
-        let update = Update {
-            closed: Vec::new(),
-            pairs: pairs.collect(),
-        };
-        self.remotes.insert(id, remote);
+        self.set_remotes(vec![(id, remote)])
+    }
+
+    /// The same of several: which rules are a local workload's is looked up once for all of them.
+    pub fn set_remotes(&mut self, remotes: Vec<(R, Remote)>) -> Update<L, R> {
+        let mut update = Update::default();
+        if remotes.is_empty() {
+            return update;
+        }
+        for (local, known) in &self.locals {
+            let policy = self.set.of_workload(&known.workload);
+            let pairs = remotes.iter();
+            let pairs = pairs.map(|(id, remote)| (*local, *id, policy.entries(remote)));
+            update.pairs.extend(pairs);
+        }
+        self.remotes.extend(remotes);
         update
     }
 

@@ -22,6 +22,7 @@ mod explain;
 mod full_disk;
 mod hold;
 mod hold_protocols;
+mod host;
 mod instruments;
 mod kills;
 mod layout;

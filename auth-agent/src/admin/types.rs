@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::cni::CniRequest;
-use crate::endpoint::NamespaceName;
+use crate::endpoint::{Exempt, Group, NamespaceName};
 
 /// What the command line asks of a running agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,8 +18,14 @@ pub enum Request {
     EndpointAdd {
         /// What to call it; the namespace's name where absent.
         name: Option<String>,
-        /// Its network namespace.
-        netns: NamespaceName,
+        /// Its network namespace; none for a workload of the node itself.
+        netns: Option<NamespaceName>,
+        /// Which sockets are it, for a workload of the node itself.
+        #[serde(default)]
+        group: Option<Group>,
+        /// Its ports that policy does not close, for a workload of the node itself.
+        #[serde(default)]
+        exempt: Vec<Exempt>,
         /// Labels that entries may select it by.
         #[serde(default)]
         labels: BTreeMap<String, String>,
@@ -132,8 +138,14 @@ pub struct EndpointInfo {
     pub id: u32,
     /// Its name.
     pub name: String,
-    /// Its network namespace.
-    pub netns: String,
+    /// Its network namespace; absent for a workload of the node itself.
+    pub netns: Option<String>,
+    /// The path of its control group, for a workload of the node itself.
+    #[serde(default)]
+    pub cgroup: Option<String>,
+    /// Its ports that policy does not close.
+    #[serde(default)]
+    pub exempt: Vec<Exempt>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// The node's side of its link.

@@ -3,6 +3,7 @@
 //! An endpoint's number is its identity on this node: it is never reused in a boot, and the gates carry it from
 //! the moment they are attached, because the kernel reuses interface indexes at once.
 
+mod host;
 mod link;
 mod namespace;
 mod records;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cni::Pod;
 
+pub use host::{Exempt, Found, Group, Host, LOOPBACK, MAX_EXEMPT, displace, hierarchy, holder, place};
 pub use link::{Attached, LinkRequest, attach, interfaces, open, remove};
 pub use namespace::{NamespaceName, exists as namespace_exists, within};
 pub use records::{EndpointRecords, RecordError};
@@ -28,10 +30,14 @@ pub struct Endpoint {
     pub id: EndpointId,
     /// What people call it; the namespace's name unless told otherwise.
     pub name: String,
-    /// The workload's network namespace, under `/run/netns`.
-    pub netns: NamespaceName,
-    /// The namespace's inode: a namespace made anew under the same name is another one.
+    /// The workload's network namespace, under `/run/netns`; none for one of the node itself.
+    #[serde(default)]
+    pub netns: Option<NamespaceName>,
+    /// The namespace's inode: a namespace made anew under the same name is another one. 0 without a namespace.
     pub netns_inode: u64,
+    /// Where it is, for a workload of the node itself.
+    #[serde(default)]
+    pub host: Option<Host>,
     /// What it was labelled with when it was attached; entries may select by it.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -40,7 +46,7 @@ pub struct Endpoint {
     pub pod: Option<Pod>,
     /// The workload's addresses.
     pub addresses: Vec<IpAddr>,
-    /// The node's side of the workload's link.
+    /// The node's side of the workload's link; the loopback interface for one of the node itself.
     pub interface: String,
     /// The kernel's index of `interface`.
     pub ifindex: u32,
@@ -70,6 +76,34 @@ pub enum EndpointError {
         "network namespace {0} has no link to this node, and no --address was given to make one; nothing was changed"
     )]
     NoLink(String),
+    /// There is no control group of version 2.
+    #[error(
+        "the unified control groups (version 2) are not mounted, by which sockets of this machine are told apart: \
+         mount -t cgroup2 none /sys/fs/cgroup; nothing was changed"
+    )]
+    NoHierarchy,
+    /// Not below the root of control groups.
+    #[error("{group} does not lie below {root}, where the unified control groups are mounted; nothing was changed")]
+    NoGroup {
+        /// What was asked for.
+        group: String,
+        /// Where groups are.
+        root: std::path::PathBuf,
+    },
+    /// No unit of that name runs.
+    #[error(
+        "no unit {0} runs now (systemctl status {0}): a unit has a control group only while it runs. Start it, or add the \
+         endpoint in its ExecStartPre; nothing was changed"
+    )]
+    NoUnit(String),
+    /// Several do.
+    #[error("several units are called {unit} ({folders:?}); name one of these with --cgroup; nothing was changed")]
+    SeveralUnits {
+        /// The name.
+        unit: String,
+        /// Their groups.
+        folders: Vec<std::path::PathBuf>,
+    },
     /// The namespace's link has no address.
     #[error(
         "interface {interface} of network namespace {netns} has no address that could be announced; \

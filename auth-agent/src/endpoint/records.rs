@@ -111,6 +111,16 @@ impl EndpointRecords {
         found.ok_or_else(|| RecordError::Unknown(name.to_owned()))
     }
 
+    /// Remembers something else of an endpoint that is known.
+    pub fn replace(&mut self, endpoint: &Endpoint) -> Result<(), RecordError> {
+        self.change(|state| {
+            let known = state.endpoints.iter_mut().find(|e| e.id == endpoint.id);
+            if let Some(known) = known {
+                known.clone_from(endpoint);
+            }
+        })
+    }
+
     /// Forgets an endpoint, by name.
     pub fn remove(&mut self, name: &str) -> Result<Endpoint, RecordError> {
         let endpoint = self.find(name)?.clone();
@@ -137,7 +147,8 @@ mod tests {
         Endpoint {
             id,
             name: name.into(),
-            netns: NamespaceName::new(name).unwrap(),
+            netns: Some(NamespaceName::new(name).unwrap()),
+            host: None,
             netns_inode: 1,
             labels: Default::default(),
             pod: None,

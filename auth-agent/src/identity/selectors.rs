@@ -3,7 +3,7 @@
 use handfast_ca::model::Selector;
 
 use super::attest::pattern_matches;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Group};
 
 /// The kinds that this node can look at.
 pub const SELECTOR_KINDS: [&str; 7] = [
@@ -57,7 +57,18 @@ pub trait Subject {
 impl Subject for Endpoint {
     fn has(&self, kind: &str, value: &str) -> bool {
         match kind {
-            "netns" => self.netns.as_str() == value,
+            "netns" => self
+                .netns
+                .as_ref()
+                .is_some_and(|netns| netns.as_str() == value),
+            "cgroup" => {
+                let host = self.host.as_ref();
+                host.is_some_and(|host| pattern_matches(value, &host.path))
+            }
+            "systemd" => self.host.as_ref().is_some_and(|host| match &host.group {
+                Group::Unit(unit) => value.strip_prefix("id:") == Some(unit),
+                _ => false,
+            }),
             "endpoint" => self.name == value,
             "label" => value.split_once('=').is_some_and(|(key, value)| {
                 self.labels.get(key).is_some_and(|found| found == value)
@@ -116,7 +127,8 @@ mod tests {
         let endpoint = Endpoint {
             id: 1,
             name: "front".into(),
-            netns: NamespaceName::new("web").unwrap(),
+            netns: Some(NamespaceName::new("web").unwrap()),
+            host: None,
             netns_inode: 1,
             labels: [("tier".to_owned(), "front".to_owned())].into(),
             pod: None,

@@ -7,7 +7,9 @@ use handfast_encrypt::nat;
 
 use super::agent::Agent;
 use super::tunnels::TunnelKeys;
-use super::{RunError, cni, forwarding, forwarding_path, snapshot_path, start, tunnel_start};
+use super::{
+    RunError, cni, forwarding, forwarding_path, hosts, snapshot_path, start, tunnel_start,
+};
 use crate::config::AgentConfig;
 use crate::core::Event;
 use crate::endpoint::EndpointRecords;
@@ -35,6 +37,7 @@ impl Agent {
         }
         self.park.close()?;
         removed.push(format!("device {}", self.config.hold_device));
+        removed.extend(hosts::take_addresses_away(&self.netlink, &self.endpoints).await?);
         removed.extend(clean_run_dir(&self.config, &self.endpoints)?);
         Ok(removed)
     }
@@ -50,6 +53,10 @@ pub async fn detach(config: &AgentConfig) -> Result<Vec<String>, RunError> {
     removed.extend(tunnel_start::take_away(config).await?);
     HoldDevice::remove(&config.hold_device)?;
     nat::remove().await?;
+    let (connection, netlink, _) =
+        rtnetlink::new_connection().map_err(RunError::io("open netlink"))?;
+    tokio::spawn(connection);
+    removed.extend(hosts::take_addresses_away(&netlink, &endpoints).await?);
     removed.extend(clean_run_dir(config, &endpoints)?);
     Ok(removed)
 }

@@ -57,8 +57,9 @@ impl Agent {
         let endpoint = Endpoint {
             id,
             name,
-            netns,
+            netns: Some(netns),
             netns_inode: link.netns_inode,
+            host: None,
             labels,
             pod,
             addresses: link.addresses,
@@ -105,6 +106,9 @@ impl Agent {
 
     /// The link goes first: its workload never talks without gates.
     async fn ungate_endpoint(&mut self, endpoint: &Endpoint) {
+        if let Some(host) = &endpoint.host {
+            return self.ungate_host(endpoint, host).await;
+        }
         if endpoint.created
             && let Err(error) = endpoint::remove(&self.netlink, &endpoint.interface).await
         {
@@ -123,7 +127,7 @@ impl Agent {
         Ok(endpoint)
     }
 
-    async fn forget_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), RunError> {
+    pub(super) async fn forget_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), RunError> {
         self.feed(Event::EndpointRemoved {
             endpoint: core::EndpointId(endpoint.id),
         })
@@ -141,7 +145,9 @@ impl Agent {
         let mut gone = Vec::new();
         let interfaces = endpoint::interfaces(&self.netlink).await?;
         for endpoint in self.endpoints.all().to_vec() {
-            if is_there(&endpoint, &interfaces) {
+            if let Some(host) = endpoint.host.clone() {
+                self.adopt_host(endpoint, host).await?;
+            } else if is_there(&endpoint, &interfaces) {
                 self.gates.attach_endpoint(&endpoint)?;
                 self.gates.unwatch(endpoint.ifindex)?;
                 self.apply_endpoint(&endpoint).await?;
@@ -172,7 +178,7 @@ impl Agent {
         Ok(())
     }
 
-    fn check_addresses(&self, addresses: &[IpAddr]) -> Result<(), RunError> {
+    pub(super) fn check_addresses(&self, addresses: &[IpAddr]) -> Result<(), RunError> {
         for address in addresses {
             let within = self
                 .node
@@ -195,11 +201,15 @@ impl Agent {
 
 /// True while an endpoint's link and namespace are those that it was attached with.
 fn is_there(endpoint: &Endpoint, interfaces: &BTreeSet<(u32, [u8; 6])>) -> bool {
+    let Some(netns) = &endpoint.netns else {
+        // A workload of the node itself is there as long as the node: its control group comes and goes.
+        return true;
+    };
     interfaces.contains(&(endpoint.ifindex, endpoint.host_mac))
-        && endpoint::namespace_exists(&endpoint.netns, endpoint.netns_inode)
+        && endpoint::namespace_exists(netns, endpoint.netns_inode)
 }
 
-fn check_name(name: &str) -> Result<(), RunError> {
+pub(super) fn check_name(name: &str) -> Result<(), RunError> {
     let plain = !name.is_empty()
         && name.len() <= MAX_NAME
         && name

@@ -1,6 +1,7 @@
 //! The core's writes in the kernel's maps, and what of them is read back for people.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use handfast_bpf as bpf;
@@ -14,7 +15,7 @@ use crate::core::{
     AnnouncedState, Effect, IdentityNumber, PairKey, PeerNumber, RemoteEntry, SessionEntry,
     SessionState,
 };
-use crate::endpoint::{Endpoint, EndpointId};
+use crate::endpoint::{Endpoint, EndpointId, Host};
 
 /// The gates and their maps.
 pub(super) struct Gates {
@@ -235,17 +236,25 @@ impl Gates {
         let mut wanted = self.rules.clone();
         let host = bpf::IdentityNumber::HOST.0;
         wanted.extend(self.hosts.iter().map(|address| (*address, host)));
+        let mut first = Ok(());
+        let mut stands = self.cidrs.clone();
         for (prefix, identity) in &wanted {
-            if self.cidrs.get(prefix) != Some(identity) {
+            if stands.get(prefix) != Some(identity) {
                 let number = bpf::IdentityNumber(*identity);
-                self.tables().set_cidr(*prefix, number)?;
+                match self.tables().set_cidr(*prefix, number) {
+                    Ok(()) => drop(stands.insert(*prefix, *identity)),
+                    Err(error) => first = first.and(Err(error.into())),
+                }
             }
         }
         for prefix in self.cidrs.keys().filter(|p| !wanted.contains_key(*p)) {
-            self.tables().remove_cidr(*prefix)?;
+            match self.tables().remove_cidr(*prefix) {
+                Ok(()) => drop(stands.remove(prefix)),
+                Err(error) => first = first.and(Err(error.into())),
+            }
         }
-        self.cidrs = wanted;
-        Ok(())
+        self.cidrs = stands;
+        first
     }
 
     /// Gates on a workload's link. Again for the same endpoint changes nothing.
@@ -269,6 +278,35 @@ impl Gates {
         Ok(self.tables().remove_endpoint(id)?)
     }
 
+    /// Gates for a workload of the node itself. Again for the same endpoint changes nothing, or its control group.
+    pub(super) fn attach_host(
+        &self,
+        endpoint: &Endpoint,
+        host: &Host,
+        root: &Path,
+        cgroup: bpf::CgroupId,
+    ) -> Result<(), RunError> {
+        let id = bpf::EndpointId(endpoint.id);
+        // First: from then on nobody else uses the addresses.
+        for address in &endpoint.addresses {
+            let entry = bpf::Host {
+                cgroup,
+                endpoint: id,
+            };
+            self.tables().set_host(*address, entry)?;
+        }
+        let addresses = &endpoint.addresses;
+        Ok(self.kernel.attach_host(id, root, &host.folder, addresses)?)
+    }
+
+    /// Takes away the gates and flows of a workload of the node itself.
+    pub(super) fn detach_host(&self, endpoint: EndpointId) -> Result<(), RunError> {
+        let id = bpf::EndpointId(endpoint);
+        self.tables().remove_connections(id)?;
+        self.tables().remove_endpoint(id)?;
+        Ok(self.kernel.detach_host(id)?)
+    }
+
     /// Takes away what an agent that died in between has left of endpoints that nobody knows.
     pub(super) fn forget_unknown(&self, known: &[Endpoint]) -> Result<(), RunError> {
         let unknown = |id: u32| id != 0 && !known.iter().any(|endpoint| endpoint.id == id);
@@ -276,6 +314,11 @@ impl Gates {
             if unknown(local.endpoint.0) {
                 self.tables().remove_local(address)?;
             }
+        }
+        let hosts = self.tables().hosts()?;
+        let gone: BTreeSet<u32> = hosts.iter().map(|(_, host)| host.endpoint.0).collect();
+        for endpoint in gone.into_iter().filter(|id| unknown(*id)) {
+            self.detach_host(endpoint)?;
         }
         for attachment in self.kernel.attached()? {
             if unknown(attachment.key) {

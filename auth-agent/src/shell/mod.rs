@@ -9,6 +9,7 @@ mod detach;
 mod endpoints;
 mod forwarding;
 mod gates;
+mod hosts;
 mod identities;
 mod kernel_events;
 mod memory;

@@ -1,5 +1,6 @@
 //! Policies in force: read all together or not at all, compiled into the gates' map, told to the core.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +11,9 @@ use super::agent::{Agent, Pairings};
 use super::policy::Change;
 use crate::core::{Event, Policy};
 use crate::identity::KnownPolicy;
+
+/// Prefixes that rules name: within the map of them, with room for the node's own addresses.
+const MAX_PREFIXES: usize = 60_000;
 
 impl Agent {
     /// Reads the policies of the CA and of the folders that the agent was given, together; all of them or none.
@@ -78,15 +82,38 @@ impl Agent {
         written
     }
 
-    /// Writes all that can be written, removals in any case. What the kernel refuses is tried again.
+    /// Writes all that can be written, removals in any case. What the kernel refuses is tried again. Where it refuses
+    /// what narrows an endpoint's policy, nothing of that endpoint may pass until it stands.
     pub(super) fn write_policy(&mut self, changes: &[Change]) -> Result<(), RunError> {
         let mut first = Ok(());
+        let mut closed = BTreeSet::new();
         for change in changes {
-            if let Err(error) = self.gates.write_policy(change) {
+            let endpoint = change.endpoint();
+            let written = match change {
+                Change::Set(..) if closed.contains(&endpoint) => {
+                    self.policy.undo(change);
+                    continue;
+                }
+                change => self.gates.write_policy(change),
+            };
+            if let Err(error) = written {
                 self.policy.undo(change);
                 self.unsettled.policy_map = true;
                 first = first.and(Err(error));
+                if change.narrows() {
+                    closed.insert(endpoint);
+                }
             }
+        }
+        for endpoint in closed {
+            for removal in self.policy.close(endpoint) {
+                if self.gates.write_policy(&removal).is_err() {
+                    self.policy.undo(&removal);
+                }
+            }
+        }
+        for text in self.policy.newly_overfull() {
+            self.alarm(text);
         }
         first
     }
@@ -111,10 +138,17 @@ fn read(
         text: policy.text.clone(),
     };
     let sources = central.iter().chain(local).map(source).collect();
-    in_force.updated(sources).map_err(|errors| {
+    let set = in_force.updated(sources).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         lines.join("; ")
-    })
+    })?;
+    let prefixes = set.cidrs().len();
+    if prefixes > MAX_PREFIXES {
+        return Err(format!(
+            "rules name {prefixes} different prefixes, a node knows {MAX_PREFIXES}: merge some"
+        ));
+    }
+    Ok(set)
 }
 
 /// The documents of files and folders (`*.yaml`, `*.yml`, `*.json`), by name.

@@ -62,7 +62,13 @@ impl Agent {
         EndpointInfo {
             id: endpoint.id,
             name: endpoint.name.clone(),
-            netns: endpoint.netns.to_string(),
+            netns: endpoint.netns.as_ref().map(ToString::to_string),
+            cgroup: endpoint.host.as_ref().map(|host| host.path.clone()),
+            exempt: endpoint
+                .host
+                .as_ref()
+                .map(|host| host.exempt.clone())
+                .unwrap_or_default(),
             addresses: endpoint.addresses.clone(),
             interface: endpoint.interface.clone(),
             spiffe_id: identity.as_ref().map(|identity| identity.spiffe_id.clone()),

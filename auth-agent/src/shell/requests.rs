@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::RunError;
 use super::agent::Agent;
+use super::hosts::HostWanted;
 use crate::admin::{Answer, Asked, Request};
 use crate::core::Event;
 
@@ -53,10 +54,26 @@ impl Agent {
             Request::EndpointAdd {
                 name,
                 netns,
+                group,
+                exempt,
                 labels,
                 addresses,
             } => {
-                let endpoint = self.add_endpoint(name, netns, labels, addresses).await?;
+                let endpoint = match (netns, group) {
+                    (Some(netns), None) => {
+                        self.add_endpoint(name, netns, labels, addresses).await?
+                    }
+                    (None, Some(group)) => {
+                        let wanted = HostWanted {
+                            group,
+                            exempt,
+                            labels,
+                            addresses,
+                        };
+                        self.add_host(name, wanted).await?
+                    }
+                    _ => return Err(RunError::Refused("a workload is a network namespace or a control group: name one of them; nothing was changed".into())),
+                };
                 to_value(self.endpoint_info(&endpoint))
             }
             Request::EndpointRemove { name } => {

@@ -287,6 +287,7 @@ impl Agent {
     async fn keep_house(&mut self) {
         self.keep_plugin();
         self.adopt_running_pods().await;
+        self.keep_hosts().await;
         if !self.park.is_there()
             && let Err(error) = self.restore_hold()
         {

@@ -111,7 +111,8 @@ impl Agent {
         let endpoint = self.endpoint(id.0)?;
         Some(Origin {
             endpoint: endpoint.name.clone(),
-            netns: endpoint.netns.clone(),
+            // From a workload of the node itself only its own sockets may send.
+            netns: endpoint.netns.clone()?,
             from,
             to,
         })

@@ -96,7 +96,8 @@ mod tests {
         Endpoint {
             id,
             name: format!("e{id}"),
-            netns: NamespaceName::new("web").unwrap(),
+            netns: Some(NamespaceName::new("web").unwrap()),
+            host: None,
             netns_inode,
             labels: [("tier".to_owned(), label.to_owned())].into(),
             pod: None,

@@ -30,7 +30,11 @@ pub(super) fn look(
     // The number alone may be that of a namespace which is gone and somebody
     // else's now: the endpoint's name must still stand for it.
     let is_its = |endpoint: &&Endpoint| {
-        endpoint.netns_inode == inode && names.iter().any(|name| *name == *endpoint.netns.as_str())
+        endpoint.netns_inode == inode
+            && endpoint
+                .netns
+                .as_ref()
+                .is_some_and(|netns| names.iter().any(|name| *name == *netns.as_str()))
     };
     found.extend(names.iter().map(|name| selector("netns", name.clone())));
     for endpoint in endpoints.iter().filter(is_its) {

@@ -48,6 +48,34 @@ impl PolicyTable {
         }
     }
 
+    /// Ports by which people reach a machine that has closed itself. The longest prefix decides, and these are the
+    /// longest there are.
+    pub(super) fn keep_open(
+        &self,
+        endpoint: EndpointId,
+        identity: u32,
+        wanted: &mut BTreeMap<Key, PolicyValue>,
+    ) {
+        for exempt in self.exempt.get(&endpoint).into_iter().flatten() {
+            let packets = PolicyKey {
+                direction: Direction::Ingress,
+                identity: IdentityNumber(identity),
+                ports: Ports::Prefix {
+                    protocol: exempt.protocol,
+                    port: exempt.port,
+                    bits: 16,
+                },
+            };
+            let value = PolicyValue {
+                verdict: Verdict::Allow,
+                auth: Auth::Disabled,
+                encryption: false,
+                rule: 0,
+            };
+            wanted.insert(Key { endpoint, packets }, value);
+        }
+    }
+
     pub(super) fn remote_entries(
         &self,
         endpoint: EndpointId,

@@ -20,6 +20,26 @@ pub(crate) enum Change {
     Remove(Key),
 }
 
+impl Change {
+    /// Whose policy it changes.
+    pub(crate) fn endpoint(&self) -> EndpointId {
+        match self {
+            Self::Set(key, _) | Self::Remove(key) => key.endpoint,
+        }
+    }
+
+    /// Whether something could pass if it were not written, and what comes after it were: a denial, or what a
+    /// prefix has of its own in place of what the world has.
+    pub(crate) fn narrows(&self) -> bool {
+        match self {
+            Self::Set(key, value) => {
+                value.verdict == Verdict::Deny || key.packets.identity >= IdentityNumber::FIRST_CIDR
+            }
+            Self::Remove(_) => false,
+        }
+    }
+}
+
 /// An entry of which only that it stands is known; none that is ever wanted is like it.
 const STANDING: PolicyValue = PolicyValue {
     verdict: Verdict::Deny,
@@ -39,40 +59,63 @@ pub(super) enum Scope {
 
 /// The map's content.
 #[derive(Debug, Default)]
-pub(super) struct Installed(BTreeMap<Key, PolicyValue>);
+pub(super) struct Installed {
+    entries: BTreeMap<Key, PolicyValue>,
+    /// How many of them are each endpoint's.
+    counts: BTreeMap<EndpointId, usize>,
+}
 
 impl Installed {
     /// How many entries.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 
     /// Every entry.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &PolicyValue)> {
-        self.0.iter()
+        self.entries.iter()
+    }
+
+    /// Endpoints with more entries than these.
+    pub(super) fn larger_than(&self, most: usize) -> Vec<EndpointId> {
+        let larger = self.counts.iter().filter(|(_, count)| **count > most);
+        larger.map(|(endpoint, _)| *endpoint).collect()
+    }
+
+    fn insert(&mut self, key: Key, value: PolicyValue) {
+        if self.entries.insert(key, value).is_none() {
+            *self.counts.entry(key.endpoint).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if self.entries.remove(key).is_some()
+            && let Some(count) = self.counts.get_mut(&key.endpoint)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&key.endpoint);
+            }
+        }
     }
 
     /// What an earlier run of the agent has left.
     pub(super) fn adopt(&mut self, entries: impl IntoIterator<Item = (Key, PolicyValue)>) {
-        self.0.extend(entries);
+        for (key, value) in entries {
+            self.insert(key, value);
+        }
     }
 
     /// The map is empty.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 
-    /// A change that the kernel has refused: it counts as not done, so that the next difference has it again.
+    /// A change that the kernel has refused: what stands there is no longer known; any value differs from the one that
+    /// will be wanted, or goes when none is.
     pub(super) fn undo(&mut self, change: &Change) {
         match change {
-            Change::Set(key, _) => {
-                self.0.remove(key);
-            }
-            Change::Remove(key) => {
-                // What stands there is no longer known; any value differs from the one that will be wanted, or
-                // goes when none is.
-                self.0.insert(*key, STANDING);
-            }
+            Change::Set(key, _) | Change::Remove(key) => self.insert(*key, STANDING),
         }
     }
 
@@ -91,19 +134,19 @@ impl Installed {
         }
         let mut changes = Vec::new();
         for (key, value) in wanted {
-            if self.0.get(&key) != Some(&value) {
-                self.0.insert(key, value);
+            if self.entries.get(&key) != Some(&value) {
+                self.insert(key, value);
                 changes.push(Change::Set(key, value));
             }
         }
         for key in gone {
-            self.0.remove(&key);
+            self.remove(&key);
             changes.push(Change::Remove(key));
         }
-        // Denials first; removals last, so that a flow that both the old and the new policies allow never falls
+        // What narrows first; removals last, so that a flow that both the old and the new policies allow never falls
         // between two writes.
         changes.sort_by_key(|change| match change {
-            Change::Set(_, value) if value.verdict == Verdict::Deny => 0,
+            set if set.narrows() => 0,
             Change::Set(..) => 1,
             Change::Remove(_) => 2,
         });
@@ -127,7 +170,7 @@ impl Installed {
         [Direction::Ingress, Direction::Egress]
             .into_iter()
             .flat_map(move |direction| {
-                let keys = self.0.range(first(direction)..).map(|(key, _)| *key);
+                let keys = self.entries.range(first(direction)..).map(|(key, _)| *key);
                 keys.take_while(move |key| {
                     key.endpoint == endpoint
                         && key.packets.direction == direction

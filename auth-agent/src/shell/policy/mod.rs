@@ -10,15 +10,15 @@ mod netpol;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use handfast_bpf::{IdentityNumber, PolicyValue};
-use handfast_policies::{Closed, Matrix, PolicySet, Remote, Update, Workload};
+use handfast_policies::{Closed, Entry, Matrix, PolicySet, Remote, Update, Workload};
 use ipnet::IpNet;
 
 use crate::config::DefaultAuthentication;
-use crate::endpoint::EndpointId;
+use crate::endpoint::{EndpointId, Exempt};
 
 pub(super) use installed::{Change, Key};
 use installed::{Installed, Scope};
@@ -30,10 +30,18 @@ pub(super) struct PolicyTable {
     default: DefaultAuthentication,
     /// Endpoints without an identity yet.
     strangers: BTreeSet<EndpointId>,
+    /// Ports that are open whatever policies say, for workloads of the node itself.
+    exempt: BTreeMap<EndpointId, Vec<Exempt>>,
     cidrs: BTreeMap<IpNet, u32>,
     next_cidr: u32,
     installed: Installed,
+    /// Endpoints that are closed, since their policies make more entries than one endpoint may have.
+    overfull: BTreeSet<EndpointId>,
+    newly_overfull: Vec<EndpointId>,
 }
+
+/// Entries of one endpoint in the map that all share.
+const MAX_ENTRIES: usize = 16_384;
 
 impl PolicyTable {
     pub(super) fn new(default: DefaultAuthentication) -> Self {
@@ -45,9 +53,12 @@ impl PolicyTable {
             matrix,
             default,
             strangers: BTreeSet::new(),
+            exempt: BTreeMap::new(),
             cidrs: BTreeMap::new(),
             next_cidr: IdentityNumber::FIRST_CIDR.0,
             installed: Installed::default(),
+            overfull: BTreeSet::new(),
+            newly_overfull: Vec::new(),
         }
     }
 
@@ -96,6 +107,26 @@ impl PolicyTable {
         self.installed.undo(change);
     }
 
+    /// What would have to be removed for an endpoint to be closed whole.
+    pub(super) fn close(&mut self, endpoint: EndpointId) -> Vec<Change> {
+        self.installed
+            .difference(BTreeMap::new(), &[Scope::Endpoint(endpoint)])
+    }
+
+    /// What is to be told of endpoints that were closed since this was asked last.
+    pub(super) fn newly_overfull(&mut self) -> Vec<String> {
+        let new = std::mem::take(&mut self.newly_overfull).into_iter();
+        new.map(|endpoint| {
+            let who = self.matrix.local(endpoint);
+            let who = who.map_or_else(|| "?".to_owned(), |who| who.spiffe_id.to_string());
+            format!(
+                "nothing passes endpoint {endpoint} ({who}): policies make more than {MAX_ENTRIES} entries for it; \
+                 write fewer ports, ranges or prefixes in the rules that select it"
+            )
+        })
+        .collect()
+    }
+
     /// New policies. Prefix numbers are never given twice, since connections may remember them.
     ///
     /// Of the next version of the policies in force only what is different is computed and looked at.
@@ -117,6 +148,7 @@ impl PolicyTable {
             );
         }
         let mut updates = vec![self.matrix.replace(set)];
+        let mut new = Vec::new();
         for prefix in wanted {
             let number = match self.cidrs.get(&prefix) {
                 Some(number) => *number,
@@ -129,9 +161,13 @@ impl PolicyTable {
             };
             // Those that an earlier run of the agent left are not in the matrix yet either.
             if self.matrix.remote(number).is_none() {
-                updates.push(self.matrix.set_remote(number, Remote::Cidr(prefix)));
-                scopes.extend(self.strangers.iter().map(|e| Scope::Identity(*e, number)));
+                new.push((number, Remote::Cidr(prefix)));
             }
+        }
+        updates.push(self.matrix.set_remotes(new));
+        for endpoint in self.overfull.clone() {
+            updates.push(self.matrix.whole(endpoint));
+            scopes.push(Scope::Endpoint(endpoint));
         }
         self.apply(updates, scopes)
     }
@@ -166,12 +202,18 @@ impl PolicyTable {
         self.apply(vec![update], vec![Scope::Endpoint(endpoint)])
     }
 
+    /// Ports of an endpoint that are to be open whatever policies say. To be told before the endpoint is.
+    pub(super) fn set_exempt(&mut self, endpoint: EndpointId, exempt: Vec<Exempt>) {
+        self.exempt.insert(endpoint, exempt);
+    }
+
     /// An endpoint that went.
     pub(super) fn remove_endpoint(&mut self, endpoint: EndpointId) -> Vec<Change> {
+        self.exempt.remove(&endpoint);
         self.strangers.remove(&endpoint);
+        self.overfull.remove(&endpoint);
         self.matrix.remove_local(endpoint);
-        self.installed
-            .difference(BTreeMap::new(), &[Scope::Endpoint(endpoint)])
+        self.close(endpoint)
     }
 
     /// An identity that this node has met.
@@ -219,38 +261,56 @@ impl PolicyTable {
         updates: Vec<Update<EndpointId, u32>>,
         mut scopes: Vec<Scope>,
     ) -> Vec<Change> {
+        for scope in &scopes {
+            if let Scope::Endpoint(endpoint) = scope {
+                self.overfull.remove(endpoint);
+            }
+        }
         let mut wanted = BTreeMap::new();
+        let mut world: HashMap<EndpointId, Vec<Entry>> = HashMap::new();
         for Update { closed, pairs } in updates {
             for (endpoint, closed) in closed {
                 let any = IdentityNumber::ANY.0;
                 scopes.push(Scope::Identity(endpoint, any));
                 self.open(endpoint, any, closed, &mut wanted);
+                self.keep_open(endpoint, any, &mut wanted);
             }
             for (endpoint, identity, entries) in pairs {
                 scopes.push(Scope::Identity(endpoint, identity));
-                self.open(
-                    endpoint,
-                    identity,
-                    self.matrix.closed(endpoint),
-                    &mut wanted,
-                );
+                if identity >= IdentityNumber::FIRST_CIDR.0 {
+                    let world = world
+                        .entry(endpoint)
+                        .or_insert_with(|| self.matrix.entries(endpoint, &Remote::World));
+                    // The gates ask what holds for the world where a prefix has nothing of its own.
+                    if *world == entries {
+                        continue;
+                    }
+                }
+                let closed = self.matrix.closed(endpoint);
+                self.open(endpoint, identity, closed, &mut wanted);
                 self.remote_entries(endpoint, identity, entries, &mut wanted);
+                // Last: nothing closes them.
+                self.keep_open(endpoint, identity, &mut wanted);
             }
         }
-        let outside = [
-            IdentityNumber::ANY,
-            IdentityNumber::HOST,
-            IdentityNumber::WORLD,
-        ];
         for endpoint in &self.strangers {
-            let all = outside
-                .iter()
-                .map(|number| number.0)
-                .chain(self.cidrs.values().copied());
-            for identity in all {
-                self.open(*endpoint, identity, Closed::default(), &mut wanted);
+            for identity in [
+                IdentityNumber::ANY,
+                IdentityNumber::HOST,
+                IdentityNumber::WORLD,
+            ] {
+                self.open(*endpoint, identity.0, Closed::default(), &mut wanted);
+                self.keep_open(*endpoint, identity.0, &mut wanted);
             }
         }
-        self.installed.difference(wanted, &scopes)
+        wanted.retain(|key, _| !self.overfull.contains(&key.endpoint));
+        let mut changes = self.installed.difference(wanted, &scopes);
+        for endpoint in self.installed.larger_than(MAX_ENTRIES) {
+            changes.retain(|change| change.endpoint() != endpoint);
+            changes.extend(self.close(endpoint));
+            self.overfull.insert(endpoint);
+            self.newly_overfull.push(endpoint);
+        }
+        changes
     }
 }

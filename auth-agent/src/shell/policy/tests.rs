@@ -187,3 +187,66 @@ fn removals_come_last_so_that_no_allowed_flow_falls_between_two_writes() {
     assert!(matches!(changes.first(), Some(Change::Set(..))));
     assert!(matches!(changes.last(), Some(Change::Remove(_))));
 }
+
+fn outside(prefixes: &str, selector: &str) -> Arc<PolicySet> {
+    let text = format!(
+        "{{apiVersion: handfast.io/v1alpha1, kind: HandfastPolicy, metadata: {{name: out}}, spec: {{endpointSelector: \
+         {selector}, egress: [{{toCIDR: [{prefixes}]}}]}}}}"
+    );
+    let source = handfast_policies::Source {
+        name: "out".into(),
+        text,
+    };
+    Arc::new(PolicySet::read(vec![source]).unwrap())
+}
+
+#[test]
+fn a_prefix_costs_entries_only_where_a_rule_names_it() {
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    table.set_endpoint(2, Some(workload("other", "run=other")));
+    table.set_endpoint(3, None);
+    let before = table.len();
+    let prefixes: Vec<String> = (0..200).map(|n| format!("198.51.{n}.0/24")).collect();
+    let changes = table.replace_set(outside(&prefixes.join(", "), "{matchLabels: {run: nginx}}"));
+    assert!(changes.iter().all(|change| change.endpoint() == 1));
+    let named = changes.iter().filter(|change| {
+        matches!(change, Change::Set(key, _) if key.packets.identity >= IdentityNumber::FIRST_CIDR)
+    });
+    // Ingress stays open, egress is allowed.
+    assert_eq!(named.count(), 400);
+    assert!(table.len() <= before + 400);
+    assert_eq!(table.refresh(), vec![]);
+}
+
+#[test]
+fn an_endpoint_with_too_many_entries_is_closed_alone_and_opens_when_they_are_fewer() {
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    table.set_endpoint(2, Some(workload("other", "run=other")));
+    let prefixes = |count: u32| {
+        let all = (0..count).map(|n| format!("198.{}.{}.0/24", n / 250, n % 250));
+        all.collect::<Vec<_>>().join(", ")
+    };
+    table.replace_set(outside(&prefixes(9_000), "{matchLabels: {run: nginx}}"));
+    let left: BTreeSet<EndpointId> = table.installed().map(|(key, _)| key.endpoint).collect();
+    assert_eq!(left, [2].into());
+    let told = table.newly_overfull();
+    assert!(told[0].contains("spiffe://example.org/web"), "{told:?}");
+    // Whoever is met meanwhile does not open it.
+    table.set_identity(300, workload("good", "client=good"));
+    assert!(table.installed().all(|(key, _)| key.endpoint == 2));
+    table.replace_set(outside(&prefixes(10), "{matchLabels: {run: nginx}}"));
+    assert!(table.installed().any(|(key, _)| key.endpoint == 1));
+    assert!(table.newly_overfull().is_empty());
+}
+
+#[test]
+fn what_narrows_is_written_before_what_widens() {
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    table.replace_set(outside("198.51.100.0/24", "{}"));
+    let changes = table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    let narrow: Vec<bool> = changes.iter().map(Change::narrows).collect();
+    assert!(narrow[0]);
+    assert!(narrow.is_sorted_by(|a, b| a >= b), "{narrow:?}");
+}

@@ -127,7 +127,9 @@ impl Mesh {
         for wanted in all {
             let order = Request::EndpointAdd {
                 name: Some(wanted.workload.short.clone()),
-                netns: NamespaceName::new(wanted.workload.ns.name())?,
+                netns: Some(NamespaceName::new(wanted.workload.ns.name())?),
+                group: None,
+                exempt: Vec::new(),
                 labels: Default::default(),
                 addresses: addresses(number, wanted.index),
             };
