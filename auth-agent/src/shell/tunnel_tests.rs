@@ -471,6 +471,24 @@ async fn a_removal_that_failed_is_tried_again_by_itself() {
 }
 
 #[tokio::test]
+async fn a_takeover_that_failed_is_tried_again_by_itself() {
+    let mut lab = Lab::new(Fake::default());
+    lab.install(1, 1, 11);
+    lab.installed(1).await;
+    lab.break_down(true);
+    lab.worker.activate(PeerNumber(1)).unwrap();
+    assert!(matches!(lab.hear().await, Outcome::Trouble(_)));
+    lab.break_down(false);
+    lab.take();
+    let again = async {
+        while !lab.take().contains(&"0=11".to_owned()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(20 * RETRY, again).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_next_run_removes_what_has_no_session() {
     let lab = Lab::new(Fake::default());
     lab.install(1, 1, 11);
