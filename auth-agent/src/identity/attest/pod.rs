@@ -3,13 +3,21 @@
 /// The UID of the pod in a path of the tree; none for a process of no pod.
 ///
 /// Both ways in which kubelets name groups: `kubepods/burstable/podUID/…` (cgroupfs) and
-/// `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice/…` (systemd, with `_` for `-`). The first
-/// one counts: what stands below a pod's own group may have been made in the pod.
+/// `kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUID.slice/…` (systemd, with `_` for `-`); at the root of
+/// the tree, or in the kubelet's own group there. Nowhere else: a user to whom a branch of the tree was delegated can make
+/// groups of any name in it, as a pod can below its own.
 pub(super) fn uid(path: &str) -> Option<String> {
-    let mut parts = path
-        .split('/')
-        .skip_while(|part| *part != "kubepods" && *part != "kubepods.slice");
-    let systemd = parts.next()? == "kubepods.slice";
+    let path = path.strip_prefix('/')?;
+    let path = ["kubelet/", "kubelet.slice/"]
+        .iter()
+        .find_map(|kubelet| path.strip_prefix(kubelet))
+        .unwrap_or(path);
+    let mut parts = path.split('/');
+    let systemd = match parts.next()? {
+        "kubepods" => false,
+        "kubepods.slice" => true,
+        _ => return None,
+    };
     let uid = parts.take(2).find_map(|part| {
         if systemd {
             let slice = part.strip_suffix(".slice")?;
@@ -55,6 +63,26 @@ mod tests {
         let other = "ffffffff-0000-4111-8222-333344445555";
         let inside = format!("/kubepods/burstable/pod{UID}/abc/kubepods/pod{other}");
         assert_eq!(uid(&inside).as_deref(), Some(UID));
+        let escaped = UID.replace('-', "_");
+        for delegated in [
+            "/user.slice/user-1000.slice/user@1000.service",
+            "/system.slice/runner.service",
+            "/kubelet/x",
+            "/x/kubelet",
+            "/kubelet/kubelet",
+        ] {
+            for made in [
+                format!("kubepods/pod{UID}/x"),
+                format!("kubepods/burstable/pod{UID}/x"),
+                format!("kubepods.slice/kubepods-pod{escaped}.slice/x"),
+            ] {
+                assert_eq!(
+                    uid(&format!("{delegated}/{made}")),
+                    None,
+                    "{delegated}/{made}"
+                );
+            }
+        }
         for path in [
             "/",
             "/system.slice/kubelet.service",
