@@ -7,6 +7,7 @@
 
 mod bundle;
 mod config;
+mod cost;
 mod entries;
 mod leader;
 mod listed;
