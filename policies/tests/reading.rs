@@ -334,6 +334,27 @@ fn a_selector_outside_the_policys_own_namespace_is_refused() {
 }
 
 #[test]
+fn an_ip_block_that_may_mean_pods_says_that_it_does_not() {
+    let notes = |cidr: &str| {
+        let text = format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p, namespace: x}}\nspec:\n  \
+             podSelector: {{}}\n  egress:\n  - to:\n    - ipBlock: {{cidr: {cidr}}}\n"
+        );
+        let set = read(&text).unwrap();
+        let notes: Vec<_> = set
+            .notes()
+            .map(|note| (note.line, note.field.clone()))
+            .collect();
+        notes
+    };
+    let said = [(8, "spec.egress[0].to[0].ipBlock".to_owned())];
+    for cidr in ["0.0.0.0/0", "10.0.0.0/8", "'::/0'", "'fd00::/8'"] {
+        assert_eq!(notes(cidr), said, "{cidr}");
+    }
+    assert_eq!(notes("203.0.113.0/24"), []);
+}
+
+#[test]
 fn one_broken_document_makes_the_whole_set_unread() {
     let good = with_rule("fromEndpoints: [{}]");
     let broken = good

@@ -4,6 +4,8 @@
 //! it, an empty `from` is everybody, and ports are TCP's unless another protocol is written. The node that a pod
 //! runs on always reaches it.
 
+use ipnet::IpNet;
+
 use crate::document::{Denies, NamedPort, PortMatch, PortRange, Rule, Spec};
 use crate::model::{Direction, Protocol, RuleRef, Verdict};
 use crate::ports::Ports;
@@ -261,6 +263,15 @@ fn rules(fields: &Fields<'_>, scope: &Scope, direction: Direction) -> Option<Vec
     })
 }
 
+/// Whether somebody may have meant pods by a prefix: everything, or where clusters have their pods' addresses.
+fn may_mean_pods(net: &IpNet) -> bool {
+    let private = match net {
+        IpNet::V4(net) => net.addr().is_private(),
+        IpNet::V6(net) => net.addr().is_unique_local(),
+    };
+    net.prefix_len() == 0 || private
+}
+
 fn peer(cursor: &Cursor<'_>, scope: &Scope) -> Option<Peer> {
     let fields = cursor.fields(&PEER)?;
     let parts = (
@@ -269,7 +280,16 @@ fn peer(cursor: &Cursor<'_>, scope: &Scope) -> Option<Peer> {
         fields.get("ipBlock"),
     );
     match parts {
-        (None, None, Some(block)) => peers::block(&block).map(Peer::Block),
+        (None, None, Some(written)) => {
+            let block = peers::block(&written)?;
+            if may_mean_pods(&block.net) {
+                written.note(
+                    "ipBlock means addresses outside the mesh and never a pod's, whatever its address: to speak of pods too, \
+                     add an item with podSelector, namespaceSelector, or namespaceSelector: {} for all",
+                );
+            }
+            Some(Peer::Block(block))
+        }
         (Some(_), _, Some(block)) | (_, Some(_), Some(block)) => {
             block.error("ipBlock stands alone: write an item of its own for each");
             None
