@@ -93,6 +93,79 @@ fn a_mistake_is_named_with_file_line_and_column() {
     assert!(error.ends_with("1 error; nothing was changed\n"), "{error}");
 }
 
+/// The policy that the README shows: written for Cilium.
+fn readme_policy() -> String {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let text = std::fs::read_to_string(readme).unwrap();
+    let (_, begun) = text.split_once("cat > db.yaml <<'END'\n").unwrap();
+    let (policy, _) = begun.split_once("END\n").unwrap();
+    policy.to_owned()
+}
+
+#[test]
+fn the_readmes_policy_is_read_unchanged_and_a_mistake_in_any_line_is_explained_with_it() {
+    let folder = TempDir::new().unwrap();
+    let policy = readme_policy();
+    good(&["check", &write(&folder, "good.yaml", &policy)]);
+    // What stands there, the slip, and what is said of it.
+    let slips = [
+        (
+            "apiVersion: cilium.io/v2",
+            "apiVersion: cilium.io/v3",
+            "cilium.io/v2",
+        ),
+        (
+            "kind: CiliumNetworkPolicy",
+            "kind: CiliumNetworkPolicies",
+            "kind",
+        ),
+        ("  name: db", "  nme: db", "name"),
+        (
+            "  endpointSelector:",
+            "  endpointSelectors:",
+            "endpointSelector",
+        ),
+        (
+            "    matchLabels:\n      app: db",
+            "    matchLabel:\n      app: db",
+            "matchLabels",
+        ),
+        ("      app: db", "      app: [db]", "matchLabels"),
+        ("  ingress:", "  ingres:", "ingress"),
+        ("  - fromEndpoints:", "  - fromEndpoint:", "fromEndpoints"),
+        (
+            "    authentication:",
+            "    authentcation:",
+            "authentication",
+        ),
+        ("      mode: required", "      mode: require", "required"),
+        ("    toPorts:", "    toPort:", "toPorts"),
+        ("    - ports:", "    - port:", "ports"),
+        (
+            "      - port: \"5432\"",
+            "      - port: \"54322222\"",
+            "port",
+        ),
+        ("        protocol: TCP", "        protocol: TCPP", "TCP"),
+    ];
+    for (right, wrong, hint) in slips {
+        let (before, _) = policy
+            .split_once(right)
+            .unwrap_or_else(|| panic!("{right:?}"));
+        // The first line of a slip is the wrong one, unless the slip is in a later one.
+        let line =
+            before.lines().count() + usize::from(before.is_empty() || before.ends_with('\n'));
+        let path = write(&folder, "slip.yaml", policy.replacen(right, wrong, 1));
+        let error = fails(&["check", &path], 1);
+        assert!(
+            error.contains(&format!("{path}:{line}:")),
+            "{wrong:?}, line {line}: {error}"
+        );
+        assert!(error.contains(hint), "{wrong:?}: {error}");
+        assert!(error.ends_with("nothing was changed\n"), "{error}");
+    }
+}
+
 #[test]
 fn what_is_not_even_text_is_named_with_its_place() {
     let folder = TempDir::new().unwrap();
