@@ -116,9 +116,20 @@ pub fn resident_mib() -> Result<f64> {
 
 /// Resident memory of a process, in MiB.
 pub fn resident_mib_of(process: &str) -> Result<f64> {
+    mib_of(process, "VmRSS:")
+}
+
+/// The same without pages of files, which processes share and the kernel may drop (proc(5)).
+pub fn own_mib_of(process: &str) -> Result<f64> {
+    mib_of(process, "RssAnon:")
+}
+
+fn mib_of(process: &str, what: &str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(what));
     let kib = line.and_then(|line| line.split_whitespace().next());
-    let kib: f64 = kib.context("no VmRSS in /proc/self/status")?.parse()?;
+    let kib: f64 = kib
+        .with_context(|| format!("no {what} in /proc/{process}/status"))?
+        .parse()?;
     Ok(kib / 1024.0)
 }
