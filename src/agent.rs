@@ -275,14 +275,14 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
                     Err(IdentityError::NotJoined(_)) => {}
                     opened => {
                         opened?;
-                        println!("this machine has joined already; nothing was changed");
+                        outln!("this machine has joined already; nothing was changed");
                         return Ok(());
                     }
                 }
             }
             let joined =
                 handfast_agent::identity::join(&method, &args.data_dir, args.again).await?;
-            println!(
+            outln!(
                 "joined as {} (SVID until {}); start the agent with: handfast agent run",
                 joined.spiffe_id,
                 crate::output::timestamp(joined.not_after)
@@ -306,10 +306,10 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
                 Err(_) => handfast_agent::shell::detach(&config).await?,
             };
             for what in &removed {
-                println!("removed {what}");
+                outln!("removed {what}");
             }
             if removed.is_empty() {
-                println!("nothing of handfast was attached");
+                outln!("nothing of handfast was attached");
             }
             Ok(())
         }

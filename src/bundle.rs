@@ -90,7 +90,7 @@ pub async fn run(args: BundleArgs) -> anyhow::Result<()> {
         } => {
             let bundle = read(&file, &trust_domain, format)?;
             if dry_run {
-                println!("{}; nothing was changed (--dry-run)", summary(&bundle));
+                outln!("{}; nothing was changed (--dry-run)", summary(&bundle));
                 return Ok(());
             }
             let mut admin = args.socket.connect().await?;
@@ -98,7 +98,7 @@ pub async fn run(args: BundleArgs) -> anyhow::Result<()> {
                 .set_bundle(&bundle, &reason)
                 .await
                 .context("nothing was changed")?;
-            println!("set the {}", summary(&bundle));
+            outln!("set the {}", summary(&bundle));
             Ok(())
         }
     }
@@ -119,9 +119,9 @@ async fn show(socket: &CaSocket, name: Option<&str>, format: Format) -> anyhow::
         }
     };
     match format {
-        Format::Pem => print!("{}", bundle.to_pem()),
+        Format::Pem => out!("{}", bundle.to_pem()),
         Format::Spiffe => {
-            println!(
+            outln!(
                 "{}",
                 serde_json::to_string_pretty(&bundle.to_spiffe_json())?
             );

@@ -64,21 +64,21 @@ pub fn run(args: CniArgs) -> anyhow::Result<()> {
                 format!("cannot put the plugin into {}", place.bin_dir.display())
             })?;
             let (list, outcome) = cni::install(&place.conf_dir, &admin_socket)?;
-            println!("{} is there", program.display());
+            outln!("{} is there", program.display());
             match outcome {
                 Installed::Added => {
-                    println!("{PLUGIN} was put behind the others in {}", list.display())
+                    outln!("{PLUGIN} was put behind the others in {}", list.display())
                 }
-                Installed::Unchanged => println!("{PLUGIN} stood in {} already", list.display()),
+                Installed::Unchanged => outln!("{PLUGIN} stood in {} already", list.display()),
             }
         }
         Some(Command::Remove { place }) => {
             let lists = cni::remove(&place.conf_dir)?;
             for list in &lists {
-                println!("{PLUGIN} was taken out of {}", list.display());
+                outln!("{PLUGIN} was taken out of {}", list.display());
             }
             if lists.is_empty() {
-                println!("{PLUGIN} stood in no list of {}", place.conf_dir.display());
+                outln!("{PLUGIN} stood in no list of {}", place.conf_dir.display());
             }
             cni::remove_program(&place.bin_dir)
                 .with_context(|| format!("cannot clear {}", place.bin_dir.display()))?;
@@ -106,11 +106,14 @@ pub fn as_plugin() -> ExitCode {
     match answer {
         Ok(None) => ExitCode::SUCCESS,
         Ok(Some(result)) => {
-            println!("{result}");
-            ExitCode::SUCCESS
+            outln!("{result}");
+            match crate::output::finish() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            }
         }
         Err(error) => {
-            println!("{}", error.to_json());
+            outln!("{}", error.to_json());
             ExitCode::FAILURE
         }
     }

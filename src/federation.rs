@@ -115,7 +115,7 @@ pub async fn run(args: FederationArgs) -> anyhow::Result<()> {
             let mut admin = socket.connect().await?;
             let one = admin.refresh_federation(&trust_domain).await;
             let one = one.context("the bundle that is known stays in place")?;
-            println!("fetched: {}", known(&one));
+            outln!("fetched: {}", known(&one));
             Ok(())
         }
         Command::Delete {
@@ -130,11 +130,11 @@ pub async fn run(args: FederationArgs) -> anyhow::Result<()> {
                 .delete_federation(&trust_domain, &reason, force, dry_run)
                 .await?;
             if dry_run {
-                println!(
+                outln!(
                     "would forget {trust_domain}; {entries} entries federate with it; nothing was changed (--dry-run)"
                 );
             } else {
-                println!("forgot {trust_domain}; {entries} entries federated with it");
+                outln!("forgot {trust_domain}; {entries} entries federated with it");
             }
             Ok(())
         }
@@ -161,7 +161,7 @@ async fn create(socket: &CaSocket, args: Create) -> anyhow::Result<()> {
         })
         .await
         .context("nothing was changed")?;
-    println!(
+    outln!(
         "federated with {}; {}",
         created.trust_domain,
         known(&created)
@@ -171,7 +171,7 @@ async fn create(socket: &CaSocket, args: Create) -> anyhow::Result<()> {
     let refreshed = refreshed.context(
         "the relationship stands, but its bundle could not be fetched; that is tried again every 30 s",
     )?;
-    println!("fetched: {}", known(&refreshed));
+    outln!("fetched: {}", known(&refreshed));
     Ok(())
 }
 

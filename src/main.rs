@@ -9,6 +9,9 @@
     )
 )]
 
+#[macro_use]
+mod output;
+
 mod admin_socket;
 mod agent;
 mod bundle;
@@ -24,7 +27,6 @@ mod metrics;
 mod node;
 mod observe;
 mod operator;
-mod output;
 mod pair;
 mod policy;
 mod reason;
@@ -87,7 +89,8 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(run(cli.command)));
+        .and_then(|runtime| runtime.block_on(run(cli.command)))
+        .and_then(|()| output::finish());
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -108,6 +111,8 @@ fn log_to_stderr(command: &Command) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A log that cannot be written (its reader went, the disk is full) ends no daemon.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
 }

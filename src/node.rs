@@ -96,16 +96,16 @@ async fn change(admin: &mut Admin, act: NodeAct, order: Change) -> anyhow::Resul
                 "there is no node {name}; nothing was changed"
             );
             let node = node.map(state).unwrap_or_default();
-            println!("{name} ({node}) would be {done}");
+            outln!("{name} ({node}) would be {done}");
         }
-        println!("nothing was changed");
+        outln!("nothing was changed");
         return Ok(());
     }
     let names: Vec<String> = order.names.iter().map(ToString::to_string).collect();
     if admin.change_nodes(act, &order.names, &order.reason).await? {
-        println!("{}: {done}", names.join(", "));
+        outln!("{}: {done}", names.join(", "));
     } else {
-        println!("{}: {refused}; nothing was changed", names.join(", "));
+        outln!("{}: {refused}; nothing was changed", names.join(", "));
     }
     Ok(())
 }

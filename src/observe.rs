@@ -1,7 +1,5 @@
 //! `handfast observe`: verdicts as they happen.
 
-use std::io::Write;
-
 use clap::{Args, ValueEnum};
 use handfast_agent::admin::{ObserveFilter, Observed, Request};
 
@@ -59,20 +57,18 @@ pub async fn run(args: ObserveArgs) -> anyhow::Result<()> {
         follow: args.follow,
     };
     client.send(&Request::Observe(filter)).await?;
-    let mut out = std::io::stdout();
     loop {
         let next = tokio::select! {
             next = client.next::<Observed>() => next?,
             _ = tokio::signal::ctrl_c() => None,
         };
         let Some(event) = next else { return Ok(()) };
-        let line = match args.output {
-            Format::Table => line(&event),
-            Format::Json => serde_json::to_string(&event)?,
-            Format::Yaml => format!("---\n{}", serde_norway::to_string(&event)?.trim_end()),
-        };
-        // A reader that leaves (head, a closed pager) ends us without a complaint.
-        if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        match args.output {
+            Format::Table => outln!("{}", line(&event)),
+            Format::Json => outln!("{}", serde_json::to_string(&event)?),
+            Format::Yaml => out!("---\n{}", serde_norway::to_string(&event)?),
+        }
+        if crate::output::is_over() {
             return Ok(());
         }
     }

@@ -75,7 +75,7 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
         }
         Command::Add { name, role, reason } => {
             let grant = admin.put_operator(&name, role, &reason).await?;
-            println!("{} is {} now", grant.name, grant.role);
+            outln!("{} is {} now", grant.name, grant.role);
             Ok(())
         }
         Command::Remove {
@@ -87,14 +87,14 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
                 let (operators, ..) = admin.operators().await?;
                 let found = operators.iter().find(|grant| grant.name == name);
                 let grant = found.ok_or_else(|| anyhow::anyhow!("there is no operator {name}"))?;
-                println!(
+                outln!(
                     "{name} would lose the role of {}; nothing was changed",
                     grant.role
                 );
                 return Ok(());
             }
             admin.remove_operator(&name, &reason).await?;
-            println!("{name} is no operator any more");
+            outln!("{name} is no operator any more");
             Ok(())
         }
     }

@@ -1,9 +1,57 @@
 //! How listings reach the user: a table for eyes, JSON or YAML for programs.
 
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::sync::OnceLock;
+
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
+
+/// A line for standard output. Unlike `println!`, a reader that went away (`head`, a closed pager) or a full disk ends no
+/// work half-way: the former is nobody's fault, the latter is told at the end ([`finish`]).
+macro_rules! outln {
+    ($($text:tt)*) => {
+        $crate::output::write(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+
+/// Why what was printed did not arrive.
+static FAILED: OnceLock<io::Error> = OnceLock::new();
+
+/// The same without the line's end.
+macro_rules! out {
+    ($($text:tt)*) => {
+        $crate::output::write(format_args!($($text)*))
+    };
+}
+
+/// Prints, unless that has failed before.
+pub fn write(text: fmt::Arguments<'_>) {
+    if FAILED.get().is_none() {
+        let mut out = io::stdout().lock();
+        if let Err(error) = out.write_fmt(text).and_then(|()| out.flush()) {
+            let _ = FAILED.set(error);
+        }
+    }
+}
+
+/// Whether nobody reads any more, so that what prints for ever may end.
+pub fn is_over() -> bool {
+    FAILED.get().is_some()
+}
+
+/// To be asked at the end: did everything that was printed get where it was to go?
+pub fn finish() -> anyhow::Result<()> {
+    match FAILED.get() {
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(anyhow::anyhow!("{error}")).context("what was to be printed could not be written")
+        }
+        _ => Ok(()),
+    }
+}
 
 /// The form of a listing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -34,9 +82,9 @@ impl OutputArgs {
         rows: impl IntoIterator<Item = Vec<String>>,
     ) -> anyhow::Result<()> {
         match self.output {
-            Format::Table => println!("{}", table(header, rows)),
-            Format::Json => println!("{}", serde_json::to_string_pretty(value)?),
-            Format::Yaml => print!("{}", serde_norway::to_string(value)?),
+            Format::Table => outln!("{}", table(header, rows)),
+            Format::Json => outln!("{}", serde_json::to_string_pretty(value)?),
+            Format::Yaml => out!("{}", serde_norway::to_string(value)?),
         }
         Ok(())
     }

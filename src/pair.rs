@@ -50,7 +50,7 @@ pub async fn run(args: PairArgs) -> anyhow::Result<()> {
         }
         Command::Flush => {
             let count: u64 = args.socket.ask(&Request::PairFlush).await?;
-            println!("{count} pairs forgotten; those that policy wants are being proven anew");
+            outln!("{count} pairs forgotten; those that policy wants are being proven anew");
             Ok(())
         }
     }

@@ -111,7 +111,7 @@ fn write_out(path: Option<&Path>, text: &str) -> anyhow::Result<()> {
             std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
         }
         None => {
-            print!("{text}");
+            out!("{text}");
             Ok(())
         }
     }
@@ -220,7 +220,7 @@ async fn delete(
             .context("the CA deleted none")?;
     }
     for key in found {
-        println!("{key} deleted{}", suffix(dry_run));
+        outln!("{key} deleted{}", suffix(dry_run));
     }
     Ok(())
 }

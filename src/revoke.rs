@@ -99,16 +99,16 @@ pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
             "be put on"
         };
         let now = if listed { "is on" } else { "is not on" };
-        println!("{subject} would {verb} the deny list (it {now} it now); nothing was changed");
+        outln!("{subject} would {verb} the deny list (it {now} it now); nothing was changed");
         return Ok(());
     }
     if args.undo {
         let number = admin.unrevoke(&subject, &reason).await?;
-        println!("{subject} is allowed again by deny list {number}");
+        outln!("{subject} is allowed again by deny list {number}");
         follow(&mut admin, number, args.wait).await?;
     } else {
         let number = admin.revoke(&subject, &reason).await?;
-        println!("{subject} is revoked by deny list {number}");
+        outln!("{subject} is revoked by deny list {number}");
         follow(&mut admin, number, args.wait).await?;
         if let Subject::SpiffeId(id) = &subject
             && !admin
@@ -133,7 +133,7 @@ async fn follow(admin: &mut Admin, number: u64, wait: Duration) -> anyhow::Resul
             .filter(|node| counts(node))
             .all(|node| node.acknowledged >= number);
         if done || since.elapsed() >= wait {
-            println!("{}", applied(&nodes, number));
+            outln!("{}", applied(&nodes, number));
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -73,13 +73,13 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
     let token = args.socket.connect().await?.create_token(&request).await?;
     file.write(&token)
         .context("the token was made and is lost; it ends by itself, make another one")?;
-    println!(
+    outln!(
         "wrote {}: {} may join with it once, until {}",
         create.out.display(),
         token.node,
         timestamp(token.expires_at_ms / 1000)
     );
-    println!(
+    outln!(
         "next, on {}: handfast agent join {}",
         token.node,
         create.out.display()

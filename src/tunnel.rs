@@ -151,12 +151,12 @@ async fn rotate(
     };
     if output.output == Format::Table {
         match &begun.new_key {
-            Some(key) => println!("{verb}: this node's WireGuard key is {key}"),
-            None => println!("{verb}: ESP keys"),
+            Some(key) => outln!("{verb}: this node's WireGuard key is {key}"),
+            None => outln!("{verb}: ESP keys"),
         }
-        println!("peers: {}", list(&begun.peers));
+        outln!("peers: {}", list(&begun.peers));
         if begun.new_key.is_none() && !begun.by_new_session.is_empty() {
-            println!("by a new session: {}", list(&begun.by_new_session));
+            outln!("by a new session: {}", list(&begun.by_new_session));
         }
     } else {
         output.print(&begun, &[], [])?;

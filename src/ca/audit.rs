@@ -1,6 +1,5 @@
 //! `handfast ca audit`: what was done, by whom, and whether the log still says so.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -71,33 +70,31 @@ pub async fn run(args: AuditArgs) -> anyhow::Result<()> {
         subject: args.subject,
         refused: args.refused,
     };
-    let mut printer = Printer::new(args.output)?;
+    let printer = Printer::new(args.output);
+    let mut outcome = Ok(true);
+    let mut more = |record: &Record| {
+        outcome = printer.print(record);
+        matches!(outcome, Ok(true))
+    };
     match &args.dir {
         Some(dir) => {
-            let mut outcome = Ok(());
-            audit::read(&folder(dir)?, &filter, |record| {
-                outcome = printer.print(&record);
-                outcome.is_ok()
-            })?;
-            outcome?;
+            audit::read(&folder(dir)?, &filter, |record| more(&record))?;
         }
         None => {
             let mut admin = args.socket.connect().await?;
-            let mut outcome = Ok(());
-            let told = admin
-                .audit(&filter, |record| {
-                    outcome = printer.print(&record);
-                    match outcome {
-                        Ok(()) => Ok(()),
-                        Err(_) => Err(Error::Protocol("the reader has gone".to_owned())),
-                    }
-                })
-                .await;
-            outcome?;
-            told?;
+            let told = admin.audit(&filter, |record| {
+                if more(&record) {
+                    return Ok(());
+                }
+                Err(Error::Protocol("the reader has gone".to_owned()))
+            });
+            let told = told.await;
+            if matches!(outcome, Ok(true)) {
+                told?;
+            }
         }
     }
-    Ok(())
+    outcome.map(drop)
 }
 
 async fn verify(args: &AuditArgs) -> anyhow::Result<()> {
@@ -148,19 +145,20 @@ async fn verify_files(dir: &Path, heads: &[Vec<u8>]) -> anyhow::Result<Verified>
 fn print_verified(verified: &Verified, output: Format) -> anyhow::Result<()> {
     match output {
         Format::Table => {
-            println!(
+            outln!(
                 "every link of {} records holds; the last is {}",
-                verified.entries, verified.head
+                verified.entries,
+                verified.head
             );
             if verified.torn_bytes > 0 {
-                println!(
+                outln!(
                     "{} bytes after it are a record that a crash cut short; the CA removes them when it starts",
                     verified.torn_bytes
                 );
             }
         }
-        Format::Json => println!("{}", serde_json::to_string(verified)?),
-        Format::Yaml => print!("{}", serde_norway::to_string(verified)?),
+        Format::Json => outln!("{}", serde_json::to_string(verified)?),
+        Format::Yaml => out!("{}", serde_norway::to_string(verified)?),
     }
     Ok(())
 }
@@ -179,49 +177,49 @@ fn folder(dir: &Path) -> anyhow::Result<PathBuf> {
 /// Prints records as they come.
 struct Printer {
     output: Format,
-    to: std::io::StdoutLock<'static>,
 }
 
 impl Printer {
-    fn new(output: Format) -> anyhow::Result<Self> {
-        let mut to = std::io::stdout().lock();
+    fn new(output: Format) -> Self {
         if output == Format::Table {
-            writeln!(
-                to,
+            outln!(
                 "{:24}  {:20}  {:7}  {:32}  SUBJECT",
-                "TIME", "ACT", "OUTCOME", "BY"
-            )?;
+                "TIME",
+                "ACT",
+                "OUTCOME",
+                "BY"
+            );
         }
-        Ok(Self { output, to })
+        Self { output }
     }
 
-    fn print(&mut self, record: &Record) -> anyhow::Result<()> {
+    /// False if nobody reads any more.
+    fn print(&self, record: &Record) -> anyhow::Result<bool> {
         match self.output {
-            Format::Table => self.row(record)?,
-            Format::Json => writeln!(self.to, "{}", serde_json::to_string(record)?)?,
-            Format::Yaml => write!(self.to, "---\n{}", serde_norway::to_string(record)?)?,
+            Format::Table => row(record),
+            Format::Json => outln!("{}", serde_json::to_string(record)?),
+            Format::Yaml => out!("---\n{}", serde_norway::to_string(record)?),
         }
-        Ok(())
+        Ok(!crate::output::is_over())
     }
+}
 
-    fn row(&mut self, record: &Record) -> std::io::Result<()> {
-        let at = timestamp_ms(Duration::from_millis(record.at_ms).as_secs_f64());
-        let (outcome, why) = match record.outcome {
-            Outcome::Done => ("done", None),
-            Outcome::Refused => ("refused", record.detail.get("refusal")),
-        };
-        let why = why
-            .and_then(|why| why.as_str())
-            .map(|why| format!(": {why}"));
-        writeln!(
-            self.to,
-            "{at:24}  {:20}  {outcome:7}  {:32}  {}{}",
-            record.act,
-            record.by,
-            record.subject,
-            why.unwrap_or_default()
-        )
-    }
+fn row(record: &Record) {
+    let at = timestamp_ms(Duration::from_millis(record.at_ms).as_secs_f64());
+    let (outcome, why) = match record.outcome {
+        Outcome::Done => ("done", None),
+        Outcome::Refused => ("refused", record.detail.get("refusal")),
+    };
+    let why = why
+        .and_then(|why| why.as_str())
+        .map(|why| format!(": {why}"));
+    outln!(
+        "{at:24}  {:20}  {outcome:7}  {:32}  {}{}",
+        record.act,
+        record.by,
+        record.subject,
+        why.unwrap_or_default()
+    );
 }
 
 /// Milliseconds since 1970, from a time or from how long ago it was.

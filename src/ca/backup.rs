@@ -48,7 +48,7 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
         None => 0,
     };
     let bytes = writer.finish().context("no backup was written")?;
-    println!(
+    outln!(
         "wrote {} ({bytes} bytes, {keys} sealed keys)",
         args.file.display()
     );

@@ -47,7 +47,7 @@ pub struct InitArgs {
 /// Runs the command.
 pub async fn run(args: InitArgs) -> anyhow::Result<()> {
     if args.unless_initialized && authority::is_initialized(&args.dir.dir) {
-        println!("{} holds a CA already", args.dir.dir.display());
+        outln!("{} holds a CA already", args.dir.dir.display());
         return Ok(());
     }
     let trust_domain = authority::trust_domain(&args.trust_domain)?;
@@ -63,16 +63,16 @@ pub async fn run(args: InitArgs) -> anyhow::Result<()> {
     };
     let fingerprint = authority::init(&setup).await.context("no CA was made")?;
     let dir = setup.dir.display();
-    println!("made the CA of {} in {dir}", setup.trust_domain);
-    println!("root certificate: {fingerprint}");
+    outln!("made the CA of {} in {dir}", setup.trust_domain);
+    outln!("root certificate: {fingerprint}");
     if offline || setup.dir.join("request.csr").exists() {
-        println!("its issuing CA waits for the root: {dir}/request.csr");
-        println!(
+        outln!("its issuing CA waits for the root: {dir}/request.csr");
+        outln!(
             "next: where the root's key is, handfast ca root sign --server {} request.csr --out issuing.crt; here, handfast ca root install --dir {dir} issuing.crt",
             setup.server
         );
     } else {
-        println!("next: handfast ca serve --dir {dir}");
+        outln!("next: handfast ca serve --dir {dir}");
     }
     Ok(())
 }

@@ -60,33 +60,33 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
         root_key: args.root_key,
     };
     let restored = restore(&order).await?;
-    println!(
+    outln!(
         "restored the CA of {} as it was at {} into {}",
         restored.trust_domain,
         timestamp(restored.at_ms / 1000),
         order.dir.display()
     );
-    println!("root certificate: {}", restored.root);
-    println!(
+    outln!("root certificate: {}", restored.root);
+    outln!(
         "{} nodes had joined: more than half must come before it signs (`handfast ca status` tells)",
         restored.nodes
     );
     if restored.waits_for_root {
-        println!(
+        outln!(
             "next: have {}/request.csr signed with `handfast ca root sign` where the root's key is, then `handfast ca root install`",
             order.dir.display()
         );
     } else {
-        println!("next: handfast ca serve --dir {}", order.dir.display());
+        outln!("next: handfast ca serve --dir {}", order.dir.display());
     }
     Ok(())
 }
 
 async fn finish(socket: &CaSocket, reason: &str) -> anyhow::Result<()> {
     if socket.connect().await?.finish_recovery(reason).await? {
-        println!("the CA signs again");
+        outln!("the CA signs again");
     } else {
-        println!("the CA was not waiting; nothing was changed");
+        outln!("the CA was not waiting; nothing was changed");
     }
     Ok(())
 }

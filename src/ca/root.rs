@@ -328,12 +328,12 @@ fn create(
     let domain = authority::trust_domain(trust_domain)?;
     let sealed = passphrase.passphrase_file.is_some();
     let root = OfflineRoot::create(dir, &domain, ttl.as_secs(), passphrase.passphrase_file)?;
-    println!("made a root of {domain} in {}", dir.display());
-    println!("root certificate: {}", root.fingerprint());
+    outln!("made a root of {domain} in {}", dir.display());
+    outln!("root certificate: {}", root.fingerprint());
     if !sealed {
         eprintln!("its key is not sealed: --passphrase-file seals it");
     }
-    println!(
+    outln!(
         "next: handfast ca init --trust-domain {domain} --root-certificate {} …",
         dir.join("root.crt").display()
     );
@@ -357,7 +357,7 @@ async fn install(text: &str, dir: Option<PathBuf>, socket: &CaSocket) -> anyhow:
     match dir {
         Some(dir) => {
             authority::install(&dir, text).await?;
-            println!("installed; next: handfast ca serve --dir {}", dir.display());
+            outln!("installed; next: handfast ca serve --dir {}", dir.display());
         }
         None => {
             let made = socket
@@ -365,7 +365,7 @@ async fn install(text: &str, dir: Option<PathBuf>, socket: &CaSocket) -> anyhow:
                 .await?
                 .install_issuing(text.to_owned())
                 .await?;
-            println!(
+            outln!(
                 "installed issuing CA {}; the rotation goes on by itself (see `handfast ca rotate --resume --what issuing`)",
                 made.id
             );
@@ -381,7 +381,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
 /// Certificates and requests are no secrets.
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     if path.as_os_str() == "-" {
-        print!("{text}");
+        out!("{text}");
         return Ok(());
     }
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))

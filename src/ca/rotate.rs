@@ -309,7 +309,7 @@ pub fn show(rotation: &Rotation, output: OutputArgs) -> anyhow::Result<()> {
     });
     output.print(rotation, &["STEP", "AT", "BY", "REASON", "PASSED"], rows)?;
     if output.output == Format::Table && !rotation.stragglers.is_empty() {
-        println!("\nwaits for:\n{}", lines(&rotation.stragglers));
+        outln!("\nwaits for:\n{}", lines(&rotation.stragglers));
     }
     Ok(())
 }
@@ -318,16 +318,16 @@ fn show_plan(plan: &RotationPlan, output: OutputArgs) -> anyhow::Result<()> {
     if output.output != Format::Table {
         return output.print(plan, &[], Vec::new());
     }
-    println!("What would happen:");
+    outln!("What would happen:");
     for step in &plan.steps {
-        println!("  {step}");
+        outln!("  {step}");
     }
     if plan.breaks.is_empty() {
-        println!("\nNobody would hold it up, as things are now.");
+        outln!("\nNobody would hold it up, as things are now.");
     } else {
-        println!("\nWho would hold it up, or be left behind:");
-        println!("{}", lines(&plan.breaks));
+        outln!("\nWho would hold it up, or be left behind:");
+        outln!("{}", lines(&plan.breaks));
     }
-    println!("\nNothing was changed.");
+    outln!("\nNothing was changed.");
     Ok(())
 }

@@ -77,11 +77,11 @@ pub async fn run(args: ServerArgs) -> anyhow::Result<()> {
                 let found = servers.iter().find(|server| server.name == name);
                 let server = found.ok_or_else(|| anyhow::anyhow!("there is no server {name}"))?;
                 let heard = timestamp(server.seen_at_ms / 1000);
-                println!("{name}, last heard {heard}, would be removed; nothing was changed");
+                outln!("{name}, last heard {heard}, would be removed; nothing was changed");
                 return Ok(());
             }
             admin.remove_server(&name, &reason).await?;
-            println!("{name} is removed; agents go to the other servers");
+            outln!("{name} is removed; agents go to the other servers");
             Ok(())
         }
     }

@@ -67,9 +67,9 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         }
     };
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        outln!("{}", serde_json::to_string(&report)?);
     } else {
-        println!("{}", report.table());
+        outln!("{}", report.table());
     }
     if let Some(hints) = hints {
         eprintln!("{hints}");
@@ -149,8 +149,8 @@ fn stop() -> anyhow::Result<()> {
     let removed = lab::remove_kept()?;
     lab::sweep();
     match removed.len() {
-        0 => println!("no demonstration is running"),
-        _ => println!("removed {}", removed.join(", ")),
+        0 => outln!("no demonstration is running"),
+        _ => outln!("removed {}", removed.join(", ")),
     }
     Ok(())
 }

@@ -127,8 +127,8 @@ fn parse(text: &str) -> anyhow::Result<Vec<Line>> {
 pub(super) fn write(entries: &[Entry], form: Form) -> anyhow::Result<()> {
     let lines: Vec<Line> = entries.iter().map(Line::from).collect();
     match form {
-        Form::Yaml => print!("{}", serde_norway::to_string(&lines)?),
-        Form::Json => println!("{}", serde_json::to_string_pretty(&lines)?),
+        Form::Yaml => out!("{}", serde_norway::to_string(&lines)?),
+        Form::Json => outln!("{}", serde_json::to_string_pretty(&lines)?),
     }
     Ok(())
 }

@@ -245,7 +245,7 @@ pub async fn run(args: EntryArgs) -> anyhow::Result<()> {
             let entries = file::read(&files)?;
             let outcome = admin.import_entries(&entries, update, dry_run).await?;
             let would = if dry_run { "would be " } else { "" };
-            println!(
+            outln!(
                 "{} {would}created, {} {would}updated, {} as they were{}",
                 outcome.created,
                 outcome.updated,
@@ -346,7 +346,7 @@ async fn delete(
     };
     for entry in entries {
         let would = if dry_run { "would delete" } else { "deleted" };
-        println!("{would} entry {} of {}", entry.id, entry.spiffe_id);
+        outln!("{would} entry {} of {}", entry.id, entry.spiffe_id);
     }
     Ok(())
 }

@@ -70,7 +70,7 @@ pub(super) async fn run(args: &ApplyArgs, socket: &CaSocket) -> anyhow::Result<(
             .context("the CA did not take them; nothing was changed")?;
     }
     for document in &documents {
-        println!(
+        outln!(
             "{} {}{}",
             document.key,
             outcome(document),

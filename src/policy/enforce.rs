@@ -174,7 +174,7 @@ fn print(answer: &Answer<'_>, args: &EnforceArgs) -> anyhow::Result<()> {
         "PROVEN PAIRS",
         "UNPROVEN PAIRS",
     ];
-    println!("{}", table(&header, rows));
+    outln!("{}", table(&header, rows));
     for rule in &answer.readiness.unexercised {
         eprintln!("warning: nothing has exercised {rule}: nobody knows whom it would cut");
     }
@@ -185,9 +185,9 @@ fn print(answer: &Answer<'_>, args: &EnforceArgs) -> anyhow::Result<()> {
         eprintln!("against it: {obstacle}");
     }
     if answer.enforced {
-        println!("{} requires proofs now", answer.policy);
+        outln!("{} requires proofs now", answer.policy);
     } else if answer.ready {
-        println!(
+        outln!(
             "{} may require proofs{}",
             answer.policy,
             suffix(args.dry_run)

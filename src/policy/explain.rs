@@ -100,26 +100,28 @@ fn print(answer: &Answer) {
         authentication,
         ends,
     } = &answer.explanation;
-    println!("{flow}: {outcome}");
+    outln!("{flow}: {outcome}");
     for end in ends {
         let mark = if end.allowed { "allows" } else { "DENIES" };
-        println!(
+        outln!(
             "\n{} ({}), {}: {mark}",
-            end.end, end.spiffe_id, end.direction
+            end.end,
+            end.spiffe_id,
+            end.direction
         );
-        println!("  {}", end.why);
+        outln!("  {}", end.why);
         for other in &end.others {
-            println!("  not decisive: {}: {}", other.rule, other.why);
+            outln!("  not decisive: {}: {}", other.rule, other.why);
         }
     }
     if ends.is_empty() {
-        println!("\nneither end is a workload of the mesh, so no policy is asked");
+        outln!("\nneither end is a workload of the mesh, so no policy is asked");
     }
     if authentication.is_none() && *outcome != Outcome::Denied {
-        println!("\nno rule speaks of authentication: the agents' --default-authentication holds");
+        outln!("\nno rule speaks of authentication: the agents' --default-authentication holds");
     }
     if flow.starts_with("host ->") {
-        println!(
+        outln!(
             "\npackets that the node itself makes reach its own workloads whatever policy says, unless its agent \
              is told otherwise"
         );
@@ -129,6 +131,6 @@ fn print(answer: &Answer) {
             let state = format!("{:?}", check.state).to_lowercase();
             vec![check.what.clone(), state, check.detail.clone()]
         });
-        println!("\n{}", table(&["PROOF", "STATE", "DETAIL"], rows));
+        outln!("\n{}", table(&["PROOF", "STATE", "DETAIL"], rows));
     }
 }

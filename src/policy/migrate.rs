@@ -65,9 +65,9 @@ pub(super) fn run(args: &MigrateArgs) -> anyhow::Result<()> {
             }
         }
         None => {
-            print!("{}", migration.own);
+            out!("{}", migration.own);
             if !migration.stripped.is_empty() {
-                print!("# Cilium's, without authentication\n{}", migration.stripped);
+                out!("# Cilium's, without authentication\n{}", migration.stripped);
             }
         }
     }
@@ -90,6 +90,6 @@ fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
         .open(path)
         .with_context(|| format!("cannot write {} (it must not exist yet)", path.display()))?;
     file.write_all(text.as_bytes())?;
-    println!("{}", path.display());
+    outln!("{}", path.display());
     Ok(())
 }

@@ -26,7 +26,7 @@ enum KindArg {
 
 pub(super) fn run(args: &SchemaArgs) -> anyhow::Result<()> {
     if args.crd {
-        print!(
+        out!(
             "{}",
             serde_norway::to_string(&custom_resource_definition())?
         );
@@ -38,6 +38,6 @@ pub(super) fn run(args: &SchemaArgs) -> anyhow::Result<()> {
         KindArg::CiliumClusterwideNetworkPolicy => Kind::CiliumClusterwideNetworkPolicy,
         KindArg::NetworkPolicy => Kind::NetworkPolicy,
     };
-    println!("{}", serde_json::to_string_pretty(&json_schema(kind))?);
+    outln!("{}", serde_json::to_string_pretty(&json_schema(kind))?);
     Ok(())
 }
