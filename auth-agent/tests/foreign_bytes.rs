@@ -97,6 +97,11 @@ fn changed_certificates_are_refused() {
 }
 
 #[test]
+fn events_say_what_their_bytes_say_or_are_none() {
+    feed("events", 200_000);
+}
+
+#[test]
 fn packets_say_what_their_bytes_say_or_are_refused() {
     feed("packets", 200_000);
 }

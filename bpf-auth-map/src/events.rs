@@ -77,7 +77,7 @@ impl Events {
                 .map_err(|source| Error::io("waiting for events", source))?;
             while let Some(record) = ready.get_inner_mut().next() {
                 // A record that cannot be read is from programs of another version: skipped.
-                if let Some(event) = parse(&record) {
+                if let Some(event) = Event::parse(&record) {
                     return Ok(event);
                 }
             }
@@ -86,31 +86,35 @@ impl Events {
     }
 }
 
-fn parse(record: &[u8]) -> Option<Event> {
-    if record.len() < size_of::<layout::Event>() {
-        return None;
+impl Event {
+    /// Reads a record; none from programs of another version.
+    pub fn parse(record: &[u8]) -> Option<Self> {
+        if record.len() < size_of::<layout::Event>() {
+            return None;
+        }
+        // SAFETY: long enough, and any bytes are an event; the record need not be aligned.
+        let raw: layout::Event =
+            unsafe { record.as_ptr().cast::<layout::Event>().read_unaligned() };
+        let some = |number: u32| (number != 0).then_some(number);
+        Some(Self {
+            time: Duration::from_nanos(raw.time),
+            kind: EventKind::from_number(raw.kind)?,
+            reason: Reason::from_number(raw.reason)?,
+            hook: Hook::from_number(raw.hook)?,
+            direction: Direction::from_number(raw.direction),
+            protocol: raw.proto,
+            icmp_type: raw.icmp_type,
+            local: (to_ip(raw.local), u16::from_be(raw.local_port)),
+            remote: (to_ip(raw.remote), u16::from_be(raw.remote_port)),
+            endpoint: some(raw.endpoint).map(EndpointId),
+            local_identity: some(raw.local_identity).map(IdentityNumber),
+            remote_identity: some(raw.remote_identity).map(IdentityNumber),
+            peer: some(raw.peer).map(PeerNumber),
+            rule: some(raw.rule),
+            bytes: raw.bytes,
+            ifindex: raw.ifindex,
+        })
     }
-    // SAFETY: long enough, and any bytes are an event; the record need not be aligned.
-    let raw: layout::Event = unsafe { record.as_ptr().cast::<layout::Event>().read_unaligned() };
-    let some = |number: u32| (number != 0).then_some(number);
-    Some(Event {
-        time: Duration::from_nanos(raw.time),
-        kind: EventKind::from_number(raw.kind)?,
-        reason: Reason::from_number(raw.reason)?,
-        hook: Hook::from_number(raw.hook)?,
-        direction: Direction::from_number(raw.direction),
-        protocol: raw.proto,
-        icmp_type: raw.icmp_type,
-        local: (to_ip(raw.local), u16::from_be(raw.local_port)),
-        remote: (to_ip(raw.remote), u16::from_be(raw.remote_port)),
-        endpoint: some(raw.endpoint).map(EndpointId),
-        local_identity: some(raw.local_identity).map(IdentityNumber),
-        remote_identity: some(raw.remote_identity).map(IdentityNumber),
-        peer: some(raw.peer).map(PeerNumber),
-        rule: some(raw.rule),
-        bytes: raw.bytes,
-        ifindex: raw.ifindex,
-    })
 }
 
 #[cfg(test)]
@@ -119,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_record_of_strange_bytes_is_skipped() {
-        assert_eq!(parse(&[0; 10]), None);
-        assert_eq!(parse(&[0xff; 80]), None);
+        assert_eq!(Event::parse(&[0; 10]), None);
+        assert_eq!(Event::parse(&[0xff; 80]), None);
     }
 }

@@ -16,6 +16,7 @@ mod audit;
 mod authority;
 mod bundles;
 mod certificates;
+mod events;
 mod frames;
 mod packets;
 mod policies;
@@ -63,6 +64,11 @@ pub const TARGETS: &[Target] = &[
         name: "certificates",
         run: certificates::run,
         seeds: certificates::seeds,
+    },
+    Target {
+        name: "events",
+        run: events::run,
+        seeds: events::seeds,
     },
     Target {
         name: "packets",
