@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -13,11 +14,13 @@ use crate::pod::Pod;
 use crate::support::{SOON, serve};
 
 const PORT: u16 = 7007;
+/// An agent looks every few seconds; on a busy machine that is later.
+const ADOPTED: Duration = Duration::from_secs(60);
 
 /// The endpoint of a pod by its UID, with its identity.
 fn adopted(mesh: &Mesh, pod: &Pod) -> Endpoint {
     let name = format!("pod-{}", pod.uid);
-    wait::until(&format!("{} to be adopted", pod.name), SOON, || {
+    wait::until(&format!("{} to be adopted", pod.name), ADOPTED, || {
         let all: Vec<Endpoint> = mesh.nodes[0].json(&["endpoint", "list"])?;
         Ok(all
             .into_iter()

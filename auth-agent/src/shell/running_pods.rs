@@ -14,8 +14,10 @@ use tokio::task::JoinHandle;
 use super::agent::Agent;
 use crate::cni::{Pod, Running, running};
 
-/// Pods that were looked for in vain are looked for again after this: they start, or were in the midst of something.
-const AGAIN: Duration = Duration::from_secs(30);
+/// Pods that were looked for in vain are looked for again, since they may only be starting: after this at first, and then
+/// more and more seldom, since some have no namespace of their own.
+const AGAIN: Duration = Duration::from_secs(3);
+const SELDOM: Duration = Duration::from_secs(60);
 /// What an entry's label says of the pod's namespace.
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 
@@ -24,7 +26,9 @@ const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 pub(super) struct RunningPods {
     /// UID → namespace.
     wanted: BTreeMap<String, String>,
-    looked: Option<Instant>,
+    /// When they are looked for again.
+    next: Option<Instant>,
+    pause: Duration,
     look: Option<JoinHandle<io::Result<BTreeMap<String, Running>>>>,
 }
 
@@ -43,13 +47,18 @@ impl Agent {
         }
         let wanted = self.ungated_pods();
         let known = &mut self.running_pods;
-        let lately = known.looked.is_some_and(|looked| looked.elapsed() < AGAIN);
-        if wanted.is_empty() || (lately && wanted == known.wanted) {
+        if wanted != known.wanted {
+            (known.next, known.pause) = (None, AGAIN);
+        }
+        let now = Instant::now();
+        if wanted.is_empty() || known.next.is_some_and(|next| now < next) {
+            known.wanted = wanted;
             return;
         }
         let uids: BTreeSet<String> = wanted.keys().cloned().collect();
         known.wanted = wanted;
-        known.looked = Some(Instant::now());
+        known.next = Some(now + known.pause);
+        known.pause = (known.pause * 2).min(SELDOM);
         known.look = Some(tokio::task::spawn_blocking(move || running(&uids)));
     }
 
