@@ -55,6 +55,24 @@ fn the_plugin_answers_in_the_form_that_runtimes_read() {
     assert_eq!(code(&lost.json), Some(100), "{lost:?}");
     assert_eq!(pod.cni(node, "CHECK").unwrap().json["code"], 3);
 
+    // An address that the node may not have, whatever the plugins before gave it.
+    let outside = mesh.cluster.pod("shop", "outside", "n1", "web", &[]);
+    let mut outside = Pod::make(&mesh.lab, node, "shop", "outside", &outside.unwrap(), 12).unwrap();
+    let elsewhere = "10.77.9.12";
+    let inside = &outside.workload.ns;
+    inside
+        .ip(&format!("addr add {elsewhere}/32 dev eth0"))
+        .unwrap();
+    outside.address = elsewhere.parse().unwrap();
+    let refused = outside.cni(node, "ADD").unwrap();
+    assert_eq!(code(&refused.json), Some(100), "{refused:?}");
+    let details = refused.json["details"].as_str().unwrap();
+    assert!(
+        details.contains(elsewhere) && details.contains("10.77.1.0/24"),
+        "{details}"
+    );
+    assert_eq!(outside.cni(node, "CHECK").unwrap().json["code"], 3);
+
     // A hundred at once for one container: one attaches it, the others are told.
     let said: Vec<_> = std::thread::scope(|scope| {
         let all: Vec<_> = (0..100)

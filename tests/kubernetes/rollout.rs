@@ -1,4 +1,4 @@
-//! A Deployment that is rolled out, moved and drained while requests never stop: none is lost.
+//! A Deployment that is rolled out, relabelled, moved and drained while requests never stop: none is lost.
 //!
 //! The test does what the Deployment's controller, the scheduler, the kubelets and the load balancer do: pods are made
 //! of the Deployment's template as the API server has it, one more than wanted at a time; a pod gets requests when it
@@ -7,9 +7,10 @@
 use serde_json::{Value, json};
 
 use crate::harness::process::Process;
+use crate::harness::wait;
 use crate::mesh::Mesh;
 use crate::pod::Pod;
-use crate::support::serve;
+use crate::support::{SOON, serve};
 use crate::traffic::Traffic;
 
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/shop/deployments/web";
@@ -162,6 +163,27 @@ fn no_request_is_lost_while_a_deployment_lives_through_what_clusters_do() {
         // A new image; then another service account, which is another identity.
         controller.roll(&json!({"spec": {"containers": [{"name": "main", "image": "two"}]}}));
         controller.roll(&json!({"spec": {"serviceAccountName": "web2"}}));
+
+        // Labels of pods that run, and of their namespace: the same pods are others from now on.
+        for replica in &controller.replicas {
+            let path = format!("/api/v1/namespaces/shop/pods/{}", replica.pod.name);
+            let tier = json!({"metadata": {"labels": {"tier": "front"}}});
+            mesh.cluster.patch(&path, &tier).unwrap();
+        }
+        let buyers = json!({"metadata": {"labels": {"team": "buyers"}}});
+        mesh.cluster
+            .patch("/api/v1/namespaces/shop", &buyers)
+            .unwrap();
+        wait::until("the labels to be signed", SOON, || {
+            let entries = mesh.entries_of("shop", "web2", REPLICAS);
+            let signed = entries.iter().all(|entry| {
+                entry["labels"]["tier"] == "front"
+                    && entry["labels"]["io.cilium.k8s.namespace.labels.team"] == "buyers"
+            });
+            Ok(signed.then_some(()))
+        })
+        .unwrap();
+        traffic.more(100).unwrap();
 
         // The API server is away for a while.
         mesh.cluster.down().unwrap();
