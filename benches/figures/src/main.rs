@@ -10,14 +10,25 @@ mod crowd;
 mod gate;
 mod handshake;
 mod identities;
+mod kubernetes;
 mod node;
 mod policy;
 mod report;
+mod support;
 mod tunnel;
 
+#[allow(dead_code, reason = "shared with the tests")]
+#[path = "../../../tests/kubernetes/cluster.rs"]
+mod cluster;
 #[allow(dead_code, reason = "shared with the demonstration and the tests")]
 #[path = "../../../src/demo/harness/mod.rs"]
 mod harness;
+#[allow(dead_code, reason = "shared with the tests")]
+#[path = "../../../tests/kubernetes/mesh.rs"]
+mod mesh;
+#[allow(dead_code, reason = "shared with the tests")]
+#[path = "../../../tests/kubernetes/pod.rs"]
+mod pod;
 
 use std::process::ExitCode;
 
@@ -36,6 +47,7 @@ const GROUPS: &[Group] = &[
     ("ca", crowd::measure),
     ("node", node::measure),
     ("gate", gate::measure),
+    ("policy", kubernetes::measure),
     ("tunnel", tunnel::measure),
 ];
 
