@@ -120,8 +120,8 @@ impl Agent {
         mut endpoint: Endpoint,
         mut host: Host,
     ) -> Result<(), RunError> {
-        let root = endpoint::hierarchy()?;
         // A unit that does not run has no group: until it does, nobody uses its addresses.
+        let root = endpoint::hierarchy().unwrap_or_default();
         if let Ok((folder, path, cgroup)) = look_up(&host.group, &root) {
             host.folder = folder;
             host.path = path;

@@ -67,6 +67,54 @@ fn what_lies_outside_the_mesh_is_asked_for_no_tunnel() {
 }
 
 #[test]
+fn an_exempt_port_is_open_to_everybody_whatever_a_policy_closes_or_denies() {
+    let denied = NGINX.replace(
+        "      authentication: {mode: required}\n",
+        "      authentication: {mode: required}\n  ingressDeny: [{fromEntities: [all]}]\n",
+    );
+    let source = handfast_policies::Source {
+        name: "denied".into(),
+        text: denied,
+    };
+    let mut table = PolicyTable::new(DefaultAuthentication::Required);
+    table.replace_set(Arc::new(PolicySet::read(vec![source]).unwrap()));
+    table.set_identity(300, workload("good", "client=good"));
+    table.set_exempt(1, vec!["tcp/22".parse().unwrap()]);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    let ssh = Ports::Prefix {
+        protocol: 6,
+        port: 22,
+        bits: 16,
+    };
+    for identity in [IdentityNumber::ANY, IdentityNumber(300)] {
+        let found: Vec<_> = table
+            .installed()
+            .filter(|(key, _)| {
+                let packets = key.packets;
+                (packets.identity, packets.direction) == (identity, Direction::Ingress)
+            })
+            .collect();
+        let open = |ports: Ports| {
+            let of = found.iter().filter(|(key, _)| key.packets.ports == ports);
+            of.map(|(_, value)| (value.verdict, value.auth))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            open(ssh),
+            [(handfast_bpf::Verdict::Allow, Auth::Disabled)],
+            "{identity}"
+        );
+        let others = found.iter().filter(|(key, _)| key.packets.ports != ssh);
+        let mut others = others.map(|(_, value)| value.verdict);
+        assert!(others.all(|verdict| verdict == handfast_bpf::Verdict::Deny));
+    }
+    // It goes with its endpoint: the next one of that number has none.
+    table.remove_endpoint(1);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    assert!(table.installed().all(|(key, _)| key.packets.ports != ssh));
+}
+
+#[test]
 fn what_the_kernel_refused_is_wanted_again() {
     let mut table = PolicyTable::new(DefaultAuthentication::Background);
     let changes = table.set_endpoint(1, Some(workload("web", "run=nginx")));
