@@ -274,6 +274,24 @@ async fn what_an_operator_writes_wrongly_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_nobody_has_to_sign_changes_nothing() {
+    let mut ca = Ca::start().await;
+    let before = ca.admin.rotations().await.unwrap();
+    words(
+        ca.admin.request_issuing("by mistake").await.unwrap_err(),
+        &[
+            "root's key is in this CA's folder",
+            "ca rotate",
+            "Nothing was changed",
+        ],
+    );
+    let after = ca.admin.rotations().await.unwrap();
+    assert!(after.live.is_empty() && after.ended.is_empty());
+    assert_eq!(before.authorities.len(), after.authorities.len());
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_entry_made_twice_is_refused() {
     let mut ca = Ca::start().await;
     let entry = ca.entry("spiffe://example.org/web", None).await;
@@ -382,10 +400,9 @@ async fn a_port_in_use_is_named() {
     authority::init(&setup(folder.path().join("ca")))
         .await
         .unwrap();
-    let refused = Server::bind(&options(&folder, ca.address.port()))
-        .await
-        .err()
-        .unwrap();
+    let mut options = options(&folder, 0);
+    options.listen = ca.address;
+    let refused = Server::bind(&options).await.err().unwrap();
     words(
         refused,
         &[&ca.address.to_string(), "another program listens there"],

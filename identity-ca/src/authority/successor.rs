@@ -230,7 +230,15 @@ impl Authority {
         )
     }
 
-    /// Is the private key in this server's folder?
+    /// Is the present root's private key in our folder?
+    pub(crate) fn has_root_key(&self) -> bool {
+        let authorities = self.authorities();
+        authorities
+            .active_root()
+            .is_some_and(|root| self.has_key(root))
+    }
+
+    /// Is its private key in our folder?
     pub(crate) fn has_key(&self, record: &Record) -> bool {
         self.keys.has(&record.key)
     }

@@ -339,6 +339,13 @@ impl Service {
         if let Some(record) = open(&self.state) {
             return Ok(record);
         }
+        let authority = &self.state.authority;
+        if authority.has_root_key() {
+            return Err(Error::invalid(
+                "request",
+                "the root's key is in this CA's folder, so that nothing has to be carried: `handfast ca rotate --what issuing` replaces the issuing CA. Nothing was changed",
+            ));
+        }
         let order = Start {
             what: What::Issuing,
             goal: Stage::Revoked,
@@ -354,7 +361,7 @@ impl Service {
         open(&self.state).ok_or_else(|| {
             Error::invalid(
                 "request",
-                "the root's key is in this CA's folder: the new issuing CA is signed already, nothing has to be carried",
+                "it was answered already: another server of this CA has the root's key",
             )
         })
     }
