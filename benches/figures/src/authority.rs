@@ -19,6 +19,8 @@ use crate::report::{Figure, Goal, ROUNDS, figure};
 
 /// SVIDs of one round.
 const BATCH: usize = 2000;
+/// Entries of the node beside the one that is asked for.
+const OTHERS: usize = 1000;
 /// About the size of a certificate before it is signed, in bytes.
 const BODY: usize = 700;
 
@@ -96,6 +98,15 @@ fn limit(csr: &[u8]) -> Result<Duration> {
 }
 
 /// Joins as a node and has one entry made.
+fn entry(name: &str) -> NewEntry {
+    NewEntry {
+        spiffe_id: format!("spiffe://example.org/{name}"),
+        selectors: vec![format!("netns:{name}")],
+        labels: [("app".to_owned(), name.replace('/', "-"))].into(),
+        ..NewEntry::default()
+    }
+}
+
 async fn agent(socket: &Path, address: &str) -> Result<(AgentClient, String)> {
     let mut admin = Admin::connect(socket).await?;
     let token = admin
@@ -108,16 +119,12 @@ async fn agent(socket: &Path, address: &str) -> Result<(AgentClient, String)> {
             joining: false,
         })
         .await?;
-    let entry = admin
-        .create_entry(&NewEntry {
-            spiffe_id: "spiffe://example.org/web".to_owned(),
-            selectors: vec!["netns:web".to_owned()],
-            labels: [("app".to_owned(), "web".to_owned())].into_iter().collect(),
-            ..NewEntry::default()
-        })
-        .await?;
+    let asked = admin.create_entry(&entry("web")).await?;
+    // A node with one entry has no use for so many SVIDs, and does not get them.
+    let others: Vec<NewEntry> = (0..OTHERS).map(|n| entry(&format!("other/{n}"))).collect();
+    admin.import_entries(&others, false, false).await?;
     let joined = join(&token).await?;
     let verifier = Verifier::new(joined.bundle, DenyList::empty());
     let agent = AgentClient::connect(address, &verifier, &joined.identity).await?;
-    Ok((agent, entry.id.to_string()))
+    Ok((agent, asked.id))
 }
