@@ -9,7 +9,7 @@ use handfast_ca::verify::Verifier;
 use rustls_pki_types::UnixTime;
 
 use super::issuers;
-use crate::identity::{KnownEntry, authority_of, renew_at};
+use crate::identity::{KnownEntry, renew_at};
 use crate::workload_api::X509Svid;
 
 /// An SVID with its key, and what it hangs on.
@@ -56,15 +56,16 @@ impl Held {
         if verified.spiffe_id.to_string() != entry.spiffe_id {
             return Err(NotTaken::Another(verified.spiffe_id.to_string()));
         }
+        let (chain, authority) = issuers::shared(svid.chain);
         Ok(Self {
-            authority: authority_of(&svid.chain),
+            authority,
             serial: verified.serial,
             renew_at: renew_at(now, svid.not_after),
             changing_since: None,
             idle_since: now,
             svid: Arc::new(X509Svid {
                 spiffe_id: verified.spiffe_id,
-                chain: issuers::shared(svid.chain),
+                chain,
                 key: key.to_pkcs8(),
                 hint: entry.hint.clone(),
                 not_after: svid.not_after,

@@ -271,21 +271,22 @@ impl Table {
     pub(super) fn accept(&mut self, id: &Arc<str>, mut held: Held, now: u64) -> bool {
         let current = self
             .by_id
-            .get(id)
-            .is_some_and(|entry| entry.signs_the_same(&held.entry));
-        if !current {
+            .get_key_value(id)
+            .filter(|(_, entry)| entry.signs_the_same(&held.entry));
+        // The table's own key: what came along is a copy for the asking alone.
+        let Some(id) = current.map(|(id, _)| Arc::clone(id)) else {
             // Due again at once.
             self.not_before.remove(id);
             return false;
-        }
-        self.refused.remove(id);
+        };
+        self.refused.remove(&id);
         // An authority that was retired and signs all the same is asked again after a pause.
         match self.retired.contains(&held.authority) {
-            true => self.not_before.insert(Arc::clone(id), now + RETRY),
-            false => self.not_before.remove(id),
+            true => self.not_before.insert(Arc::clone(&id), now + RETRY),
+            false => self.not_before.remove(&id),
         };
         held.idle_since = now;
-        self.held.insert(Arc::clone(id), Box::new(held));
+        self.held.insert(id, Box::new(held));
         true
     }
 
