@@ -1,5 +1,6 @@
 //! A CA on loopback and nodes that joined it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -103,10 +104,16 @@ impl Ca {
     }
 }
 
+/// On a loopback address of the folder's own: clients come from 127.0.0.1, so that none of them has taken the port of a
+/// server that stops and comes back.
 pub fn options(folder: &TempDir, port: u16) -> Options {
+    let mut hasher = DefaultHasher::new();
+    folder.path().hash(&mut hasher);
+    let [one, two, three, ..] = hasher.finish().to_be_bytes();
+    let address = [127, one.clamp(1, 250), two, three.clamp(1, 250)];
     Options::new(
         folder.path().join("ca"),
-        SocketAddr::from(([127, 0, 0, 1], port)),
+        SocketAddr::from((address, port)),
         folder.path().join("ca.sock"),
     )
 }
