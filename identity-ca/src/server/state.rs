@@ -325,6 +325,10 @@ impl Shown {
 
 /// Renews what is ours, for as long as the server runs.
 pub(super) async fn upkeep(state: Arc<State>) {
+    let measured = measure(&state);
+    if let Err(error) = measured {
+        tracing::error!(%error, "when the root ends is not known");
+    }
     loop {
         tokio::time::sleep(UPKEEP).await;
         let done = state.settle_refusals().await;
@@ -334,9 +338,15 @@ pub(super) async fn upkeep(state: Arc<State>) {
     }
 }
 
-async fn look_after(state: &Arc<State>) -> Result<(), Error> {
+/// Says when what signs comes to its end.
+fn measure(state: &State) -> Result<(), Error> {
     metrics::authority("root", state.authority.root_not_after()?);
     metrics::authority("issuing", state.authority.issuing_not_after());
+    Ok(())
+}
+
+async fn look_after(state: &Arc<State>) -> Result<(), Error> {
+    measure(state)?;
     state.certificate.renew_if_due(&state.authority)?;
     if now_ms().saturating_sub(state.now().deny.issued_at_ms()) >= REDATE_MS {
         state
