@@ -134,7 +134,7 @@ pub async fn run(args: EndpointArgs) -> anyhow::Result<()> {
                 .socket
                 .ask(&Request::EndpointRemove { name: name.clone() })
                 .await?;
-            println!("endpoint {name} removed; its addresses are being withdrawn from the peers");
+            outln!("endpoint {name} removed; its addresses are being withdrawn from the peers");
         }
     }
     Ok(())

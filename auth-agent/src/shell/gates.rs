@@ -232,6 +232,7 @@ impl Gates {
         self.write_outside()
     }
 
+    /// Writes all that can be written; what is refused is tried again the next time.
     fn write_outside(&mut self) -> Result<(), RunError> {
         let mut wanted = self.rules.clone();
         let host = bpf::IdentityNumber::HOST.0;
