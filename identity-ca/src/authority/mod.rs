@@ -44,8 +44,8 @@ use self::issuing::Issuing;
 use self::keys::Keys;
 
 pub(crate) use self::able::Moment;
-pub(crate) use self::crl::Crl;
 pub use self::able::SIGN_WITHOUT_STORE;
+pub(crate) use self::crl::Crl;
 pub use self::folder::is_initialized;
 pub(crate) use self::folder::{Lock, check_folder};
 pub(crate) use self::jwt::JwtKey;
