@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cni::Pod;
 
-pub use host::{Exempt, Found, Group, Host, LOOPBACK, MAX_EXEMPT, displace, hierarchy, holder, place};
+pub use host::{
+    Exempt, Found, Group, Host, LOOPBACK, MAX_EXEMPT, displace, hierarchy, holder, place,
+};
 pub use link::{Attached, LinkRequest, attach, interfaces, open, remove};
 pub use namespace::{NamespaceName, exists as namespace_exists, within};
 pub use records::{EndpointRecords, RecordError};
@@ -83,7 +85,9 @@ pub enum EndpointError {
     )]
     NoHierarchy,
     /// Not below the root of control groups.
-    #[error("{group} does not lie below {root}, where the unified control groups are mounted; nothing was changed")]
+    #[error(
+        "{group} does not lie below {root}, where the unified control groups are mounted; nothing was changed"
+    )]
     NoGroup {
         /// What was asked for.
         group: String,
@@ -97,7 +101,9 @@ pub enum EndpointError {
     )]
     NoUnit(String),
     /// Several do.
-    #[error("several units are called {unit} ({folders:?}); name one of these with --cgroup; nothing was changed")]
+    #[error(
+        "several units are called {unit} ({folders:?}); name one of these with --cgroup; nothing was changed"
+    )]
     SeveralUnits {
         /// The name.
         unit: String,

@@ -360,9 +360,11 @@ impl NodeStore {
             false => place.to_owned(),
         };
         let file: Option<Vec<String>> = files::read_json(&path)?;
-        let none = || IdentityError::Damaged {
+        let none = || {
+            IdentityError::Damaged {
             path: path.clone(),
             problem: "there are no heads of audit logs; an agent that has reached its CA keeps them there".to_owned(),
+        }
         };
         decoded(&path, &file.ok_or_else(none)?)
     }
