@@ -11,6 +11,9 @@ mod support;
 use handfast_bpf::*;
 use support::{packets::*, run::*};
 
+/// Theirs, then ours: either is enough.
+const JOINING: [[&str; 2]; 2] = [["10.2.0.0/16", "fd02::/16"], ["10.1.0.0/16", "fd01::/16"]];
+
 fn prefixes(which: &[&str]) -> Vec<ipnet::IpNet> {
     which.iter().map(|prefix| prefix.parse().unwrap()).collect()
 }
@@ -35,8 +38,7 @@ fn the_wire_counts_cleartext_of_a_joining_node_and_drops_it_once_it_is_managed()
         );
         let passed = (Outcome::Pass(0), Outcome::Pass(OUTSIDE));
         assert_eq!(both(&mut node), dropped);
-        // Theirs, then ours: either is enough.
-        for joining in [["10.2.0.0/16", "fd02::/16"], ["10.1.0.0/16", "fd01::/16"]] {
+        for joining in JOINING {
             let before = node.tables().counter(Reason::WireJoining).unwrap();
             node.tables().set_joining(&prefixes(&joining)).unwrap();
             assert_eq!(both(&mut node), passed, "{joining:?}");
@@ -80,8 +82,18 @@ fn asking_again_makes_up_for_what_was_not_reached_before() {
     assert_eq!(node.run("wire_egress", HOST, &bare), dropped);
 }
 
+/// What lets a flow through in this direction, whoever the other side is.
+fn entries(direction: Direction, auth: Auth) -> [(PolicyKey, PolicyValue); 1] {
+    [rule(
+        direction,
+        IdentityNumber::ANY,
+        Ports::Any,
+        allow(auth),
+    )]
+}
+
 #[test]
-fn a_workload_takes_cleartext_of_a_joining_node_as_policy_has_it_for_nobody_known() {
+fn a_workload_takes_cleartext_where_either_node_is_joining_as_policy_has_it_for_nobody_known() {
     let Some(mut node) = Node::new("joining-endpoint") else {
         return;
     };
@@ -89,44 +101,109 @@ fn a_workload_takes_cleartext_of_a_joining_node_as_policy_has_it_for_nobody_know
         mark: OUTSIDE << 2,
         by: 3,
     };
-    node.tables()
-        .set_joining(&prefixes(&["10.2.0.0/16", "fd02::/16"]))
-        .unwrap();
     for a in families() {
-        let call = frame(&ip(a.them, a.me, TCP, &tcp(40000, 80, SYN)));
-        let entries = |auth| {
-            [rule(
+        // A flow that was opened stays known: each case has a port of its own.
+        let mut port = 40000;
+        for joining in JOINING {
+            let mut call = |node: &mut Node| {
+                port += 1;
+                let call = frame(&ip(a.them, a.me, TCP, &tcp(port, 80, SYN)));
+                node.run("to_endpoint", from_outside, &call)
+            };
+            node.tables().set_joining(&prefixes(&joining)).unwrap();
+            node.tables()
+                .replace_policy(ENDPOINT, &entries(Direction::Ingress, Auth::Required))
+                .unwrap();
+            assert_eq!(
+                call(&mut node),
+                Outcome::Drop(Reason::NoIdentity),
+                "{joining:?}"
+            );
+            node.tables()
+                .replace_policy(ENDPOINT, &entries(Direction::Ingress, Auth::Disabled))
+                .unwrap();
+            assert_eq!(call(&mut node), Outcome::Pass(OUTSIDE), "{joining:?}");
+            // Settings that are written again leave it as it is.
+            let settings = node.tables().settings().unwrap();
+            node.tables().set_settings(&settings).unwrap();
+            assert_eq!(call(&mut node), Outcome::Pass(OUTSIDE), "{joining:?}");
+            // A rule for the workload's own identity does not match: nobody has announced it here.
+            let known = [rule(
                 Direction::Ingress,
-                IdentityNumber::ANY,
+                THEM,
                 Ports::Any,
-                allow(auth),
-            )]
-        };
-        node.tables()
-            .replace_policy(ENDPOINT, &entries(Auth::Required))
-            .unwrap();
-        assert_eq!(
-            node.run("to_endpoint", from_outside, &call),
-            Outcome::Drop(Reason::NoIdentity)
-        );
-        node.tables()
-            .replace_policy(ENDPOINT, &entries(Auth::Disabled))
-            .unwrap();
-        assert_eq!(
-            node.run("to_endpoint", from_outside, &call),
-            Outcome::Pass(OUTSIDE)
-        );
-        // A rule for the workload's own identity does not match: nobody has announced it here.
-        let known = [rule(
-            Direction::Ingress,
-            THEM,
-            Ports::Any,
-            allow(Auth::Disabled),
-        )];
-        node.tables().replace_policy(ENDPOINT, &known).unwrap();
-        assert_eq!(
-            node.run("to_endpoint", from_outside, &call),
-            Outcome::Drop(Reason::NoRule)
-        );
+                allow(Auth::Disabled),
+            )];
+            node.tables().replace_policy(ENDPOINT, &known).unwrap();
+            assert_eq!(
+                call(&mut node),
+                Outcome::Drop(Reason::NoRule),
+                "{joining:?}"
+            );
+            node.tables().set_joining(&[]).unwrap();
+            assert_eq!(
+                call(&mut node),
+                Outcome::Drop(Reason::Cleartext),
+                "{joining:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_a_workload_sends_in_clear_is_asked_of_its_policy_where_either_node_is_joining() {
+    let Some(mut node) = Node::new("joining-egress") else {
+        return;
+    };
+    for a in families() {
+        let mut port = 40000;
+        for joining in JOINING {
+            let mut call = |node: &mut Node, flags| {
+                let call = frame(&ip(a.me, a.them, TCP, &tcp(port, 80, flags)));
+                port += 1;
+                node.run("from_endpoint", FORWARDED, &call)
+            };
+            // Managed, both: whoever sends it into the tunnel judges.
+            node.tables().replace_policy(ENDPOINT, &[]).unwrap();
+            assert_eq!(call(&mut node, SYN), Outcome::Pass(SOURCE));
+            node.tables().set_joining(&prefixes(&joining)).unwrap();
+            assert_eq!(
+                call(&mut node, SYN),
+                Outcome::Drop(Reason::NoRule),
+                "{joining:?}"
+            );
+            node.tables()
+                .replace_policy(ENDPOINT, &entries(Direction::Egress, Auth::Required))
+                .unwrap();
+            assert_eq!(
+                call(&mut node, SYN),
+                Outcome::Drop(Reason::NoIdentity),
+                "{joining:?}"
+            );
+            node.tables()
+                .replace_policy(ENDPOINT, &entries(Direction::Egress, Auth::Disabled))
+                .unwrap();
+            assert_eq!(call(&mut node, SYN), Outcome::Pass(SOURCE), "{joining:?}");
+            // The answer in a flow that came from there needs no rule of egress.
+            node.tables()
+                .replace_policy(ENDPOINT, &entries(Direction::Ingress, Auth::Disabled))
+                .unwrap();
+            let came = frame(&ip(a.them, a.me, TCP, &tcp(50000, 80, SYN)));
+            let from_outside = Came {
+                mark: OUTSIDE << 2,
+                by: 3,
+            };
+            assert_eq!(
+                node.run("to_endpoint", from_outside, &came),
+                Outcome::Pass(OUTSIDE)
+            );
+            let answer = frame(&ip(a.me, a.them, TCP, &tcp(80, 50000, SYN | ACK)));
+            assert_eq!(
+                node.run("from_endpoint", FORWARDED, &answer),
+                Outcome::Pass(SOURCE),
+                "{joining:?}"
+            );
+            node.tables().set_joining(&[]).unwrap();
+        }
     }
 }

@@ -4,6 +4,7 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use handfast_layout::{
     Addr, AnnouncedKey, AuthKey, Config, Connection, ConnectionKey, EGRESS, FragmentKey, HoldKey,
     Hook, INGRESS, LpmKey, MARK_ALL, MARK_RETURNED, PREFIX_JOINING, Parked, PolicyKey, Reason,
+    SELF_JOINING,
     packet::{ICMPV6, IGMP, Kind, Packet, Version, outer::Outer},
 };
 
@@ -176,6 +177,12 @@ impl Work {
         let prefix = maps::prefix(&self.lpm)?;
         self.joining |= prefix.flags & PREFIX_JOINING;
         Some(prefix.peer)
+    }
+
+    /// Whether this node, or the one whose prefix was looked up, is joining: between the two packets go in clear.
+    #[inline(always)]
+    pub fn is_joining(&self, config: &Config) -> bool {
+        self.joining | (config.flags & SELF_JOINING) != 0
     }
 
     /// The identity of an address outside the mesh.

@@ -57,7 +57,7 @@ pub struct Config {
     pub hold: u32,
     /// Where our four mark bits begin.
     pub mark_shift: u32,
-    /// [`HOST_DENIED`].
+    /// [`HOST_DENIED`], [`SELF_JOINING`].
     pub flags: u32,
     /// Rises with every change of policy; connections of an older one are judged anew.
     pub policy_revision: u32,
@@ -84,6 +84,9 @@ pub const fn is_settled(revision: u64) -> bool {
 
 /// In [`Config::flags`]: what the host itself sends to workloads is dropped.
 pub const HOST_DENIED: u32 = 1;
+/// In [`Config::flags`]: this node is joining, as the entry of its own prefix in `prefixes` says too; here it costs the
+/// gates of workloads no lookup.
+pub const SELF_JOINING: u32 = 2;
 
 /// Mark bit: a gate has judged this packet on its true addresses.
 pub const MARK_DECIDED: u32 = 1;

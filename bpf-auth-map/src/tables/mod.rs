@@ -140,11 +140,7 @@ impl Tables {
             config.tunnel2 = settings.tunnel2.unwrap_or(0);
             config.hold = settings.hold.unwrap_or(0);
             config.mark_shift = settings.mark_shift;
-            config.flags = if settings.host_denied {
-                layout::HOST_DENIED
-            } else {
-                0
-            };
+            set_flag(config, layout::HOST_DENIED, settings.host_denied);
             (config.hold_pair_packets, config.hold_pair_bytes) = settings.hold_pair;
             (config.hold_total_packets, config.hold_total_bytes) = settings.hold_total;
             config.endpoint_connections = settings.endpoint_connections;
@@ -324,7 +320,12 @@ impl Tables {
     /// The map could not be written.
     pub fn set_prefix(&self, prefix: IpNet, peer: PeerNumber) -> Result<(), Error> {
         let joining = raw::lock(&self.joining);
-        self.write_prefix(prefix, peer, joining.contains(&prefix.trunc()))
+        let is_joining = joining.contains(&prefix.trunc());
+        self.write_prefix(prefix, peer, is_joining)?;
+        match peer {
+            PeerNumber::LOCAL => self.set_self_joining(is_joining),
+            _ => Ok(()),
+        }
     }
 
     /// Says which prefixes' nodes are joining: all of them, each time. Cleartext from those and to them is counted
@@ -340,13 +341,24 @@ impl Tables {
             let is_joining = value.flags & layout::PREFIX_JOINING != 0;
             net(key.prefix_len(), key.data()).map(|net| (net, PeerNumber(value.peer), is_joining))
         })?;
+        let mut is_self = false;
         for (prefix, peer, is_joining) in all.into_iter().flatten() {
             let wanted = joining.contains(&prefix);
+            is_self |= wanted && peer == PeerNumber::LOCAL;
             if is_joining != wanted {
                 self.write_prefix(prefix, peer, wanted)?;
             }
         }
-        Ok(())
+        self.set_self_joining(is_self)
+    }
+
+    /// What a gate of a workload reads instead of looking its own node's prefix up.
+    fn set_self_joining(&self, joining: bool) -> Result<(), Error> {
+        let is_set = self.config()?.flags & layout::SELF_JOINING != 0;
+        if is_set == joining {
+            return Ok(());
+        }
+        self.change_config(|config| set_flag(config, layout::SELF_JOINING, joining))
     }
 
     fn write_prefix(&self, prefix: IpNet, peer: PeerNumber, joining: bool) -> Result<(), Error> {
@@ -621,6 +633,13 @@ impl Tables {
 
 fn auth_key(key: PairKey) -> layout::AuthKey {
     layout::AuthKey::new(key.local.0, key.remote.0, key.peer.0)
+}
+
+fn set_flag(config: &mut layout::Config, flag: u32, on: bool) {
+    match on {
+        true => config.flags |= flag,
+        false => config.flags &= !flag,
+    }
 }
 
 /// IPv4 prefixes lie in the last 32 of the 128 bits.

@@ -6,7 +6,8 @@
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use handfast_layout::{
-    Addr, Config, Hook, MARK_DECIDED, MARK_SOURCE, MARK_UNDECIDED, PEER_SELF, Reason,
+    Addr, Config, Hook, IDENTITY_UNKNOWN, MARK_DECIDED, MARK_SOURCE, MARK_UNDECIDED, PEER_SELF,
+    Reason,
     packet::{ICMPV6, Kind, Source, UDP},
 };
 
@@ -71,9 +72,17 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<u32, Reason> {
         return Err(Reason::IcmpNoFlow);
     }
     let remote = work.key.remote;
+    let mut in_clear = false;
     let is_here = match work.prefix(remote) {
-        // To another node: to-tunnel judges.
-        Some(peer) if peer != PEER_SELF => return Ok(MARK_SOURCE),
+        // To another node: to-tunnel judges. While either node is joining nothing goes there, and the address is known
+        // here, and nothing else.
+        Some(peer) if peer != PEER_SELF => {
+            if !work.is_joining(config) {
+                return Ok(MARK_SOURCE);
+            }
+            in_clear = true;
+            false
+        }
         // SAFETY: only whether it is there.
         Some(_) => unsafe { LOCALS.get(&remote) }.is_some(),
         None => false,
@@ -86,10 +95,16 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<u32, Reason> {
         };
     }
     // Outside the mesh; or in this node's prefix and no endpoint's: an address of the node itself.
-    work.remote_identity = work.outside(remote);
+    work.remote_identity = match in_clear {
+        true => IDENTITY_UNKNOWN,
+        false => work.outside(remote),
+    };
     match outside_or_host(skb, work, config) {
         Ok(()) => Ok(MARK_SOURCE),
-        Err(Reason::NoRule | Reason::Denied | Reason::NoIdentity | Reason::IcmpNoFlow) => {
+        // What may be a service's address: that of a node's prefix is true.
+        Err(Reason::NoRule | Reason::Denied | Reason::NoIdentity | Reason::IcmpNoFlow)
+            if !in_clear =>
+        {
             Ok(MARK_SOURCE | MARK_UNDECIDED)
         }
         Err(reason) => Err(reason),

@@ -106,8 +106,8 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
     }
     match work.prefix(source) {
         Some(PEER_SELF) => return Err(Reason::NoEndpoint),
-        // Of a node that is joining the address is known, and nothing else.
-        Some(_) if work.joining != 0 && work.key.remote == source => {
+        // Where either node is joining the address is known, and nothing else.
+        Some(_) if work.is_joining(config) && work.key.remote == source => {
             work.remote_identity = IDENTITY_UNKNOWN;
             outside::judge(skb, work, config)?;
             report::count(Reason::WireJoining);
