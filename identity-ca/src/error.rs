@@ -37,6 +37,16 @@ pub enum Error {
         /// What to do.
         hint: String,
     },
+    /// Something is in a state that does not go with what was asked.
+    #[error("{what} {name:?}: {problem}")]
+    Conflict {
+        /// The kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// Its state, and what to do.
+        problem: String,
+    },
     /// The caller may not do this.
     #[error("{0}")]
     Denied(String),
@@ -63,8 +73,8 @@ pub enum Error {
     /// A certificate that was not accepted.
     #[error("certificate refused: {0}")]
     Rejected(#[from] Rejection),
-    /// The CA's folder is not as it must be.
-    #[error("CA folder {}: {problem}", path.display())]
+    /// The CA's folder, or a file in it, is not as it must be.
+    #[error("{}: {problem}", path.display())]
     Folder {
         /// The folder or the file in it.
         path: PathBuf,
@@ -232,6 +242,7 @@ impl Error {
             Self::Invalid { .. } => "invalid",
             Self::Missing { .. } => "missing",
             Self::Exists { .. } => "exists",
+            Self::Conflict { .. } => "conflict",
             Self::StoreFull
             | Self::StoreDamaged { .. }
             | Self::StoreCorrupt(_)
@@ -253,6 +264,7 @@ impl Error {
             Self::Invalid { .. } | Self::Csr(_) => Code::InvalidArgument,
             Self::Missing { .. } => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
+            Self::Conflict { .. } => Code::FailedPrecondition,
             Self::Denied(_) | Self::Token(_) => Code::PermissionDenied,
             Self::Rejected(_) => Code::Unauthenticated,
             Self::Clock { .. } => Code::FailedPrecondition,

@@ -74,7 +74,7 @@ impl JoinToken {
     }
 
     /// The file's text.
-    pub fn to_text(&self) -> Result<String, Error> {
+    pub fn to_text(&self) -> Result<zeroize::Zeroizing<String>, Error> {
         let file = Written {
             handfast_join_token: VERSION,
             trust_domain: self.trust_domain.as_str().to_owned(),
@@ -85,7 +85,7 @@ impl JoinToken {
             expires_at_ms: self.expires_at_ms,
         };
         serde_json::to_string_pretty(&file)
-            .map(|text| text + "\n")
+            .map(|text| zeroize::Zeroizing::new(text + "\n"))
             .map_err(|error| Error::invalid("join token", error.to_string()))
     }
 
@@ -124,7 +124,7 @@ impl TokenFile {
     /// Writes the token into it. Half a token is of no use to anybody, and
     /// does not stay.
     pub fn write(mut self, token: &JoinToken) -> Result<(), Error> {
-        let text = zeroize::Zeroizing::new(token.to_text()?);
+        let text = token.to_text()?;
         let written = self
             .file
             .write_all(text.as_bytes())

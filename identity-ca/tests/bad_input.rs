@@ -20,7 +20,7 @@ use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::admin::NewEntry;
 use handfast_ca::client::{self, SvidKind, SvidRequest};
 use handfast_ca::model::Subject;
-use handfast_ca::server::Server;
+use handfast_ca::server::{Options, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn words(error: impl std::fmt::Display, expected: &[&str]) {
@@ -304,6 +304,11 @@ async fn an_entry_made_twice_is_refused() {
         ca.admin.create_entry(&again).await.unwrap_err(),
         &["exists already", &entry.id],
     );
+    // And deleted once, however often it is named.
+    let twice = [entry.id.clone(), entry.id.clone()];
+    let deleted = ca.admin.delete_entries(&twice, "mistyped").await.unwrap();
+    assert_eq!(deleted.len(), 1);
+    assert!(ca.admin.entries().await.unwrap().is_empty());
     ca.stop().await;
 }
 
@@ -359,6 +364,41 @@ async fn a_ca_is_made_whole_or_not_at_all() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(left.len(), 2, "no drafts are left: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_whose_files_are_missing_says_which_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ca");
+    authority::init(&setup(dir.clone())).await.unwrap();
+    let refusal = |options: Options| async move {
+        let refused = Server::bind(&options).await;
+        refused.err().expect("refused")
+    };
+    for file in [dir.join("registry.sqlite"), key(&dir, "issuing")] {
+        let away = folder.path().join("away");
+        fs::rename(&file, &away).unwrap();
+        let shown = file.display().to_string();
+        words(
+            refusal(options(&folder, 0)).await,
+            &[&shown, "missing", "ca restore"],
+        );
+        assert!(!file.exists(), "nothing is made in its place");
+        fs::rename(&away, &file).unwrap();
+    }
+    let mut nowhere = options(&folder, 0);
+    nowhere.syslog = Some(folder.path().join("no-collector"));
+    words(refusal(nowhere).await, &["syslog", "no-collector"]);
+    let mut plain = options(&folder, 0);
+    plain.syslog = Some(dir.join("ca.json"));
+    words(refusal(plain).await, &["--syslog", "no socket"]);
+    let mut without = options(&folder, 0);
+    without.federation.web_roots = Some(folder.path().join("no-roots.pem"));
+    words(refusal(without).await, &["--web-roots", "no-roots.pem"]);
+    let mut empty = options(&folder, 0);
+    empty.federation.web_roots = Some(dir.join("ca.json"));
+    words(refusal(empty).await, &["--web-roots", "no certificate"]);
+    drop(Server::bind(&options(&folder, 0)).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,11 +18,12 @@ mod syslog;
 mod tests;
 mod writer;
 
-pub use self::act::{Act, Outcome};
+pub use self::act::{ACTS, Act, Outcome};
 pub use self::file::Position;
 pub use self::head::AuditHead;
 pub use self::line::{Hash, Record};
 pub use self::read::{Filter, Verified, read, verify};
+pub(crate) use self::syslog::Syslog;
 pub(crate) use self::writer::Audit;
 
 /// The folder of the log in the CA's folder.

@@ -2,21 +2,39 @@
 //!
 //! A copy, not the log: a collector that is slow or away is not waited for.
 
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::Error;
 
 /// Facility 13 (log audit), severity 5 (notice).
 const PRIORITY: u8 = 13 * 8 + 5;
 
 /// A connection to the local collector, made when there is something to say.
 #[derive(Debug)]
-pub(super) struct Syslog {
+pub(crate) struct Syslog {
     path: PathBuf,
     socket: Option<UnixDatagram>,
     pub(super) lost: u64,
 }
 
 impl Syslog {
+    /// Could a collector listen there? One that is away for a moment could; one whose path is misspelt could not.
+    pub(crate) fn check(path: &Path) -> Result<(), Error> {
+        let found = std::fs::metadata(path).map_err(Error::io(
+            "the audit log cannot go to the syslog collector at",
+            path,
+        ))?;
+        if found.file_type().is_socket() {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            format!("--syslog {}", path.display()),
+            "is no socket; a collector listens at one (usually /dev/log)",
+        ))
+    }
+
     /// Sends to the collector that listens at `path` (usually /dev/log).
     pub(super) fn new(path: PathBuf) -> Self {
         Self {

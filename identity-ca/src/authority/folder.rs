@@ -112,7 +112,16 @@ impl Folder {
     pub(super) async fn open_store(&self) -> Result<Store, Error> {
         match &self.store {
             Some(url) => Store::connect(&url.parse()?).await,
-            None => Store::open(&self.dir.join(STORE)).await,
+            None => {
+                let store = self.dir.join(STORE);
+                if !store.exists() {
+                    return Err(problem(
+                        &store,
+                        "the registry is missing: nothing was changed. Put it back if it was moved, or make the CA anew from a backup in another folder (`handfast ca restore`, see docs/recovery.md)",
+                    ));
+                }
+                Store::open(&store).await
+            }
         }
     }
 

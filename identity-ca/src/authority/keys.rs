@@ -68,6 +68,12 @@ impl Keys {
     /// Reads a key; it is the one that its name says.
     pub(super) fn read(&self, name: &str) -> Result<PrivateKey, Error> {
         let path = self.path(name);
+        if !path.exists() {
+            return Err(problem(
+                &path,
+                "this private key is missing, and the CA signs with it: nothing was changed. Put the file back, or restore a backup that holds the keys into another folder (`handfast ca restore`, see docs/recovery.md)",
+            ));
+        }
         let key = read_key(&path, self.passphrase.as_ref())?;
         if kind_of(name, key.public_key()).is_some() {
             Ok(key)

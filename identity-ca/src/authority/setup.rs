@@ -133,6 +133,7 @@ pub fn trust_domain(text: &str) -> Result<TrustDomain, Error> {
 /// Makes a CA in a folder: all of it, or nothing. Gives the root's fingerprint.
 pub async fn init(setup: &Setup) -> Result<Fingerprint, Error> {
     check(setup)?;
+    check_ranges(&setup.prefix_ranges)?;
     folder::create(&setup.dir, |draft| {
         let draft = draft.to_owned();
         let setup = setup.clone();
@@ -168,6 +169,45 @@ pub(super) fn check(setup: &Setup) -> Result<(), Error> {
             "letters, digits, `.`, `_` and `-` only",
         )
     })?;
+    Ok(())
+}
+
+/// Of these no workload has an address.
+const NO_WORKLOADS: [(&str, &str); 6] = [
+    ("127.0.0.0/8", "loopback"),
+    ("::1/128", "loopback"),
+    ("169.254.0.0/16", "link-local"),
+    ("fe80::/10", "link-local"),
+    ("224.0.0.0/3", "multicast and beyond"),
+    ("ff00::/8", "multicast"),
+];
+
+/// Ranges of a new CA: of workloads only, and each address in one of them. What a CA has, it keeps.
+fn check_ranges(ranges: &[IpNet]) -> Result<(), Error> {
+    let overlap = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
+    for (position, range) in ranges.iter().enumerate() {
+        let bad = |problem: String| Err(Error::invalid(format!("prefix range {range}"), problem));
+        if range.prefix_len() == 0 {
+            return bad(
+                "holds every address there is, the CA's and the nodes' own too; give the range that workloads have"
+                    .to_owned(),
+            );
+        }
+        let before = ranges.iter().take(position);
+        if let Some(other) = before.into_iter().find(|other| overlap(range, other)) {
+            return bad(format!("overlaps {other}, which is given too"));
+        }
+        for (reserved, what) in NO_WORKLOADS {
+            let reserved: IpNet = reserved
+                .parse()
+                .map_err(|_| Error::invalid("prefix range", reserved))?;
+            if overlap(range, &reserved) {
+                return bad(format!(
+                    "overlaps {reserved} ({what}): no workload has an address there"
+                ));
+            }
+        }
+    }
     Ok(())
 }
 
@@ -350,6 +390,37 @@ impl Record {
             not_after_ms: 0,
             created_ms: now_ms(),
             compromised: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(ranges: &[&str]) -> Result<(), String> {
+        let ranges: Vec<IpNet> = ranges.iter().map(|text| text.parse().unwrap()).collect();
+        check_ranges(&ranges).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn ranges_are_of_workloads_and_disjoint() {
+        verdict(&["10.0.0.0/8", "172.16.0.0/12", "fd00::/16", "2001:db8::/32"]).unwrap();
+        let cases: &[(&[&str], &str)] = &[
+            (&["0.0.0.0/0"], "every address"),
+            (&["::/0"], "every address"),
+            (&["10.0.0.0/8", "10.1.0.0/16"], "overlaps 10.0.0.0/8"),
+            (&["10.1.0.0/16", "10.0.0.0/8"], "overlaps 10.1.0.0/16"),
+            (&["127.0.0.0/16"], "loopback"),
+            (&["0.0.0.0/1"], "loopback"),
+            (&["::/16"], "loopback"),
+            (&["169.254.1.0/24"], "link-local"),
+            (&["239.0.0.0/8"], "multicast"),
+            (&["fe80::/64"], "link-local"),
+        ];
+        for (ranges, words) in cases {
+            let error = verdict(ranges).unwrap_err();
+            assert!(error.contains(words), "{ranges:?}: {error}");
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
-use super::connect::{Trust, bounded, connect_channel};
+use super::connect::{Caller, Trust, bounded, connect_channel};
 use super::operators::{EntryFilter, Remote};
 use super::refused;
 use crate::bundle::TrustBundle;
@@ -186,7 +186,8 @@ impl Admin {
     pub async fn connect_remote(address: &str, remote: &Remote) -> Result<Self, Error> {
         let verifier = Verifier::new(remote.bundle.clone(), DenyList::empty());
         let trust = Trust::Bundle(Box::new(verifier));
-        let channel = connect_channel(address, &trust, Some(&remote.identity)).await?;
+        let identity = Some(&remote.identity);
+        let channel = connect_channel(address, &trust, identity, Caller::Operator).await?;
         Ok(Self::over(channel))
     }
 

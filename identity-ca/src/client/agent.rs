@@ -5,7 +5,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
-use super::connect::{Trust, agents, bounded, connect_channel};
+use super::connect::{Caller, Trust, agents, bounded, connect_channel};
 use super::{NodeIdentity, Refusal, Section, Svid, SvidRequest, refused};
 use crate::audit::AuditHead;
 use crate::bundle::TrustBundle;
@@ -43,7 +43,7 @@ impl AgentClient {
         identity: &NodeIdentity,
     ) -> Result<Self, Error> {
         let trust = Trust::Bundle(Box::new(verifier.clone()));
-        let channel = connect_channel(address, &trust, Some(identity)).await?;
+        let channel = connect_channel(address, &trust, Some(identity), Caller::Node).await?;
         Ok(Self {
             client: agents(channel.clone()),
             channel,

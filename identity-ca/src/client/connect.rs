@@ -85,7 +85,15 @@ pub(super) async fn connect(
     trust: &Trust,
     identity: Option<&NodeIdentity>,
 ) -> Result<AgentsClient<Channel>, Error> {
-    connect_channel(address, trust, identity).await.map(agents)
+    let channel = connect_channel(address, trust, identity, Caller::Node).await?;
+    Ok(agents(channel))
+}
+
+/// As whom we call: what to do about a certificate that is not taken differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    Node,
+    Operator,
 }
 
 /// The same for other services than that of agents.
@@ -93,13 +101,14 @@ pub(super) async fn connect_channel(
     address: &str,
     trust: &Trust,
     identity: Option<&NodeIdentity>,
+    caller: Caller,
 ) -> Result<Channel, Error> {
     let failure = match open(address, trust, identity, Clock::Ours).await {
         Ok((channel, alert)) => match compare_clocks(channel.clone()).await {
             Ok(()) => return Ok(channel),
             // In TLS 1.3 a client is ready before the server has judged it.
             Err(error) => match alert.received() {
-                Some(alert) => return Err(turned_away(address, trust, alert).await),
+                Some(alert) => return Err(turned_away(address, trust, alert, caller).await),
                 None => error,
             },
         },
@@ -112,8 +121,28 @@ pub(super) async fn connect_channel(
 }
 
 /// Why the CA did not take our certificate.
-async fn turned_away(address: &str, trust: &Trust, alert: AlertDescription) -> Error {
+async fn turned_away(
+    address: &str,
+    trust: &Trust,
+    alert: AlertDescription,
+    caller: Caller,
+) -> Error {
     let because = match alert {
+        AlertDescription::CertificateRevoked if caller == Caller::Operator => {
+            "the CA has revoked this identity (see `handfast revoke --list` there)"
+        }
+        AlertDescription::CertificateExpired if caller == Caller::Operator => {
+            if let Err(clocks) = probe_clock(address, trust).await {
+                return clocks;
+            }
+            "the CA says that this SVID is out of its time; fetch the present one (`handfast svid x509`)"
+        }
+        AlertDescription::UnknownCA if caller == Caller::Operator => {
+            "the CA does not know who signed this SVID; is this the CA of its trust domain?"
+        }
+        _ if caller == Caller::Operator => {
+            "this SVID's SPIFFE ID has no role at this CA, or is not a workload's; an admin gives one there (`handfast operator add SPIFFE-ID --role auditor`, or registrar, or admin)"
+        }
         AlertDescription::CertificateRevoked => {
             "the CA has revoked this node (see `handfast revoke --list` there)"
         }

@@ -7,6 +7,7 @@ use tonic::transport::Channel;
 use super::admin::Admin;
 use super::connect::bounded;
 use super::refused;
+use crate::certificate::Signer as _;
 use crate::model::{CaServer, Entry, NodeAct, OperatorGrant, Role, Selector};
 use crate::proto::operators_client::OperatorsClient;
 use crate::proto::registry_client::RegistryClient;
@@ -293,12 +294,19 @@ impl Remote {
         let leaf = chain
             .first()
             .ok_or_else(|| Error::invalid("SVID", "empty"))?;
-        let trust_domain = trust_domain_of(leaf)?;
+        let (trust_domain, certified) = read_leaf(leaf)?;
         let text =
             zeroize::Zeroizing::new(std::fs::read(key).map_err(Error::io("cannot read", key))?);
+        let bad = |problem: &str| Error::invalid(key.display().to_string(), problem);
         let pkcs8 = rustls_pki_types::PrivatePkcs8KeyDer::from_pem_slice(&text)
-            .map_err(|_| Error::invalid(key.display().to_string(), "holds no PKCS#8 key in PEM"))?;
+            .map_err(|_| bad("holds no PKCS#8 key in PEM"))?;
         let key = crate::certificate::PrivateKey::from_pkcs8(pkcs8.secret_pkcs8_der())?;
+        if key.public_key() != certified {
+            return Err(bad(&format!(
+                "is not the key of the SVID in {}; give the two that were fetched together",
+                svid.display()
+            )));
+        }
         let roots: Vec<Vec<u8>> = roots.iter().map(|root| root.to_vec()).collect();
         Ok(Self {
             identity: super::NodeIdentity { chain, key },
@@ -307,12 +315,13 @@ impl Remote {
     }
 }
 
-/// The trust domain of a certificate's SPIFFE ID: whoever it names, the CA judges.
-fn trust_domain_of(leaf: &[u8]) -> Result<spiffe::TrustDomain, Error> {
+/// The trust domain of a certificate's SPIFFE ID, and its public key (a point): whoever it names, the CA judges.
+fn read_leaf(leaf: &[u8]) -> Result<(spiffe::TrustDomain, Vec<u8>), Error> {
     use x509_parser::extensions::GeneralName;
     use x509_parser::prelude::{FromDer, X509Certificate};
     let none = || Error::invalid("SVID", "its first certificate has no SPIFFE ID");
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| none())?;
+    let key = certificate.public_key().subject_public_key.data.to_vec();
     let names = certificate.subject_alternative_name().map_err(|_| none())?;
     let names = names.ok_or_else(none)?.value.general_names.iter();
     names
@@ -321,6 +330,6 @@ fn trust_domain_of(leaf: &[u8]) -> Result<spiffe::TrustDomain, Error> {
             _ => None,
         })
         .next()
-        .map(|id| id.trust_domain().clone())
+        .map(|id| (id.trust_domain().clone(), key))
         .ok_or_else(none)
 }

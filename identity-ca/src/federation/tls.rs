@@ -30,12 +30,16 @@ pub(crate) fn web_roots(file: Option<&Path>) -> Result<RootCertStore, Error> {
             let certificates = CertificateDer::pem_file_iter(file)
                 .and_then(Iterator::collect::<Result<Vec<_>, _>>);
             certificates.map_err(|error| {
-                Error::invalid(file.display().to_string(), format!("no PEM: {error}"))
+                Error::invalid(format!("--web-roots {}", file.display()), error.to_string())
             })?
         }
         None => rustls_native_certs::load_native_certs().certs,
     };
     roots.add_parsable_certificates(found);
+    if let Some(file) = file.filter(|_| roots.is_empty()) {
+        let what = format!("--web-roots {}", file.display());
+        return Err(Error::invalid(what, "holds no certificate of a root (PEM)"));
+    }
     if roots.is_empty() {
         let problem = "no root of the Web PKI was found; install this system's CA certificates (package ca-certificates), or name a PEM file with --web-roots";
         return Err(Error::invalid("https_web", problem));

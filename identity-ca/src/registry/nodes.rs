@@ -30,10 +30,11 @@ pub(crate) fn session_address(text: &str) -> Result<SocketAddr, Error> {
             "write IP or IP:PORT, such as 192.0.2.10",
         )
     })?;
-    if address.ip().is_unspecified() || address.ip().is_multicast() || address.port() == 0 {
+    let ip = address.ip();
+    if ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || address.port() == 0 {
         return Err(Error::invalid(
             format!("underlay address {text:?}"),
-            "no node is reached there",
+            "no other node reaches one there; give the address by which its peers reach it",
         ));
     }
     Ok(address)
@@ -119,10 +120,10 @@ impl Registry {
             && !known.evicted
             && known.prefixes != prefixes
         {
-            return Err(Error::Exists {
+            return Err(Error::Conflict {
                 what: "node",
                 name: order.name.to_string(),
-                hint: "it has joined with other prefixes, which its peers hold it to; keep them (make the token without --prefix), or evict the node first (`handfast node evict`)".to_owned(),
+                problem: "it has joined with other prefixes, which its peers hold it to; keep them (make the token without --prefix), or evict the node first (`handfast node evict`)".to_owned(),
             });
         }
         let others = nodes.iter().filter(|node| node.name != order.name);
@@ -287,5 +288,29 @@ impl Registry {
                 .await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_underlay_address_is_one_that_other_nodes_reach() {
+        assert_eq!(session_address("192.0.2.10").unwrap().port(), SESSION_PORT);
+        assert_eq!(session_address("[2001:db8::1]:99").unwrap().port(), 99);
+        for bad in [
+            "127.0.0.1",
+            "[::1]:7250",
+            "0.0.0.0",
+            "::",
+            "224.0.0.1",
+            "ff02::1",
+            "192.0.2.10:0",
+            "web1",
+        ] {
+            let error = session_address(bad).unwrap_err().to_string();
+            assert!(error.contains("underlay address"), "{bad}: {error}");
+        }
     }
 }

@@ -107,10 +107,13 @@ impl Rotation {
             if order.overtake && same && !other.plan.can_abort() {
                 other.step(change, Stage::Overtaken, wish, &[]).await?;
             } else {
-                return Err(Error::Exists {
-                    what: "rotation",
+                let kind = other.plan.what.name();
+                return Err(Error::Conflict {
+                    what: "the rotation of the",
                     name: other.title(),
-                    hint: "finish it (`handfast ca rotate --resume`) or take it back (`--abort`) first; nothing was changed".to_owned(),
+                    problem: format!(
+                        "it is under way; finish it (`handfast ca rotate --what {kind} --resume`) or take it back (`handfast ca rotate --what {kind} --abort --reason TEXT`) first; nothing was changed"
+                    ),
                 });
             }
         }

@@ -153,6 +153,12 @@ impl Server {
         check_folder(&options.dir)?;
         let lock = Lock::take(&options.dir)?;
         let store = open_store(&options.dir).await?;
+        if let Some(path) = &options.syslog {
+            log::Syslog::check(path)?;
+        }
+        if let Some(file) = &options.federation.web_roots {
+            crate::federation::fetch::web_roots(Some(file))?;
+        }
         let passphrase = options.passphrase_file.clone();
         let mut authority = Authority::load(&options.dir, passphrase, &store).await?;
         authority.limit_signing(options.sign_without_store);

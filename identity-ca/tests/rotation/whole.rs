@@ -333,6 +333,8 @@ async fn a_rotation_is_taken_back_before_it_is_activated_and_not_after() {
             .to_string()
             .contains("nothing was changed")
     );
+    let unsaid = ca.admin.abort_rotation(started.id, " ").await.unwrap_err();
+    assert!(unsaid.to_string().contains("say why"), "{unsaid}");
     let aborted = ca
         .admin
         .abort_rotation(started.id, "changed my mind")

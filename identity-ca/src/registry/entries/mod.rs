@@ -5,7 +5,7 @@ mod owned;
 mod parents;
 mod row;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Registry;
 use super::store::{Change, Section, int};
@@ -61,10 +61,10 @@ impl Registry {
         let mut change = self.store.begin().await?;
         let before = self.entry_by_id(&mut change, id).await?;
         if revision != 0 && revision != before.revision {
-            return Err(Error::Exists {
+            return Err(Error::Conflict {
                 what: "entry",
                 name: id.to_owned(),
-                hint: format!(
+                problem: format!(
                     "somebody has changed it meanwhile (revision {}, you saw {revision}); nothing was changed: look at it and try again",
                     before.revision
                 ),
@@ -88,11 +88,12 @@ impl Registry {
         Ok(entry)
     }
 
-    /// Deletes entries, all or none, and returns them.
+    /// Deletes entries, all or none, and returns them; one that is named twice is deleted once.
     pub(crate) async fn delete_entries(&self, ids: &[String]) -> Result<Vec<Entry>, Error> {
         let mut change = self.store.begin().await?;
         let mut entries = Vec::with_capacity(ids.len());
-        for id in ids {
+        let mut named = HashSet::new();
+        for id in ids.iter().filter(|id| named.insert(id.as_str())) {
             entries.push(self.entry_by_id(&mut change, id).await?);
         }
         if entries.is_empty() {

@@ -169,10 +169,10 @@ impl Service {
         }
         check_reason(&request.reason)?;
         if entries > 0 && !request.force {
-            return Err(Error::Exists {
+            return Err(Error::Conflict {
                 what: "federation with",
                 name: domain.to_string(),
-                hint: format!(
+                problem: format!(
                     "{entries} entries federate with it, and their workloads would take its workloads for strangers; nothing was changed: take it out of them first, or give --force"
                 ),
             });

@@ -268,12 +268,14 @@ impl Service {
         request: &proto::AbortRotationRequest,
         operator: &Operator,
     ) -> Result<Rotation, Error> {
+        check_reason(&request.reason)?;
         let mut rotation = self.live(request.id).await?;
         if !rotation.plan.can_abort() {
             return Err(Error::Denied(format!(
-                "the rotation of the {} is {} already, and what is new signs: it can only go on (`handfast ca rotate --resume`), or be followed by another; nothing was changed",
+                "the rotation of the {} is {} already, and what is new signs: it can only go on (`handfast ca rotate --what {} --resume`), or be followed by another; nothing was changed",
                 rotation.title(),
-                rotation.plan.stage.name()
+                rotation.plan.stage.name(),
+                rotation.plan.what.name()
             )));
         }
         let wish = Wish {
@@ -424,7 +426,10 @@ async fn start(state: &Arc<State>, start: Start) -> Result<Rotation, Error> {
             // without a row are tidied away after a day.
             if matches!(
                 error,
-                Error::Denied(_) | Error::Invalid { .. } | Error::Exists { .. }
+                Error::Denied(_)
+                    | Error::Invalid { .. }
+                    | Error::Exists { .. }
+                    | Error::Conflict { .. }
             ) {
                 records
                     .iter()
