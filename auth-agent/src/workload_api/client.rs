@@ -32,7 +32,7 @@ pub enum FetchError {
     },
     /// This process has no identity, or not the one that it asked for.
     #[error(
-        "{0}; `handfast ca entry list` on the CA shows what an entry's selectors ask of a process"
+        "{0}; `handfast entry list` on the CA shows what an entry's selectors ask of a process"
     )]
     Denied(String),
     /// The endpoint does not serve this now, or not so.
