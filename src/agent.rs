@@ -91,6 +91,14 @@ struct JoinArgs {
     /// Where key and SVID are kept (made with mode 0700)
     #[arg(long, default_value = "/var/lib/handfast/agent", value_name = "DIR")]
     data_dir: PathBuf,
+    /// The agent's --run-dir, to see that it does not run; with --again
+    #[arg(
+        long,
+        default_value = "/run/handfast",
+        value_name = "DIR",
+        requires = "again"
+    )]
+    run_dir: PathBuf,
 }
 
 impl JoinArgs {
@@ -166,7 +174,7 @@ pub struct RunArgs {
     #[arg(long, default_value = "/sys/fs/bpf/handfast", value_name = "DIR")]
     bpf_dir: PathBuf,
     /// TCP port of sessions with other nodes
-    #[arg(long, default_value_t = 7250, value_name = "PORT")]
+    #[arg(long, default_value_t = 7250, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     session_port: u16,
     /// What carries packets between nodes; must be the same on all of them
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
@@ -280,6 +288,10 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<()> {
                     }
                 }
             }
+            let _lock = match args.again {
+                true => handfast_agent::shell::hold_off(&args.run_dir)?,
+                false => None,
+            };
             let joined =
                 handfast_agent::identity::join(&method, &args.data_dir, args.again).await?;
             outln!(

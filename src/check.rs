@@ -28,11 +28,21 @@ pub async fn run(args: CheckArgs) -> anyhow::Result<()> {
                 State::Ok => "ok",
                 State::Warning => "warning",
                 State::Failed => "FAILED",
+                State::Unknown => "unknown",
             };
             vec![finding.what.clone(), state.into(), finding.detail.clone()]
         }),
     )?;
     let failed = findings.iter().filter(|f| f.state == State::Failed).count();
+    let unknown = findings
+        .iter()
+        .filter(|f| f.state == State::Unknown)
+        .count();
+    anyhow::ensure!(
+        unknown == 0,
+        "this needs root: {unknown} of {} checks could not be made",
+        findings.len()
+    );
     anyhow::ensure!(failed == 0, "{failed} of {} checks failed", findings.len());
     Ok(())
 }

@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", whole(&error));
             ExitCode::FAILURE
         }
     }
@@ -139,5 +139,38 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Status(args) => status::run(args).await,
         Command::Observe(args) => observe::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+    }
+}
+
+/// An error with its causes, each said once: some texts have their cause in them.
+fn whole(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !said.contains(&cause) {
+            said.push_str(": ");
+            said.push_str(&cause);
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let client = handfast_agent::admin::ClientError::Connect {
+            path: "/run/none".into(),
+            source: missing(),
+        };
+        let said = super::whole(&client.into());
+        assert_eq!(said.matches("entity not found").count(), 1, "{said}");
+        let outer = Err::<(), _>(missing()).context("cannot read it");
+        assert_eq!(
+            super::whole(&outer.unwrap_err()),
+            "cannot read it: entity not found"
+        );
     }
 }

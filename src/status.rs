@@ -69,7 +69,10 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<()> {
     if let Some(error) = &status.policy_error {
         rows.push(("policy error", error.clone()));
     }
-    rows.extend(status.alarms.iter().map(|alarm| ("alarm", alarm.clone())));
+    rows.extend(status.alarms.iter().map(|alarm| {
+        let text = format!("{}: {}", timestamp(alarm.at), alarm.text);
+        ("alarm", text)
+    }));
     let counters = status
         .counters
         .iter()

@@ -44,6 +44,67 @@ fn a_token_works_once_and_not_after_its_time() {
 }
 
 #[test]
+fn settings_that_cannot_be_meant_stop_an_agent_before_it_begins() {
+    let Some(_turn) = support::turn("settings") else {
+        return;
+    };
+    let (node, authority, lab) = authority_and_host();
+    let token = lab.dir().join("settings.join");
+    node.token(&authority, &token, "10m").unwrap();
+    node.join_with(&token).unwrap().success("join").unwrap();
+    let run = |also: &[&str]| {
+        let mut run = command(binary(), &["agent", "run", "--metrics", "off"]);
+        run.arg("--data-dir").arg(node.data_dir());
+        run.arg("--run-dir").arg(node.run_dir());
+        run.arg("--bpf-dir").arg(node.bpf_dir()).args(also);
+        node.host.place.run(&mut run, SOON).unwrap()
+    };
+    for device in ["hf-wg0", "hf-wg1", "hf-xfrm0"] {
+        let said = run(&["--hold-device", device]);
+        fails(&said, &["--hold-device", device, "nothing was changed"]);
+    }
+    assert_eq!(run(&["--session-port", "0"]).code(), 2);
+
+    let missing = lab.dir().join("missing.yaml");
+    let said = run(&["--policy", missing.to_str().unwrap()]);
+    fails(&said, &["missing.yaml", "cannot be read"]);
+    let wrong = lab.dir().join("wrong.yaml");
+    std::fs::write(&wrong, "kind: Nonsense\n").unwrap();
+    let said = run(&["--policy", wrong.to_str().unwrap()]);
+    fails(&said, &["wrong.yaml"]);
+    assert!(!node.bpf_dir().exists(), "nothing was attached");
+}
+
+#[test]
+fn who_is_a_node_already_joins_again_only_while_its_agent_does_not_run() {
+    let Some(_turn) = support::turn("join again") else {
+        return;
+    };
+    let (node, authority, lab) = authority_and_host();
+    let token = |name: &str| {
+        let file = lab.dir().join(name);
+        node.token(&authority, &file, "10m").unwrap();
+        file
+    };
+    let first = token("first.join");
+    node.join_with(&first).unwrap().success("join").unwrap();
+    std::fs::create_dir_all(node.run_dir()).unwrap();
+    let lock = std::fs::File::create(node.run_dir().join("agent.lock")).unwrap();
+    lock.lock().unwrap();
+    let second = token("second.join");
+    let again = || {
+        let mut join = command(binary(), &["agent", "join", "--again"]);
+        join.arg(&second).arg("--data-dir").arg(node.data_dir());
+        join.arg("--run-dir").arg(node.run_dir());
+        node.host.place.run(&mut join, SOON).unwrap()
+    };
+    fails(&again(), &["an agent runs", "nothing was changed"]);
+    drop(lock);
+    // The token was not used up by that.
+    again().success("join again").unwrap();
+}
+
+#[test]
 fn an_agent_whose_clock_is_a_day_off_is_told_so_and_its_token_is_not_used_up() {
     let Some(_turn) = support::turn("clock") else {
         return;

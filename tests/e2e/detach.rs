@@ -1,10 +1,11 @@
 //! `handfast agent detach` takes everything of ours away and nothing else.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::harness::lab::underlay;
 use crate::harness::mesh::{Node, workload_addresses};
-use crate::harness::process::{Process, command};
+use crate::harness::process::{Finished, Process, command};
 use crate::support::{self, Mesh, PAGE, SOON};
 
 #[test]
@@ -22,22 +23,23 @@ fn detach_leaves_nothing_of_ours_while_other_traffic_goes_on() {
 
     // Once with the agent running, once with it dead.
     mesh.n2.agent().unwrap().kill();
+    // Somebody else's device under a name of ours: what is whose must be settled first, and nothing opens meanwhile.
+    for (node, name) in [
+        (&mesh.n1, "hf-wg1"),
+        (&mesh.n2, "hf-wg1"),
+        (&mesh.n2, "hf-xfrm0"),
+    ] {
+        let before = traces(node);
+        ip(node, &["link", "add", name, "type", "bridge"]);
+        support::fails(&detach(node), &[name, "nothing was changed"]);
+        ip(node, &["link", "del", name]);
+        assert_eq!(traces(node), before, "{}", node.name());
+    }
+    // Nor is a running agent stopped by it.
+    mesh.n1.cli(&["status"]).unwrap().success("status").unwrap();
+    assert_eq!(support::curl(&client, &url, 5).as_deref(), Ok(PAGE));
     for node in [&mesh.n1, &mesh.n2] {
-        let (data, run, bpf) = (node.data_dir(), node.run_dir(), node.bpf_dir());
-        let mut detach = node.command(&["agent", "detach"]);
-        detach
-            .arg("--data-dir")
-            .arg(data)
-            .arg("--run-dir")
-            .arg(run)
-            .arg("--bpf-dir")
-            .arg(bpf);
-        node.host
-            .place
-            .run(&mut detach, SOON)
-            .unwrap()
-            .success("handfast agent detach")
-            .unwrap();
+        detach(node).success("handfast agent detach").unwrap();
         nothing_of_ours(node);
     }
     assert!(mesh.n1.agent().unwrap().wait(SOON).unwrap().success());
@@ -57,6 +59,47 @@ fn steady_ping(node: &Node) -> Process {
         .place
         .spawn("underlay-ping", &mut command("ping", &words))
         .unwrap()
+}
+
+fn detach(node: &Node) -> Finished {
+    let mut detach = node.command(&["agent", "detach"]);
+    detach
+        .arg("--data-dir")
+        .arg(node.data_dir())
+        .arg("--run-dir")
+        .arg(node.run_dir())
+        .arg("--bpf-dir")
+        .arg(node.bpf_dir());
+    node.host.place.run(&mut detach, SOON).unwrap()
+}
+
+fn ip(node: &Node, words: &[&str]) {
+    node.host
+        .place
+        .run(&mut command("ip", words), SOON)
+        .unwrap()
+        .success("ip")
+        .unwrap();
+}
+
+/// The pins of our programs and links, and the names of our devices.
+fn traces(node: &Node) -> (Vec<PathBuf>, Vec<String>) {
+    let mut pins: Vec<PathBuf> = Vec::new();
+    let mut folders = vec![node.bpf_dir().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path.clone());
+            }
+            pins.push(path);
+        }
+    }
+    pins.sort();
+    let links = command("ip", &["-brief", "link", "show"]);
+    let links = node.host.place.run(&mut { links }, SOON).unwrap();
+    let names = links.stdout.lines().filter(|line| line.contains("hf-"));
+    (pins, names.map(str::to_owned).collect())
 }
 
 fn nothing_of_ours(node: &Node) {

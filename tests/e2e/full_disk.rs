@@ -1,7 +1,7 @@
 //! A disk that refuses what the agent must remember: nothing opens by that and nothing is cut, what is revoked is cut
 //! all the same, and with the disk everything comes back.
 
-use crate::harness::mesh::{spiffe_id, workload_addresses};
+use crate::harness::mesh::{Alarm, spiffe_id, workload_addresses};
 use crate::harness::wait;
 use crate::support::{self, Mesh, PAGE, SOON};
 
@@ -34,7 +34,7 @@ fn a_disk_that_refuses_the_snapshot_opens_nothing_cuts_nothing_and_keeps_no_revo
     std::fs::remove_file(&snapshot).unwrap();
     std::fs::create_dir(&snapshot).unwrap();
     let late = mesh.workload(&mesh.n1, "late", &["client=good"], 4);
-    let complains = |alarm: &String| alarm.contains("until this can be stored");
+    let complains = |alarm: &Alarm| alarm.text.contains("until this can be stored");
     wait::until("the alarm", SOON, || {
         Ok(mesh
             .status(&mesh.n1)

@@ -28,6 +28,9 @@ pub enum ClientError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// The socket is root's.
+    #[error("{0} is root's: this needs root")]
+    NotRoot(PathBuf),
     /// The conversation broke.
     #[error("the agent ended the conversation: {0}")]
     Io(#[from] std::io::Error),
@@ -44,9 +47,12 @@ impl Client {
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path)
             .await
-            .map_err(|source| ClientError::Connect {
-                path: path.to_owned(),
-                source,
+            .map_err(|source| match source.kind() {
+                std::io::ErrorKind::PermissionDenied => ClientError::NotRoot(path.to_owned()),
+                _ => ClientError::Connect {
+                    path: path.to_owned(),
+                    source,
+                },
             })?;
         let (reader, writer) = stream.into_split();
         Ok(Self {

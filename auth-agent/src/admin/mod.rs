@@ -12,8 +12,8 @@ pub use client::{Client, ClientError};
 pub use server::{Answer, Asked, serve};
 pub use tunnel::{PeerInfo, RotationInfo, WireInfo, WireVerdict};
 pub use types::{
-    EndpointInfo, ObserveFilter, Observed, PairDetail, PairInfo, PolicyInfo, ProofInfo, Request,
-    Status, SvidInfo, Tuple, VerifyCheck, VerifyReport, VerifyState,
+    AlarmInfo, EndpointInfo, ObserveFilter, Observed, PairDetail, PairInfo, PolicyInfo, ProofInfo,
+    Request, Status, SvidInfo, Tuple, VerifyCheck, VerifyReport, VerifyState,
 };
 
 /// The longest request that an agent takes.

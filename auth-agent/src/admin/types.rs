@@ -127,8 +127,17 @@ pub struct Status {
     pub deny_number: u64,
     /// Counters by name: `packets: REASON` of the gates, `protocol: EVENT` of sessions, refused handshakes.
     pub counters: BTreeMap<String, u64>,
-    /// What happened and deserves attention, newest last.
-    pub alarms: Vec<String>,
+    /// What happened within the last hour, deserves attention and is not known to be over, newest last.
+    pub alarms: Vec<AlarmInfo>,
+}
+
+/// Something that deserves attention.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlarmInfo {
+    /// When it was last said, seconds since 1970.
+    pub at: u64,
+    /// What.
+    pub text: String,
 }
 
 /// One attached workload.

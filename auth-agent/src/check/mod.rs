@@ -45,11 +45,18 @@ pub enum State {
     Warning,
     /// The agent will not run, or not do its work.
     Failed,
+    /// Only root can see it.
+    Unknown,
 }
 
-/// Looks at everything that an agent with these settings needs.
+/// Looks at everything that an agent with these settings needs; what only root can see is unknown to others.
 pub async fn check(config: &AgentConfig) -> Vec<Finding> {
     let mut findings = Findings(Vec::new());
+    if !nix::unistd::geteuid().is_root() {
+        findings.without_root(config);
+        return findings.0;
+    }
+    findings.add("user", State::Ok, "root");
     findings.host(config);
     findings.tunnel().await;
     for (what, remark) in network::remarks().await {
@@ -78,16 +85,31 @@ impl Findings {
         }
     }
 
-    fn host(&mut self, config: &AgentConfig) {
-        if nix::unistd::geteuid().is_root() {
-            self.add("user", State::Ok, "root");
-        } else {
-            self.add(
-                "user",
-                State::Failed,
-                "not root: the agent attaches eBPF programs and makes devices",
-            );
+    /// What others would find is their own lack of rights.
+    fn without_root(&mut self, config: &AgentConfig) {
+        self.add(
+            "user",
+            State::Failed,
+            "not root: this check needs root, as the agent does",
+        );
+        self.kernel();
+        self.outcome("bpffs", bpffs(&config.bpf_dir));
+        for what in [
+            "eBPF",
+            "TUN",
+            "nftables",
+            "IPsec",
+            "WireGuard",
+            "agent",
+            "identity",
+            "CA",
+            "peers",
+        ] {
+            self.add(what, State::Unknown, "needs root");
         }
+    }
+
+    fn kernel(&mut self) {
         match kernel_version() {
             Some((text, version)) => match untested(version) {
                 None => self.add("kernel", State::Ok, text),
@@ -95,6 +117,10 @@ impl Findings {
             },
             None => self.add("kernel", State::Warning, "its version cannot be read"),
         }
+    }
+
+    fn host(&mut self, config: &AgentConfig) {
+        self.kernel();
         if Peer::is_exact() {
             self.add(
                 "workloads",

@@ -12,6 +12,7 @@ use handfast_ca::verify::{NodeSvid, Verifier};
 use handfast_encrypt::{PublicKey, Routes};
 use handfast_policies::{PolicySet, Workload};
 
+use super::alarms::{Alarms, Topic};
 use super::gates::Gates;
 use super::memory::Memory;
 use super::net::Net;
@@ -38,9 +39,6 @@ use crate::identity::{
 };
 use crate::tls::SessionTls;
 use crate::wire::Frame;
-
-/// Alarms that are remembered for `status`.
-const ALARMS: usize = 32;
 
 /// A node at work.
 pub(super) struct Agent {
@@ -90,7 +88,7 @@ pub(super) struct Agent {
     pub(super) questions: Questions,
     pub(super) memory: Memory,
     pub(super) history: History,
-    pub(super) alarms: VecDeque<String>,
+    pub(super) alarms: Alarms,
 }
 
 impl Agent {
@@ -296,20 +294,23 @@ impl Agent {
             Alarm::Dropped { .. } => tracing::debug!("{alarm}"),
             // An everyday matter: the log has it.
             Alarm::SessionEnded { .. } => tracing::info!("{alarm}"),
+            Alarm::Refused { reason, .. } | Alarm::RefusedFrom { reason, .. }
+                if reason.contains("revoked") =>
+            {
+                self.alarm_about(Topic::Revoked, alarm.to_string());
+            }
             alarm => self.alarm(alarm.to_string()),
         }
     }
 
     /// Remembers what deserves a person's attention.
     pub(super) fn alarm(&mut self, text: String) {
+        self.alarm_about(Topic::Any, text);
+    }
+
+    fn alarm_about(&mut self, topic: Topic, text: String) {
         tracing::warn!("{text}");
-        if self.alarms.back() == Some(&text) {
-            return;
-        }
-        if self.alarms.len() == ALARMS {
-            self.alarms.pop_front();
-        }
-        self.alarms.push_back(text);
+        self.alarms.raise(text, topic, self.clock.now());
     }
 }
 

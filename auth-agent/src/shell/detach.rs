@@ -16,14 +16,35 @@ use crate::endpoint::EndpointRecords;
 use crate::files;
 
 impl Agent {
-    /// Says goodbye, then takes everything away; the answer lists what.
-    pub(super) async fn detach_all(&mut self) -> Result<Vec<String>, RunError> {
-        let plugin = cni::take_plugin_away(&self.config)?;
+    /// Looks whether everything can be taken away, and takes the CNI plugin out first. After an error the agent goes
+    /// on as before.
+    pub(super) async fn begin_detach(&mut self) -> Result<Vec<String>, RunError> {
+        tunnel_start::refuse_foreign(&self.config)
+            .await
+            .map_err(unchanged)?;
+        // One that we read is ours.
+        if !self.park.is_there() {
+            HoldDevice::refuse_foreign(&self.config.hold_device)
+                .map_err(|error| unchanged(error.into()))?;
+        }
+        cni::take_plugin_away(&self.config)
+    }
+
+    /// Says goodbye, then takes everything away; the answer lists what. The core has stopped: after an error too there
+    /// is nothing left for this agent to do.
+    pub(super) async fn detach_all(
+        &mut self,
+        mut removed: Vec<String>,
+    ) -> Result<Vec<String>, RunError> {
         self.feed(Event::Stop).await;
         self.tunnels.stop(Duration::ZERO).await;
         self.park.discard_all();
-        let mut removed = self.gates.detach_all()?;
-        removed.extend(plugin);
+        let outcome = self.take_all_away(&mut removed).await;
+        said(removed, outcome)
+    }
+
+    async fn take_all_away(&mut self, removed: &mut Vec<String>) -> Result<(), RunError> {
+        removed.extend(self.gates.detach_all()?);
         self.routes.detach().await?;
         removed.push(format!(
             "routing table {} and its rules",
@@ -39,7 +60,7 @@ impl Agent {
         removed.push(format!("device {}", self.config.hold_device));
         removed.extend(hosts::take_addresses_away(&self.netlink, &self.endpoints).await?);
         removed.extend(clean_run_dir(&self.config, &self.endpoints)?);
-        Ok(removed)
+        Ok(())
     }
 }
 
@@ -48,7 +69,21 @@ pub async fn detach(config: &AgentConfig) -> Result<Vec<String>, RunError> {
     start::require_root()?;
     let _lock = start::lock(&config.run_dir)?;
     let endpoints = EndpointRecords::open(&config.run_dir)?;
-    let mut removed = cni::take_plugin_away(config)?;
+    tunnel_start::refuse_foreign(config)
+        .await
+        .map_err(unchanged)?;
+    HoldDevice::refuse_foreign(&config.hold_device).map_err(|error| unchanged(error.into()))?;
+    let mut removed = Vec::new();
+    let outcome = take_left_over_away(config, &endpoints, &mut removed).await;
+    said(removed, outcome)
+}
+
+async fn take_left_over_away(
+    config: &AgentConfig,
+    endpoints: &EndpointRecords,
+    removed: &mut Vec<String>,
+) -> Result<(), RunError> {
+    removed.extend(cni::take_plugin_away(config)?);
     removed.extend(Kernel::detach_dir(&config.bpf_dir)?);
     removed.extend(tunnel_start::take_away(config).await?);
     HoldDevice::remove(&config.hold_device)?;
@@ -56,9 +91,27 @@ pub async fn detach(config: &AgentConfig) -> Result<Vec<String>, RunError> {
     let (connection, netlink, _) =
         rtnetlink::new_connection().map_err(RunError::io("open netlink"))?;
     tokio::spawn(connection);
-    removed.extend(hosts::take_addresses_away(&netlink, &endpoints).await?);
-    removed.extend(clean_run_dir(config, &endpoints)?);
-    Ok(removed)
+    removed.extend(hosts::take_addresses_away(&netlink, endpoints).await?);
+    removed.extend(clean_run_dir(config, endpoints)?);
+    Ok(())
+}
+
+/// Half a detach names its first half.
+fn said(removed: Vec<String>, outcome: Result<(), RunError>) -> Result<Vec<String>, RunError> {
+    match outcome {
+        Ok(()) => Ok(removed),
+        Err(error) if removed.is_empty() => Err(error),
+        Err(error) => Err(RunError::Refused(format!(
+            "{error}; taken away was already: {}. Put that right and repeat: handfast agent detach",
+            removed.join(", ")
+        ))),
+    }
+}
+
+fn unchanged(error: RunError) -> RunError {
+    RunError::Refused(format!(
+        "{error}; rename or remove it, or give the names of this agent's own devices. Nothing was changed"
+    ))
 }
 
 /// Forgets what belongs to the kernel's state that is gone. Links of workloads stay, since their traffic goes on;

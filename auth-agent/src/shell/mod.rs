@@ -4,6 +4,7 @@
 //! neighbour each: the CA, the peers, the kernel's gates, held packets, policies, administrators.
 
 mod agent;
+mod alarms;
 mod cni;
 mod detach;
 mod endpoints;
@@ -55,6 +56,7 @@ pub use detach::detach;
 pub(crate) use memory::give_back_heap;
 pub use readiness::Readiness;
 pub use run::run;
+pub use start::hold_off;
 
 /// Why an agent does not start, or what went wrong while it runs.
 #[derive(Debug, thiserror::Error)]

@@ -9,6 +9,7 @@ use handfast_policies::{PolicySet, Source};
 use super::RunError;
 use super::agent::{Agent, Pairings};
 use super::policy::Change;
+use crate::config::AgentConfig;
 use crate::core::{Event, Policy};
 use crate::identity::KnownPolicy;
 
@@ -18,14 +19,12 @@ const MAX_PREFIXES: usize = 60_000;
 impl Agent {
     /// Reads the policies of the CA and of the folders that the agent was given, together; all of them or none.
     pub(super) async fn apply_policies(&mut self) -> Result<(), RunError> {
-        let read = local_documents(&self.config.policy_paths)
-            .map_err(|error| error.to_string())
-            .and_then(|local| {
-                // The next version of what is in force: rules that stay keep their numbers, and what is the same
-                // costs nothing.
-                let set = read(self.policy.set(), &self.knowledge.policies, &local)?;
-                Ok((set, local))
-            });
+        let read = local_documents(&self.config.policy_paths).and_then(|local| {
+            // The next version of what is in force: rules that stay keep their numbers, and what is the same
+            // costs nothing.
+            let set = read(self.policy.set(), &self.knowledge.policies, &local)?;
+            Ok((set, local))
+        });
         match read {
             Ok((set, local)) => {
                 self.policy_error = None;
@@ -151,14 +150,34 @@ fn read(
     Ok(set)
 }
 
+/// Refuses files and folders of policies that cannot be read; and documents that are wrong, where nothing is `known`
+/// that was good before. For the start: later the last good ones stay in force.
+pub(super) fn refuse_unreadable(config: &AgentConfig, known: bool) -> Result<(), RunError> {
+    let checked = local_documents(&config.policy_paths).and_then(|local| match known {
+        true => Ok(()),
+        false => read(&PolicySet::default(), &[], &local).map(drop),
+    });
+    checked.map_err(|error| {
+        RunError::Policy(format!(
+            "--policy: {error}; nothing was changed in the kernel"
+        ))
+    })
+}
+
 /// The documents of files and folders (`*.yaml`, `*.yml`, `*.json`), by name.
-fn local_documents(paths: &[std::path::PathBuf]) -> std::io::Result<Vec<KnownPolicy>> {
+fn local_documents(paths: &[std::path::PathBuf]) -> Result<Vec<KnownPolicy>, String> {
+    let said = |path: &Path| {
+        let path = path.display().to_string();
+        move |error: std::io::Error| format!("{path} cannot be read: {error}")
+    };
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {
-            let mut inside: Vec<_> = std::fs::read_dir(path)?
+            let mut inside: Vec<_> = std::fs::read_dir(path)
+                .map_err(said(path))?
                 .map(|entry| entry.map(|entry| entry.path()))
-                .collect::<Result<_, _>>()?;
+                .collect::<Result<_, _>>()
+                .map_err(said(path))?;
             inside.retain(|path| is_policy(path));
             inside.sort();
             files.extend(inside);
@@ -170,7 +189,7 @@ fn local_documents(paths: &[std::path::PathBuf]) -> std::io::Result<Vec<KnownPol
         .into_iter()
         .map(|path| {
             Ok(KnownPolicy {
-                text: std::fs::read_to_string(&path)?,
+                text: std::fs::read_to_string(&path).map_err(said(&path))?,
                 name: path.display().to_string(),
                 version: 0,
             })
@@ -182,4 +201,21 @@ fn is_policy(path: &Path) -> bool {
     path.extension()
         .and_then(|extension| extension.to_str())
         .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_cannot_be_read_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing.yaml");
+        let said = local_documents(std::slice::from_ref(&missing)).unwrap_err();
+        assert!(said.contains("missing.yaml cannot be read"), "{said}");
+        // In a folder too.
+        std::os::unix::fs::symlink(&missing, folder.path().join("link.yaml")).unwrap();
+        let said = local_documents(&[folder.path().to_owned()]).unwrap_err();
+        assert!(said.contains("link.yaml cannot be read"), "{said}");
+    }
 }

@@ -48,7 +48,7 @@ impl Agent {
             policy_error: self.policy_error.clone(),
             deny_number: view.deny_number,
             counters,
-            alarms: self.alarms.iter().cloned().collect(),
+            alarms: self.alarms.all(self.clock.now()),
         })
     }
 

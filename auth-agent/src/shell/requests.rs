@@ -10,11 +10,13 @@ use crate::admin::{Answer, Asked, Request};
 use crate::core::Event;
 
 /// What the loop does after a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Next {
     GoOn,
     /// Everything is taken away: end.
     Detached,
+    /// Not everything could be taken away, and the core has stopped: end with this.
+    HalfDetached(String),
 }
 
 impl Agent {
@@ -31,13 +33,17 @@ impl Agent {
                 self.verify_wire(peer, asked.answer);
                 return next;
             }
-            Request::Detach => {
-                let outcome = self.detach_all().await;
-                if outcome.is_ok() {
-                    next = Next::Detached;
+            Request::Detach => match self.begin_detach().await {
+                Err(error) => Answer::Error(error.to_string()),
+                Ok(removed) => {
+                    let outcome = self.detach_all(removed).await;
+                    next = match &outcome {
+                        Ok(_) => Next::Detached,
+                        Err(error) => Next::HalfDetached(error.to_string()),
+                    };
+                    value(outcome)
                 }
-                value(outcome)
-            }
+            },
             request => match self.reply(request).await {
                 Ok(value) => Answer::Value(value),
                 Err(error) => Answer::Error(error.to_string()),

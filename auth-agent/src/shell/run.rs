@@ -38,7 +38,8 @@ const LAST_ORDERS: Duration = Duration::from_millis(500);
 /// whether it is fit for work.
 ///
 /// # Errors
-/// What keeps it from starting; nothing is left half set up. Once it runs, it does not end by itself.
+/// What keeps it from starting; nothing is left half set up. Once it runs, it does not end by itself, but where a
+/// `detach` could take away only a part.
 pub async fn run(config: AgentConfig, readiness: Readiness) -> Result<(), RunError> {
     let Started {
         mut agent,
@@ -79,13 +80,21 @@ pub async fn run(config: AgentConfig, readiness: Readiness) -> Result<(), RunErr
             _ = interrupt.recv() => break,
             input = inputs.next(&mut agent.park, deadline) => input,
         };
-        if agent.take(input).await == Next::Detached {
-            tracing::info!("everything is taken away");
-            workload_api.stop().await;
-            // The answer is on its way to the asker.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            return Ok(());
-        }
+        let end = match agent.take(input).await {
+            Next::GoOn => continue,
+            Next::Detached => {
+                tracing::info!("everything is taken away");
+                Ok(())
+            }
+            Next::HalfDetached(error) => {
+                agent.stop_holding();
+                Err(RunError::Refused(error))
+            }
+        };
+        workload_api.stop().await;
+        // The answer is on its way to the asker.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        return end;
     }
     agent.stop().await;
     workload_api.stop().await;
@@ -196,12 +205,16 @@ impl Agent {
         tracing::info!("the agent stops; the kernel goes on");
         self.feed(Event::Stop).await;
         self.park.discard_all();
-        if let Err(error) = self.gates.stop_holding() {
-            tracing::error!(%error, "the gates still hold what they cannot decide");
-        }
+        self.stop_holding();
         self.tunnels.stop(LAST_ORDERS).await;
         // The goodbyes that were queued leave.
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    fn stop_holding(&self) {
+        if let Err(error) = self.gates.stop_holding() {
+            tracing::error!(%error, "the gates still hold what they cannot decide");
+        }
     }
 }
 

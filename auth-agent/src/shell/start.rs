@@ -17,6 +17,7 @@ use rustls_pki_types::UnixTime;
 use tokio::sync::mpsc;
 
 use super::agent::{Agent, workload};
+use super::alarms::Alarms;
 use super::gates::Gates;
 use super::identities::private_key;
 use super::memory::Memory;
@@ -31,7 +32,7 @@ use super::stored::Stored;
 use super::tunnel_worker::{Outcome, TunnelWorker};
 use super::updates::{Unsettled, deny_event};
 use super::verify::Questions;
-use super::{RunError, cni, forwarding, forwarding_path, snapshot_path, tunnel_start};
+use super::{RunError, cni, forwarding, forwarding_path, policies, snapshot_path, tunnel_start};
 use crate::admin::{self, Asked};
 use crate::clock::Clock;
 use crate::config::AgentConfig;
@@ -64,6 +65,7 @@ pub(super) struct Started {
 /// Brings a node up to the point where it takes inputs.
 pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<Started, RunError> {
     require_root()?;
+    tunnel_start::refuse_same_names(&config)?;
     tunnel_start::refuse_host_routing(&config)?;
     let store = NodeStore::open(&config.data_dir)?;
     let identity = Arc::new(store.identity()?);
@@ -72,6 +74,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         .node(&identity.chain, UnixTime::now())
         .map_err(RunError::OwnSvid)?;
     let knowledge = store.knowledge()?;
+    policies::refuse_unreadable(&config, !knowledge.local_policies.is_empty())?;
     let ca_address = store.ca_address()?;
     let foreign = store.foreign()?;
     let audit_heads = AuditHeads::new(store.audit_heads(verifier.bundle())?);
@@ -188,7 +191,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         memory: Memory::new(),
         questions: Questions::default(),
         history: History::new(),
-        alarms: std::collections::VecDeque::new(),
+        alarms: Alarms::default(),
         policy_version: 0,
         policy_error: None,
         unsettled: Unsettled::default(),
@@ -304,6 +307,24 @@ pub(super) fn lock(run_dir: &Path) -> Result<Flock<File>, RunError> {
         .map_err(RunError::io("make the lock file"))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|_| RunError::AlreadyRunning(run_dir.to_owned()))
+}
+
+/// Keeps an agent from starting with this run directory, for what must not be done beside one.
+///
+/// # Errors
+/// One runs.
+pub fn hold_off(run_dir: &Path) -> Result<Option<impl Drop + use<>>, RunError> {
+    // No agent has run since this machine started.
+    if !run_dir.exists() {
+        return Ok(None);
+    }
+    lock(run_dir).map(Some).map_err(|error| match error {
+        RunError::AlreadyRunning(dir) => RunError::Refused(format!(
+            "an agent runs with {}; stop it first. Nothing was changed",
+            dir.display()
+        )),
+        error => error,
+    })
 }
 
 /// Random for each boot of this kernel.

@@ -133,6 +133,38 @@ pub(super) fn kind(device: &Device) -> TunnelKind {
     }
 }
 
+/// Refuses one name for two devices.
+pub(super) fn refuse_same_names(config: &AgentConfig) -> Result<(), RunError> {
+    let first = wireguard_options(config, Vec::new())?;
+    let names = [
+        ("--wireguard-device", first.name.to_string()),
+        (
+            "the second WireGuard device",
+            first.second().name.to_string(),
+        ),
+        ("--ipsec-device", config.ipsec_device.clone()),
+        ("--hold-device", config.hold_device.clone()),
+    ];
+    for (at, (what, name)) in names.iter().enumerate() {
+        if let Some((other, _)) = names.iter().take(at).find(|(_, other)| other == name) {
+            return Err(RunError::Refused(format!(
+                "{what} and {other} would both be {name}: give each a name of its own. Nothing was changed"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses where somebody else's device has a name that ours may have: there is no telling what is whose.
+pub(super) async fn refuse_foreign(config: &AgentConfig) -> Result<(), RunError> {
+    let first = wireguard_options(config, Vec::new())?;
+    for options in [first.clone(), first.second()] {
+        WireGuard::refuse_foreign(&options).await?;
+    }
+    Ipsec::refuse_foreign(&ipsec_options(config, Vec::new())?).await?;
+    Ok(())
+}
+
 /// Takes the tunnel's devices and routes away without a running agent.
 pub(super) async fn take_away(config: &AgentConfig) -> Result<Vec<String>, RunError> {
     let mut removed = Vec::new();

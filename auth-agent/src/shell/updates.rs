@@ -10,6 +10,7 @@ use handfast_ca::verify::Verifier;
 
 use super::RunError;
 use super::agent::Agent;
+use super::alarms::Topic;
 use crate::core::{self, Event, NodeInfo};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::identity::{
@@ -261,6 +262,13 @@ impl Agent {
         }
         if list.number() <= ours {
             return None;
+        }
+        let lifts = self.verifier.deny_list().denials().iter().any(|denial| {
+            let mut still = list.denials().iter();
+            !still.any(|other| other.subject == denial.subject)
+        });
+        if lifts {
+            self.alarms.over(Topic::Revoked);
         }
         let event = deny_event(&list, &self.verifier);
         self.set_verifier(Verifier::new(self.verifier.bundle().clone(), list));

@@ -137,6 +137,16 @@ impl HoldDevice {
             .map_err(|errno| Error::io("writing to the hold device", errno.into()))
     }
 
+    /// Refuses where a device of this name is in use, or no TAP; changes nothing.
+    ///
+    /// # Errors
+    /// As those of [`HoldDevice::remove`].
+    pub fn refuse_foreign(name: &str) -> Result<(), Error> {
+        let error = |source: io::Error| Error::io(format!("the hold device {name}"), source);
+        // Dropped, it leaves the device, which is persistent.
+        Self::take_over(name).map(drop).map_err(error)
+    }
+
     /// Removes the device of this name: for good, at detach.
     ///
     /// # Errors
@@ -144,22 +154,34 @@ impl HoldDevice {
     pub fn remove(name: &str) -> Result<(), Error> {
         let error =
             |source: io::Error| Error::io(format!("removing the hold device {name}"), source);
-        if nix::net::if_::if_nametoindex(name).is_err() {
+        let Some(file) = Self::take_over(name).map_err(error)? else {
             return Ok(());
+        };
+        // SAFETY: as in `open`.
+        unsafe { set_persist(file.as_raw_fd(), 0) }.map_err(|errno| error(errno.into()))?;
+        Ok(())
+    }
+
+    /// The TAP of this name that nobody reads, if there is a device of this name.
+    fn take_over(name: &str) -> io::Result<Option<fs::File>> {
+        if nix::net::if_::if_nametoindex(name).is_err() {
+            return Ok(None);
         }
         let file = fs::OpenOptions::new()
             .read(true)
             .write(true)
-            .open("/dev/net/tun")
-            .map_err(error)?;
-        let mut request = link::request(name)?;
+            .open("/dev/net/tun")?;
+        let mut request = link::request(name).map_err(io::Error::other)?;
         let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         request.ifr_ifru.ifru_flags = flags as libc::c_short;
         // SAFETY: as in `open`.
-        unsafe { set_iff(file.as_raw_fd(), &request) }.map_err(|errno| error(errno.into()))?;
-        // SAFETY: as in `open`.
-        unsafe { set_persist(file.as_raw_fd(), 0) }.map_err(|errno| error(errno.into()))?;
-        Ok(())
+        match unsafe { set_iff(file.as_raw_fd(), &request) } {
+            Ok(_) => Ok(Some(file)),
+            Err(nix::errno::Errno::EINVAL) => Err(io::Error::other(
+                "a device of another kind has this name; it is not handfast's",
+            )),
+            Err(errno) => Err(errno.into()),
+        }
     }
 }
 

@@ -150,6 +150,11 @@ impl Ipsec {
         Ok(Self { inner, supervisor })
     }
 
+    /// Refuses where a device of somebody else has the name; changes nothing.
+    pub async fn refuse_foreign(options: &IpsecOptions) -> Result<(), Error> {
+        device::adopt(options, &Netlink::open()?).await.map(drop)
+    }
+
     /// Whether an earlier agent left a device. Somebody else's is none.
     pub async fn there(options: &IpsecOptions) -> Result<bool, Error> {
         match device::adopt(options, &Netlink::open()?).await {

@@ -132,6 +132,11 @@ impl WireGuard {
         }
     }
 
+    /// Refuses where a device of somebody else has the name; changes nothing.
+    pub async fn refuse_foreign(options: &Options) -> Result<(), Error> {
+        adopt(options, &Netlink::open()?).await.map(drop)
+    }
+
     /// Whether an earlier agent left a device. Somebody else's is none.
     pub async fn there(options: &Options) -> Result<bool, Error> {
         match adopt(options, &Netlink::open()?).await {

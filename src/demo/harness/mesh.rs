@@ -422,7 +422,14 @@ pub struct Status {
     /// Packets by verdict and reason.
     pub counters: std::collections::BTreeMap<String, u64>,
     /// What deserves a person's attention.
-    pub alarms: Vec<String>,
+    pub alarms: Vec<Alarm>,
+}
+
+/// What we read of an alarm.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Alarm {
+    /// What is the matter.
+    pub text: String,
 }
 
 impl Status {
