@@ -18,7 +18,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use handfast_ca::client::admin::Status;
+use handfast_ca::client::rotation::Rotation;
 use handfast_ca::server::{Options, Server};
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use crate::ca_socket::{CaSocket, SocketPath};
@@ -169,7 +172,9 @@ fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 async fn status(socket: &CaSocket, output: OutputArgs) -> anyhow::Result<()> {
-    let status = socket.connect().await?.status().await?;
+    let mut admin = socket.connect().await?;
+    let status = admin.status().await?;
+    let rotations = admin.rotations().await?.live;
     let lines = [
         ("trust domain", status.trust_domain.clone()),
         ("listening on", status.listen.clone()),
@@ -202,16 +207,36 @@ async fn status(socket: &CaSocket, output: OutputArgs) -> anyhow::Result<()> {
         ),
         ("sequence", status.sequence.to_string()),
     ];
+    let under_way = rotations.iter().map(|rotation| {
+        let waits = match rotation.stragglers.as_slice() {
+            [] => String::new(),
+            [one] => format!("; waits: {}", one.reason),
+            [one, more @ ..] => format!("; waits: {}; and {} more", one.reason, more.len()),
+        };
+        let what = format!("rotation of {}", rotation.what);
+        let goes = format!("{}, goes to {}", rotation.stage, rotation.goal);
+        vec![what, format!("{goes}{waits}")]
+    });
     let alarms = status.newest_alarms.iter().map(|alarm| {
         let at = timestamp(alarm.at_ms / 1000);
         vec!["alarm".to_owned(), format!("{at}: {}", alarm.detail)]
     });
-    output.print(
-        &status,
-        &["WHAT", "VALUE"],
-        lines
-            .into_iter()
-            .map(|(what, value)| vec![what.to_owned(), value])
-            .chain(alarms),
-    )
+    let rows = lines
+        .into_iter()
+        .map(|(what, value)| vec![what.to_owned(), value])
+        .chain(under_way)
+        .chain(alarms);
+    let whole = WholeStatus {
+        status: &status,
+        rotations: &rotations,
+    };
+    output.print(&whole, &["WHAT", "VALUE"], rows)
+}
+
+/// The status with the rotations that are under way.
+#[derive(Serialize)]
+struct WholeStatus<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    rotations: &'a [Rotation],
 }

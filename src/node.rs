@@ -1,6 +1,7 @@
 //! `handfast node`: the nodes of the registry.
 
 use anyhow::ensure;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use handfast_ca::NodeName;
 use handfast_ca::client::admin::Admin;
@@ -23,7 +24,7 @@ enum Command {
     /// All nodes: what they may have, whether they have joined, what they have applied
     List {
         /// Only nodes in this state: expected, joining, managed, evicted, banned or revoked
-        #[arg(long, value_name = "STATE")]
+        #[arg(long, value_name = "STATE", value_parser = PossibleValuesParser::new(STATES), hide_possible_values = true)]
         state: Option<String>,
         #[command(flatten)]
         output: OutputArgs,
@@ -146,6 +147,11 @@ async fn list(admin: &mut Admin, wanted: Option<&str>, output: OutputArgs) -> an
         }),
     )
 }
+
+/// What [`state`] says.
+const STATES: [&str; 6] = [
+    "expected", "joining", "managed", "evicted", "banned", "revoked",
+];
 
 /// In one word, the gravest first.
 fn state(node: &Node) -> &'static str {

@@ -6,9 +6,10 @@ use clap::Args;
 use handfast_ca::NodeName;
 use handfast_ca::client::admin::Admin;
 use handfast_ca::model::{Node, Serial, Subject};
+use serde::Serialize;
 
 use crate::ca::CaSocket;
-use crate::output::{OutputArgs, timestamp};
+use crate::output::{Format, OutputArgs, timestamp};
 
 /// Cut an identity, a node or one certificate: its packets stop on every node, live flows too
 ///
@@ -102,14 +103,21 @@ pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
         outln!("{subject} would {verb} the deny list (it {now} it now); nothing was changed");
         return Ok(());
     }
+    let eyes = args.output.output == Format::Table;
     if args.undo {
         let number = admin.unrevoke(&subject, &reason).await?;
-        outln!("{subject} is allowed again by deny list {number}");
-        follow(&mut admin, number, args.wait).await?;
+        if eyes {
+            outln!("{subject} is allowed again by deny list {number}");
+        }
+        let nodes = follow(&mut admin, number, args.wait).await?;
+        tell(&subject, false, number, &nodes, args.output)?;
     } else {
         let number = admin.revoke(&subject, &reason).await?;
-        outln!("{subject} is revoked by deny list {number}");
-        follow(&mut admin, number, args.wait).await?;
+        if eyes {
+            outln!("{subject} is revoked by deny list {number}");
+        }
+        let nodes = follow(&mut admin, number, args.wait).await?;
+        tell(&subject, true, number, &nodes, args.output)?;
         if let Subject::SpiffeId(id) = &subject
             && !admin
                 .entries()
@@ -123,8 +131,42 @@ pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until all nodes have applied a deny list, and says how far they are.
-async fn follow(admin: &mut Admin, number: u64, wait: Duration) -> anyhow::Result<()> {
+/// What became of a revocation, for programs.
+#[derive(Serialize)]
+struct Told {
+    subject: String,
+    /// Or allowed again.
+    revoked: bool,
+    deny_list: u64,
+    applied_on: Vec<String>,
+    not_yet_on: Vec<String>,
+}
+
+fn tell(
+    subject: &Subject,
+    revoked: bool,
+    number: u64,
+    nodes: &[Node],
+    output: OutputArgs,
+) -> anyhow::Result<()> {
+    if output.output == Format::Table {
+        outln!("{}", applied(nodes, number));
+        return Ok(());
+    }
+    let names = |nodes: Vec<&Node>| nodes.iter().map(|node| node.name.to_string()).collect();
+    let (done, open) = split(nodes, number);
+    let told = Told {
+        subject: subject.to_string(),
+        revoked,
+        deny_list: number,
+        applied_on: names(done),
+        not_yet_on: names(open),
+    };
+    output.print(&told, &[], Vec::new())
+}
+
+/// Waits until all nodes have applied a deny list, or for so long; gives the nodes as they are then.
+async fn follow(admin: &mut Admin, number: u64, wait: Duration) -> anyhow::Result<Vec<Node>> {
     let since = Instant::now();
     loop {
         let nodes = admin.nodes().await?;
@@ -133,8 +175,7 @@ async fn follow(admin: &mut Admin, number: u64, wait: Duration) -> anyhow::Resul
             .filter(|node| counts(node))
             .all(|node| node.acknowledged >= number);
         if done || since.elapsed() >= wait {
-            outln!("{}", applied(&nodes, number));
-            return Ok(());
+            return Ok(nodes);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -145,12 +186,17 @@ fn counts(node: &Node) -> bool {
     node.joined_at_ms.is_some() && !node.revoked && !node.banned && !node.evicted
 }
 
-/// Which nodes have applied a deny list and which not, by name.
-fn applied(nodes: &[Node], number: u64) -> String {
-    let (done, open): (Vec<&Node>, Vec<&Node>) = nodes
+/// Which nodes have applied a deny list, and which not.
+fn split(nodes: &[Node], number: u64) -> (Vec<&Node>, Vec<&Node>) {
+    nodes
         .iter()
         .filter(|node| counts(node))
-        .partition(|node| node.acknowledged >= number);
+        .partition(|node| node.acknowledged >= number)
+}
+
+/// The same in words, by name.
+fn applied(nodes: &[Node], number: u64) -> String {
+    let (done, open) = split(nodes, number);
     let all = done.len() + open.len();
     let mut text = format!(
         "deny list {number}: applied on {} of {all} nodes{}",

@@ -1,12 +1,14 @@
 //! `handfast token`: what a node joins with.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use handfast_ca::NodeName;
 use handfast_ca::client::admin::TokenRequest;
+use handfast_ca::model::{Node, SESSION_PORT};
 use handfast_ca::token::TokenFile;
 use ipnet::IpNet;
 
@@ -52,7 +54,7 @@ struct Create {
     /// The node starts as joining: cleartext toward it is counted, not dropped
     #[arg(long)]
     joining: bool,
-    /// Where to write the token; it must not exist. It is as good as a password until it is used
+    /// Where to write the token; it must not exist; - for standard output. It is as good as a password until it is used
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -61,7 +63,10 @@ struct Create {
 pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
     let Command::Create(create) = args.command;
     // First, so that a token which cannot be kept is not made.
-    let file = TokenFile::create(&create.out)?;
+    let file = match create.out.as_os_str() == "-" {
+        true => None,
+        false => Some(TokenFile::create(&create.out)?),
+    };
     let request = TokenRequest {
         node: create.node,
         prefixes: create.prefix,
@@ -70,7 +75,17 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
         ttl: create.ttl,
         joining: create.joining,
     };
-    let token = args.socket.connect().await?.create_token(&request).await?;
+    let mut admin = args.socket.connect().await?;
+    if let Some((node, address)) = taken(&admin.nodes().await?, &request) {
+        bail!(
+            "underlay address {address} is that of node {node}, which is reached there; nothing was changed. If {node} is gone for good, revoke it first (`handfast revoke --node {node}`)"
+        );
+    }
+    let token = admin.create_token(&request).await?;
+    let Some(file) = file else {
+        out!("{}", *token.to_text()?);
+        return Ok(());
+    };
     file.write(&token)
         .context("the token was made and is lost; it ends by itself, make another one")?;
     outln!(
@@ -85,4 +100,74 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
         create.out.display()
     );
     Ok(())
+}
+
+/// Another node that is reached where the new one would be: to the peers of both they would be one. (A cluster gives an
+/// address again that a node of the past had; an operator who does has most likely mistyped it.)
+fn taken<'a>(nodes: &'a [Node], request: &TokenRequest) -> Option<(&'a NodeName, SocketAddr)> {
+    let wanted: Vec<SocketAddr> = request
+        .underlay
+        .iter()
+        .filter_map(|text| {
+            let plain = text.parse::<IpAddr>().ok();
+            plain
+                .map(|ip| SocketAddr::new(ip, SESSION_PORT))
+                .or_else(|| text.parse().ok())
+        })
+        .collect();
+    let others = nodes
+        .iter()
+        .filter(|node| node.name != request.node && !node.revoked && !node.banned);
+    others
+        .flat_map(|node| node.underlay.iter().map(move |at| (&node.name, *at)))
+        .find(|(_, at)| wanted.contains(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, revoked: bool) -> Node {
+        Node {
+            spiffe_id: format!("spiffe://example.org/handfast/node/{name}")
+                .parse()
+                .unwrap(),
+            name: name.parse().unwrap(),
+            prefixes: Vec::new(),
+            underlay: vec!["192.0.2.10:7250".parse().unwrap()],
+            managed: true,
+            assignment: 1,
+            joined_at_ms: None,
+            seen_at_ms: None,
+            acknowledged: 0,
+            problem: String::new(),
+            revoked,
+            evicted: false,
+            banned: false,
+            attestation: String::new(),
+            authorities_in_use: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_underlay_address_of_another_node_is_found() {
+        let request = |name: &str, underlay: &str| TokenRequest {
+            node: name.parse().unwrap(),
+            prefixes: Vec::new(),
+            underlay: vec![underlay.to_owned()],
+            ca_address: "192.0.2.1:7251".to_owned(),
+            ttl: Duration::from_secs(60),
+            joining: false,
+        };
+        let there = [node("web1", false)];
+        for same in ["192.0.2.10", "192.0.2.10:7250"] {
+            assert!(taken(&there, &request("web2", same)).is_some(), "{same}");
+            assert!(taken(&there, &request("web1", same)).is_none(), "its own");
+        }
+        for other in ["192.0.2.11", "192.0.2.10:7260", "[2001:db8::1]"] {
+            assert!(taken(&there, &request("web2", other)).is_none(), "{other}");
+        }
+        let gone = [node("web1", true)];
+        assert!(taken(&gone, &request("web2", "192.0.2.10")).is_none());
+    }
 }

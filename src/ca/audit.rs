@@ -11,7 +11,7 @@ use handfast_ca::audit::{self, AuditHead, Filter, Outcome, Record, Verified};
 use handfast_ca::authority::Authority;
 
 use super::CaSocket;
-use crate::output::{Format, timestamp_ms};
+use crate::output::{Format, timestamp, timestamp_ms};
 
 /// Every issuance, refusal, rotation step and administrative act, oldest first
 ///
@@ -34,7 +34,7 @@ pub struct AuditArgs {
     #[arg(long, value_parser = moment, value_name = "WHEN")]
     until: Option<u64>,
     /// Only this act, or all of a noun: entry.create, entry, svid, node, token, policy, revocation, rotation
-    #[arg(long)]
+    #[arg(long, value_name = "ACT", value_parser = act)]
     act: Option<String>,
     /// Only what was done by an operator or node whose name contains this
     #[arg(long)]
@@ -61,6 +61,15 @@ pub struct AuditArgs {
 pub async fn run(args: AuditArgs) -> anyhow::Result<()> {
     if args.verify {
         return verify(&args).await;
+    }
+    if let (Some(since), Some(until)) = (args.since, args.until)
+        && since > until
+    {
+        bail!(
+            "--since {} is after --until {}: nothing lies between them",
+            timestamp(since / 1000),
+            timestamp(until / 1000)
+        );
     }
     let filter = Filter {
         since_ms: args.since,
@@ -222,6 +231,18 @@ fn row(record: &Record) {
     );
 }
 
+/// An act that the CA writes down, or the noun of some.
+fn act(text: &str) -> Result<String, String> {
+    let fits = |known: &&str| *known == text || known.split('.').next() == Some(text);
+    if audit::ACTS.iter().any(|known| fits(&known)) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "no such act; there are {} (or the part before the dot for all of a noun)",
+        audit::ACTS.join(", ")
+    ))
+}
+
 /// Milliseconds since 1970, from a time or from how long ago it was.
 fn moment(text: &str) -> Result<u64, String> {
     let time = humantime::parse_rfc3339_weak(text).or_else(|_| {
@@ -231,4 +252,19 @@ fn moment(text: &str) -> Result<u64, String> {
     })?;
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_act_is_one_that_is_written_down_or_the_noun_of_some() {
+        for good in ["entry", "entry.create", "rotation.taint", "svid"] {
+            assert_eq!(act(good).unwrap(), good);
+        }
+        for bad in ["", "nosuch", "entry.", "entry.nosuch", "create", "entr"] {
+            assert!(act(bad).unwrap_err().contains("entry.create"), "{bad}");
+        }
+    }
 }

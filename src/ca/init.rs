@@ -72,7 +72,8 @@ pub async fn run(args: InitArgs) -> anyhow::Result<()> {
             setup.server
         );
     } else {
-        outln!("next: handfast ca serve --dir {dir}");
+        let passphrase = super::root::serve_option(setup.passphrase_file.as_deref());
+        outln!("next: handfast ca serve --dir {dir}{passphrase}");
     }
     Ok(())
 }

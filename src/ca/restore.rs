@@ -71,13 +71,14 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
         "{} nodes had joined: more than half must come before it signs (`handfast ca status` tells)",
         restored.nodes
     );
+    let dir = order.dir.display();
     if restored.waits_for_root {
         outln!(
-            "next: have {}/request.csr signed with `handfast ca root sign` where the root's key is, then `handfast ca root install`",
-            order.dir.display()
+            "next: have {dir}/request.csr signed with `handfast ca root sign` where the root's key is, then `handfast ca root install --dir {dir} ANSWER`"
         );
     } else {
-        outln!("next: handfast ca serve --dir {}", order.dir.display());
+        let passphrase = super::root::serve_option(order.passphrase_file.as_deref());
+        outln!("next: handfast ca serve --dir {dir}{passphrase}");
     }
     Ok(())
 }

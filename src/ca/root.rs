@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::builder::Resettable;
+use clap::{Arg, Args, Subcommand};
 use handfast_ca::authority::{self, OfflineRoot};
 use handfast_ca::client::rotation::NewRotation;
 use handfast_ca::rotation::{Stage, What};
@@ -67,8 +68,10 @@ enum Command {
     /// Step 2: the new root signs, once every agent has confirmed that it knows it
     Activate(StepArgs),
     /// Step 3: the old root's key is destroyed, once no agent hangs on it
+    #[command(mut_arg("reason", needed))]
     Taint(StepArgs),
     /// Step 4: the old root leaves the bundle
+    #[command(mut_arg("reason", needed))]
     Revoke(StepArgs),
     /// Make a root in a folder of its own, for a machine that serves nobody
     Create {
@@ -167,6 +170,14 @@ struct StepArgs {
     socket: CaSocket,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// What destroys is not done without saying why.
+fn needed(reason: Arg) -> Arg {
+    reason
+        .required(true)
+        .default_value(Resettable::Reset)
+        .value_parser(crate::reason::read)
 }
 
 /// Runs the command.
@@ -269,10 +280,10 @@ async fn list(socket: &CaSocket, output: OutputArgs) -> anyhow::Result<()> {
                 authority.state.clone()
             },
             timestamp(authority.not_after_ms / 1000),
-            if authority.key_here {
-                "here"
-            } else {
-                "elsewhere"
+            match (authority.key_here, authority.state.as_str()) {
+                (true, _) => "here",
+                (false, "tainted" | "retired") => "no longer kept",
+                (false, _) => "elsewhere",
             }
             .to_owned(),
         ]
@@ -372,6 +383,12 @@ async fn install(text: &str, dir: Option<PathBuf>, socket: &CaSocket) -> anyhow:
         }
     }
     Ok(())
+}
+
+/// What `ca serve` needs besides its folder, where a root's key is sealed.
+pub fn serve_option(passphrase_file: Option<&Path>) -> String {
+    let option = |file: &Path| format!(" --passphrase-file {}", file.display());
+    passphrase_file.map(option).unwrap_or_default()
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
 use handfast_ca::NodeName;
 use handfast_ca::client::admin::Admin;
@@ -25,7 +25,7 @@ const NAMED: usize = 3;
 /// and nothing is taken away that it still needs.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  handfast ca rotate --plan\n  handfast ca rotate --reason 'yearly'\n  handfast ca rotate --what jwt --no-wait\n  handfast ca rotate --force --node db7 --reason 'db7 burnt down'\n  handfast ca rotate --abort"
+    after_help = "Examples:\n  handfast ca rotate --plan\n  handfast ca rotate --reason 'yearly'\n  handfast ca rotate --what jwt --no-wait\n  handfast ca rotate --force --node db7 --reason 'db7 burnt down'\n  handfast ca rotate --abort --reason 'the wrong week'"
 )]
 pub struct RotateArgs {
     /// What is replaced
@@ -38,7 +38,7 @@ pub struct RotateArgs {
     #[arg(long, conflicts_with = "abort")]
     resume: bool,
     /// Take the rotation back that is under way; only before it is activated
-    #[arg(long, conflicts_with = "force")]
+    #[arg(long, conflicts_with = "force", requires = "reason")]
     abort: bool,
     #[command(flatten)]
     force: ForceArgs,
@@ -120,6 +120,10 @@ impl From<WhatArg> for What {
 
 /// Runs the command.
 pub async fn run(args: RotateArgs) -> anyhow::Result<()> {
+    if args.abort {
+        crate::reason::read(&args.force.reason)
+            .map_err(|problem| anyhow!("--reason: {problem}"))?;
+    }
     let mut admin = args.socket.connect().await?;
     let what = What::from(args.what);
     if args.plan {

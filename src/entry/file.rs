@@ -83,7 +83,7 @@ pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<NewEntry>> {
         let text = content(path)?;
         let lines = parse(&text).with_context(|| {
             format!(
-                "{}: no list of entries; nothing was imported",
+                "nothing was imported: {} is not as `handfast entry export` writes it",
                 path.display()
             )
         })?;
@@ -115,10 +115,14 @@ fn content(path: &Path) -> anyhow::Result<String> {
 
 /// JSON is read by its own reader: it is faster, and many exports are large.
 fn parse(text: &str) -> anyhow::Result<Vec<Line>> {
-    if text.trim_start().starts_with('[')
-        && let Ok(lines) = serde_json::from_str(text)
-    {
-        return Ok(lines);
+    if text.trim_start().starts_with('[') {
+        match serde_json::from_str(text) {
+            Ok(lines) => return Ok(lines),
+            // It is JSON: what is wrong is said in its words.
+            Err(error) if error.is_data() => return Err(error.into()),
+            // YAML begins so too.
+            Err(_) => {}
+        }
     }
     Ok(serde_norway::from_str(text)?)
 }
@@ -213,8 +217,18 @@ mod tests {
 
     #[test]
     fn a_field_that_is_not_known_is_an_error() {
-        let error =
-            parse("- spiffe_id: spiffe://example.org/web\n  selectors: [netns:web]\n  ttl: 5\n");
-        assert!(error.unwrap_err().to_string().contains("ttl"));
+        let yaml = "- spiffe_id: spiffe://example.org/web\n  selectors: [netns:web]\n  ttl: 5\n";
+        let json =
+            r#"[{"spiffe_id": "spiffe://example.org/web", "selectors": ["netns:web"], "ttl": 5}]"#;
+        for text in [yaml, json] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains("unknown field `ttl`"), "{error}");
+        }
+        let flow = "[{spiffe_id: spiffe://example.org/web, selectors: [netns:web]}]";
+        assert_eq!(
+            parse(flow).unwrap().len(),
+            1,
+            "YAML begins with a bracket too"
+        );
     }
 }

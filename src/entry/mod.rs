@@ -2,10 +2,11 @@
 
 mod file;
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use handfast_ca::client::admin::{Admin, NewEntry};
 use handfast_ca::client::operators::EntryFilter;
 use handfast_ca::model::{Entry, Labels, Selector};
@@ -142,6 +143,7 @@ struct List {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("change").required(true).multiple(true).args(CHANGES)))]
 struct Update {
     /// The entry, as `entry list` shows it
     id: String,
@@ -160,7 +162,22 @@ struct Update {
     output: OutputArgs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+/// The options of [`Update`], one of which must be there.
+const CHANGES: [&str; 11] = [
+    "spiffe_id",
+    "selector",
+    "parent_id",
+    "label",
+    "ttl",
+    "jwt_ttl",
+    "dns_name",
+    "hint",
+    "federates_with",
+    "expires",
+    "clear",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Clear {
     Labels,
     DnsNames,
@@ -169,6 +186,41 @@ enum Clear {
     Ttl,
     JwtTtl,
     Expires,
+}
+
+impl Clear {
+    /// Is the same set to something by the same command?
+    fn contradicts(self, fields: &Fields) -> bool {
+        match self {
+            Self::Labels => !fields.label.is_empty(),
+            Self::DnsNames => !fields.dns_name.is_empty(),
+            Self::FederatesWith => !fields.federates_with.is_empty(),
+            Self::Hint => fields.hint.is_some(),
+            Self::Ttl => fields.ttl.is_some(),
+            Self::JwtTtl => fields.jwt_ttl.is_some(),
+            Self::Expires => fields.expires.is_some(),
+        }
+    }
+}
+
+impl Update {
+    /// What is set and taken away by one command is neither.
+    fn check(&self) -> Result<(), clap::Error> {
+        let both = self
+            .clear
+            .iter()
+            .find(|what| what.contradicts(&self.fields));
+        let Some(name) = both.and_then(ValueEnum::to_possible_value) else {
+            return Ok(());
+        };
+        Err(clap::Error::raw(
+            clap::error::ErrorKind::ArgumentConflict,
+            format!(
+                "--clear {} cannot be used with the option that sets the same; nothing was changed\n",
+                name.get_name()
+            ),
+        ))
+    }
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -206,6 +258,11 @@ fn labels(pairs: Vec<(String, String)>) -> anyhow::Result<Labels> {
 
 /// Runs the command.
 pub async fn run(args: EntryArgs) -> anyhow::Result<()> {
+    if let Command::Update(asked) = &args.command
+        && let Err(usage) = asked.check()
+    {
+        usage.exit();
+    }
     let mut admin = args.socket.connect().await?;
     match args.command {
         Command::Create {
@@ -337,7 +394,8 @@ async fn delete(
 ) -> anyhow::Result<()> {
     let entries = if dry_run {
         let mut entries = Vec::new();
-        for id in ids {
+        let mut named = HashSet::new();
+        for id in ids.iter().filter(|id| named.insert(id.as_str())) {
             entries.push(admin.entry(id).await?);
         }
         entries
@@ -399,4 +457,43 @@ fn show(entries: &[Entry], output: OutputArgs) -> anyhow::Result<()> {
         ],
         entries.iter().map(row),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        update: Update,
+    }
+
+    #[test]
+    fn an_update_changes_something_and_does_not_contradict_itself() {
+        let nothing = Line::try_parse_from(["update", "e1"]).unwrap_err();
+        assert_eq!(
+            nothing.kind(),
+            clap::error::ErrorKind::MissingRequiredArgument
+        );
+        for good in [&["--hint", "h"][..], &["--ttl", "5m", "--clear", "jwt-ttl"]] {
+            let line = Line::try_parse_from([&["update", "e1"], good].concat()).unwrap();
+            line.update.check().unwrap();
+        }
+        for bad in [
+            ["--ttl", "5m", "--clear", "ttl"],
+            ["--jwt-ttl", "5m", "--clear", "jwt-ttl"],
+            ["--hint", "h", "--clear", "hint"],
+            ["--label", "a=b", "--clear", "labels"],
+            ["--dns-name", "a.example", "--clear", "dns-names"],
+            ["--federates-with", "b.example", "--clear", "federates-with"],
+            ["--expires", "7d", "--clear", "expires"],
+        ] {
+            let line = Line::try_parse_from([&["update", "e1"][..], &bad].concat()).unwrap();
+            let usage = line.update.check().unwrap_err().to_string();
+            assert!(usage.contains(bad[3]), "{usage}");
+        }
+    }
 }
