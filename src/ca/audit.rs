@@ -234,7 +234,7 @@ fn row(record: &Record) {
 /// An act that the CA writes down, or the noun of some.
 fn act(text: &str) -> Result<String, String> {
     let fits = |known: &&str| *known == text || known.split('.').next() == Some(text);
-    if audit::ACTS.iter().any(|known| fits(&known)) {
+    if audit::ACTS.iter().any(fits) {
         return Ok(text.to_owned());
     }
     Err(format!(
