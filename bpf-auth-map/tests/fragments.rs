@@ -204,8 +204,9 @@ fn fragments_that_the_node_makes_anew_are_judged_like_any_other() {
     };
     let socket = lab.neighbour.run(|| {
         let socket = UdpSocket::bind(("::", PORT)).unwrap();
-        let patience = Some(Duration::from_millis(500));
-        socket.set_read_timeout(patience).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
         socket
     });
     let mut buffer = [0; 2048];
@@ -218,6 +219,9 @@ fn fragments_that_the_node_makes_anew_are_judged_like_any_other() {
     // Allowed it arrives, and the fragments were made anew: as one flow, not as the node's own.
     let tables = lab.kernel.tables();
     tables.replace_policy(OTHER, &everything()).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     lab.send(crafted(2));
     assert_eq!(socket.recv(&mut buffer).unwrap(), 1192);
     assert_eq!(tables.connections().unwrap().len(), 1);

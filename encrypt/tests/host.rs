@@ -9,6 +9,8 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader};
+
 use common::{Agent, Pair, connect, connect_by_daemons, skipped};
 
 #[test]
@@ -317,32 +319,39 @@ fn the_tunnels_port_is_open_to_signed_underlay_addresses_only() {
     }
     let pair = Pair::new();
     let mut agent = Agent::start(&pair.a);
-    let listener = "python3 -c \"import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('0.0.0.0', 51872)); \
-                    s.settimeout(1.5); print(s.recvfrom(9))\"";
+    // It hears one packet within `patience` seconds of the first byte on its input.
+    let listener = "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); \
+                    s.bind(('0.0.0.0', 51872)); print('ready', flush=True); sys.stdin.read(1); \
+                    s.settimeout(float(sys.argv[1])); s.recvfrom(9)";
     let sender = format!(
-        "python3 -c \"import socket, time; time.sleep(0.7); \
-         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('{}', 51872))\"",
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('{}', 51872))",
         pair.a.underlay
     );
-    let heard = || {
-        let arguments = ["netns", "exec", &pair.a.name, "sh", "-c", listener];
-        let mut listening = std::process::Command::new("ip");
-        let listening = listening
-            .args(arguments)
-            .stderr(std::process::Stdio::null());
-        let mut listening = listening
-            .stdout(std::process::Stdio::null())
+    let heard = |patience: &str| {
+        let mut listening = std::process::Command::new("ip")
+            .args(["netns", "exec", &pair.a.name, "python3", "-c"])
+            .args([listener, patience])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        let arguments = ["netns", "exec", &pair.b.name, "sh", "-c", &sender];
-        let sent = std::process::Command::new("ip").args(arguments).status();
+        let mut ready = String::new();
+        let output = listening.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut ready).unwrap();
+        assert_eq!(ready, "ready\n");
+        let sent = std::process::Command::new("ip")
+            .args(["netns", "exec", &pair.b.name, "python3", "-c", &sender])
+            .status();
         assert!(sent.unwrap().success());
+        // What was sent waits in its socket.
+        drop(listening.stdin.take());
         listening.wait().unwrap().success()
     };
     agent.tell(&format!("strangers-stay-out {}", pair.b.underlay));
-    assert!(heard(), "a known node is let in");
+    assert!(heard("30"), "a known node is let in");
     agent.tell("strangers-stay-out 192.0.2.77");
-    assert!(!heard(), "a stranger is not");
+    assert!(!heard("1"), "a stranger is not");
     assert_ne!(agent.tell("table"), "0");
     pair.a.run("nft delete table inet handfast");
     assert_eq!(agent.tell("table"), "0", "that it is gone can be seen");

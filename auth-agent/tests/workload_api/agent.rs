@@ -15,7 +15,7 @@ use handfast_ca::rotation::{Stage, What};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::python::{check_report, hex};
+use crate::python::{check_report, hex, requests};
 use crate::script::Script;
 use crate::support::Ca;
 
@@ -152,10 +152,13 @@ async fn envoy_of_a_real_agent_loses_no_request_in_a_real_rotation() {
     };
     assert_eq!(script.hear().await, "running");
     let old = roots(&mut ca).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    requests(&mut script, 20).await;
     let new = rotate(&mut ca).await;
     assert!(new.is_disjoint(&old));
+    let during = requests(&mut script, 0).await;
+    // What the end of the rotation brought is in force by then.
     tokio::time::sleep(Duration::from_secs(3)).await;
+    requests(&mut script, during + 40).await;
     script.tell("stop");
     let report = script.hear().await;
     script.finish();

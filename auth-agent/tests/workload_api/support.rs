@@ -302,3 +302,12 @@ pub async fn ready() -> (Ca, Node, Vec<Arc<X509Svid>>) {
     *node.desk.jwt.lock().unwrap() = Some((ca.agent.clone(), vec![web, api]));
     (ca, node, svids)
 }
+
+/// Asks again until the answer is yes; a machine may be slow.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut asked: impl FnMut() -> F) {
+    let begun = std::time::Instant::now();
+    while !asked().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "never {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -234,7 +234,7 @@ mod tests {
         large.set_len(MAX_PROGRAM + 1).unwrap();
         let begun = Instant::now();
         assert_eq!(hashes.of(large, &group("a")).await, Ok(None));
-        assert!(begun.elapsed() < Duration::from_secs(1));
+        assert!(begun.elapsed() < Duration::from_secs(30));
     }
 
     /// Each open file of this process that is read counts what was read of it.
