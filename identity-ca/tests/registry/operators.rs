@@ -68,11 +68,16 @@ async fn an_operators_svid_opens_what_its_role_allows_and_no_more() {
     // A workload that is no operator is not even connected, and hears what it lacks.
     let refused = Admin::connect_remote(&address, &alice).await.unwrap_err();
     assert!(refused.to_string().contains("operator add"), "{refused}");
-    let (svid, bundle) = (folder.path().join("alice.svid"), folder.path().join("alice.bundle"));
+    let (svid, bundle) = (
+        folder.path().join("alice.svid"),
+        folder.path().join("alice.bundle"),
+    );
     let other = folder.path().join("other.key");
     let key = PrivateKey::generate().unwrap();
     std::fs::write(&other, pem("PRIVATE KEY", &[key.to_pkcs8().to_vec()])).unwrap();
-    let mismatched = Remote::read(&svid, &other, &bundle).unwrap_err().to_string();
+    let mismatched = Remote::read(&svid, &other, &bundle)
+        .unwrap_err()
+        .to_string();
     assert!(mismatched.contains("other.key") && mismatched.contains("alice.svid"));
 
     ca.admin
