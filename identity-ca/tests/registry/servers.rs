@@ -175,7 +175,15 @@ async fn agents_of_one_server_get_the_revocation_lists_of_the_other_too() {
     let (mut east, west) = two(folder.path(), &postgres.url("handfast")).await;
     let joined = join(&mut east, "web1", "10.1.0.0/24").await;
     let agent = connect(west.address, &joined).await;
-    let mut updates = agent.updates().await.unwrap();
+    // West hears of the node a moment after east has taken it in.
+    let waiting = Instant::now();
+    let mut updates = loop {
+        match agent.updates().await {
+            Ok(updates) => break updates,
+            Err(error) => assert!(waiting.elapsed() < LONG, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     while next(&mut updates)
         .await
         .crls
