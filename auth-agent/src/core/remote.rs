@@ -286,7 +286,7 @@ impl Core {
             .locals
             .get(&address)
             .and_then(|endpoint| self.identity_of(*endpoint))
-            .filter(|local| !self.is_revoked(*local) && self.mine.contains_key(local));
+            .filter(|local| !self.is_revoked(*local));
         let paired = match (local, asker) {
             (Some(local), Some(asker)) if self.pairing(local, asker).wanted => Some(local),
             _ => None,
@@ -298,6 +298,13 @@ impl Core {
                 frame: Frame::ResolveRefused { address },
             });
         };
+        if !self.mine.contains_key(&local) {
+            // Its SVID is on the way, and with it comes the announcement: a refusal would be remembered for longer.
+            if let Some(peer) = self.peer_mut(number) {
+                peer.wanted.insert(local);
+            }
+            return self.count("resolves-early");
+        }
         if let Some(peer) = self.peer_mut(number) {
             peer.wanted.insert(local);
         }

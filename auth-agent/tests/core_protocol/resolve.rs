@@ -1,5 +1,7 @@
 //! Resolve: who an address is, told to those whom it concerns.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 #[test]
@@ -40,6 +42,36 @@ fn who_an_address_is_is_told_only_where_policy_pairs_the_proven_asker() {
         "nobody"
     );
     assert!(!ask(&mut bench, "10.109.0.1", 1).contains(&refusal("10.109.0.1")));
+}
+
+#[test]
+fn who_has_yet_to_get_its_svid_is_announced_with_it_and_not_refused_before() {
+    let mut bench = Bench::new();
+    bench.workload(1, "10.109.0.1", "web");
+    bench.live(1, LOWER, true);
+    bench.proven(1, LOWER, "db", 1, false);
+    // By other labels it is another, whose SVID is being asked for.
+    let mut other = identity("web");
+    other.labels.insert("label".to_owned(), "new".to_owned());
+    bench.feed(Event::EndpointAdded {
+        endpoint: EndpointId(1),
+        addresses: BTreeSet::from([ip("10.109.0.1")]),
+        identity: Some(other),
+    });
+    let ask = Frame::Resolve {
+        address: ip("10.109.0.1"),
+        leaf_hash: leaf(1),
+    };
+    assert_eq!(sent(&bench.frame(1, ask), 1), []);
+    let effects = bench.relabel(1, "10.109.0.1", "web", "new", 9);
+    let announced =
+        |frame: &Frame| matches!(frame, Frame::Announce { leaf_hash, .. } if *leaf_hash == leaf(9));
+    let proven =
+        |e: &Effect| matches!(e, Effect::SendProof { leaf_hash, .. } if *leaf_hash == leaf(9));
+    assert!(
+        has(&effects, proven) || sent(&effects, 1).iter().any(announced),
+        "{effects:?}"
+    );
 }
 
 #[test]
