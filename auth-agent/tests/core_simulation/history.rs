@@ -7,7 +7,8 @@ use std::time::Duration;
 use handfast_agent::core::{EndpointId, Times};
 
 use super::node::identity;
-use super::packets::HANDSHAKE;
+use super::packets::{HANDSHAKE, LOST_KEYS};
+use super::tunnels::UNANSWERED;
 use super::world::{Failure, Faults, Setup, World};
 
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -138,12 +139,14 @@ pub fn everybody_reaches_everybody(world: &mut World) {
     }
     world.run(SECOND * 3);
     sent.retain(|(number, ..)| !world.delivered.contains(number));
-    if world
-        .dropped
-        .get(HANDSHAKE)
-        .is_some_and(|lost| *lost >= sent.len() as u64)
-    {
-        // A tunnel that had no keys, just when both ends set its preshared key anew: five seconds later it has.
+    let lost = |why| world.dropped.get(why).copied().unwrap_or(0);
+    let (handshake, lost_keys) = (lost(HANDSHAKE), lost(LOST_KEYS));
+    if !sent.is_empty() && handshake + lost_keys >= sent.len() as u64 {
+        // A tunnel that had no keys, just when both ends set its preshared key anew: five seconds later it has. One
+        // whose other end has lost them notices after fifteen.
+        if lost_keys > 0 {
+            world.run(UNANSWERED);
+        }
         for (number, from, endpoint, address) in &mut sent {
             *number = world.send(*from, *endpoint, *address);
         }

@@ -3,7 +3,8 @@
 //!
 //! `HANDFAST_HISTORIES` says how many, `HANDFAST_SEED` which comes first, `HANDFAST_PROOFS=real` or `terms` of what
 //! their authenticators are made (`proofs`), `HANDFAST_THREADS` how many run at a time, `HANDFAST_PROGRESS` after how
-//! many a line tells how far it has come. A seed that fails is run again and prints its history.
+//! many a line tells how far it has come. A seed that fails is run again and prints its history, or as much of its end
+//! as `HANDFAST_LINES` says.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

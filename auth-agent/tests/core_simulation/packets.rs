@@ -11,6 +11,8 @@ use super::world::{Action, World};
 
 /// What a packet is lost by when two ends have no key yet, and have not the same preshared key.
 pub const HANDSHAKE: &str = "handshake";
+/// What a packet is lost by when its receiver has lost the keys: it cut the session, could not store that, and died.
+pub const LOST_KEYS: &str = "lost keys";
 /// Packets that one key may hold.
 const QUEUE: usize = 64;
 
@@ -165,6 +167,22 @@ impl World {
         keys.map(|keys| (peer, keys))
     }
 
+    /// Nobody will answer it, which the sender's end notices. Whether the receiver lost the keys by a cut that it has
+    /// forgotten.
+    fn unread(&mut self, packet: &Packet) -> bool {
+        let (Some((sender, receiver)), at) = (packet.keys, self.at) else {
+            return false;
+        };
+        if let Cover::Keys(keys) = packet.cover
+            && let Some(tunnel) = (self.nodes[packet.from_node].kernel).tunnel_mut(sender, receiver)
+        {
+            tunnel.unread(keys, at);
+        }
+        let node = &self.nodes[packet.to_node];
+        let found = node.kernel.tunnel(receiver, sender, at);
+        found.is_some_and(|(peer, _)| node.facts.has_forgotten_a_cut(peer))
+    }
+
     /// Onto the underlay.
     pub fn launch(&mut self, packet: Packet) {
         if self.cut_off(packet.from_node, packet.to_node) {
@@ -214,9 +232,11 @@ impl World {
             return self.lose("no tunnel");
         }
         let Some((peer, keys)) = self.uncovered(&packet) else {
+            let forgotten = self.unread(&packet);
             return self.lose(match packet.cover {
                 // Both ends set the preshared key anew at about the same time: tried again in five seconds.
                 Cover::Staged(_) => HANDSHAKE,
+                Cover::Keys(_) if forgotten => LOST_KEYS,
                 _ => "other key",
             });
         };

@@ -237,6 +237,7 @@ impl World {
                     instance: order,
                     session: conn.0,
                     handshakes: Vec::new(),
+                    unanswered: None,
                 };
                 self.note_keys(index, peer, conn.0);
                 self.nodes[index].installing.insert(peer, order);
@@ -253,7 +254,11 @@ impl World {
             }
             Effect::RemoveTunnel { peer } => {
                 // The worker does one thing after the other: what was ordered before is gone too.
-                self.nodes[index].installing.remove(&peer);
+                let node = &mut self.nodes[index];
+                node.installing.remove(&peer);
+                if node.unstored {
+                    node.facts.cut_unstored(peer);
+                }
             }
             Effect::Discard { key, .. } => self.discard(index, key),
             Effect::Release { key } => self.release(index, key),
@@ -287,6 +292,7 @@ impl World {
             assert_eq!(read, snapshot);
         }
         self.nodes[index].stored = snapshot;
+        self.nodes[index].facts.all_stored();
     }
 
     /// 32 bytes that come once.

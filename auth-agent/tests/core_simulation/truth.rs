@@ -47,6 +47,10 @@ pub struct Facts {
     newest: BTreeMap<PeerNumber, u32>,
     /// The oldest epoch that counts, and since when.
     oldest: BTreeMap<PeerNumber, (u32, Duration)>,
+    /// Peers whose tunnels went with a cut that the disk has not taken.
+    cut_unstored: BTreeSet<PeerNumber>,
+    /// Those of which the next agent knew nothing: for it the session stood, and for the peer too.
+    cut_forgotten: BTreeSet<PeerNumber>,
 }
 
 #[derive(Clone)]
@@ -68,6 +72,23 @@ impl Facts {
         if times.len() > MEMORY {
             times.remove(0);
         }
+    }
+
+    pub fn cut_unstored(&mut self, peer: PeerNumber) {
+        self.cut_unstored.insert(peer);
+    }
+
+    pub fn all_stored(&mut self) {
+        self.cut_unstored.clear();
+    }
+
+    pub fn forgets_unstored(&mut self) {
+        self.cut_forgotten.append(&mut self.cut_unstored);
+    }
+
+    /// This end of a tunnel may have been made anew in a session that stands, without keys that the other end has.
+    pub fn has_forgotten_a_cut(&self, peer: PeerNumber) -> bool {
+        self.cut_forgotten.contains(&peer)
     }
 
     pub fn announced(&mut self, peer: usize, address: IpAddr, identity: Identity, at: Duration) {

@@ -14,6 +14,8 @@ use super::kernel::Kernel;
 /// A handshake's keys are renewed after this, and dead after that.
 const REKEY: Duration = Duration::from_secs(120);
 pub const DEAD: Duration = Duration::from_secs(180);
+/// A handshake is due when what was sent has not been answered for so long.
+pub const UNANSWERED: Duration = Duration::from_secs(15);
 /// How long what is not in use any more still takes packets.
 pub const GRACE: Duration = Duration::from_secs(10);
 
@@ -32,6 +34,8 @@ pub struct Tunnel {
     pub session: u64,
     /// Newest last.
     pub handshakes: Vec<Handshake>,
+    /// Since when the other end does not know the newest, and so answers nothing.
+    pub unanswered: Option<Duration>,
 }
 
 /// Keys that both ends have.
@@ -57,7 +61,10 @@ impl Tunnel {
     pub fn keys(&self, at: Duration) -> Option<(Handshake, bool)> {
         let newest = self.handshakes.last().copied();
         let alive = newest.filter(|newest| at < newest.since + DEAD);
-        alive.map(|newest| (newest, at >= newest.since + REKEY))
+        let unanswered = self
+            .unanswered
+            .is_some_and(|since| at >= since + UNANSWERED);
+        alive.map(|newest| (newest, unanswered || at >= newest.since + REKEY))
     }
 
     /// Whether it can read what was encrypted with these keys.
@@ -70,6 +77,14 @@ impl Tunnel {
             self.handshakes.remove(0);
         }
         self.handshakes.push(keys);
+        self.unanswered = None;
+    }
+
+    /// The other end could not read what came under these keys.
+    pub fn unread(&mut self, keys: Handshake, at: Duration) {
+        if self.handshakes.last() == Some(&keys) {
+            self.unanswered.get_or_insert(at);
+        }
     }
 
     fn is_of(&self, own: [u8; 32], key: [u8; 32]) -> bool {

@@ -113,10 +113,12 @@ pub struct World {
     /// Snapshots taken.
     pub stores: u64,
     history: VecDeque<String>,
+    /// Lines of it that are kept.
+    lines: usize,
 }
 
-/// Lines of a history that are kept.
-const LINES: usize = 3_000;
+/// Lines of a history that are kept, if `HANDFAST_LINES` does not say otherwise.
+const LINES: u64 = 3_000;
 /// Characters of a line that are kept.
 const WIDTH: usize = 240;
 
@@ -140,6 +142,7 @@ impl World {
             next: 1,
             stores: 0,
             history: VecDeque::new(),
+            lines: usize::try_from(super::number("HANDFAST_LINES", LINES)).unwrap(),
             setup,
         };
         for node in 0..nodes {
@@ -154,7 +157,7 @@ impl World {
         if !self.setup.trace {
             return;
         }
-        if self.history.len() == LINES {
+        if self.history.len() >= self.lines {
             self.history.pop_front();
         }
         let mut text = text().replace("spiffe://example.org/", "");
@@ -252,6 +255,7 @@ impl World {
         node.svids.clear();
         node.installing.clear();
         node.unstored = false;
+        node.facts.forgets_unstored();
         for link in std::mem::take(&mut node.conns) {
             self.break_link(link.0);
         }
