@@ -161,7 +161,9 @@ impl World {
         let (oldest, since) = facts.oldest.get(&peer).copied().unwrap_or_default();
         // The other end may take over a little later, and what it leaves takes packets until the grace is over.
         let after = keys.since > since + GRACE;
-        let late = self.at > keys.since + DEAD + Duration::from_secs(5);
+        // It was read in time; since then it may have been held.
+        let held = self.setup.times.hold + Duration::from_secs(2);
+        let late = self.at > keys.since + DEAD + held;
         if epoch < oldest && (after || late) {
             self.fail(&format!(
                 "property 2: a packet under keys of epoch {epoch}, made at {:?}, was delivered, though {oldest} took \
