@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use aya::{
     maps::{Array, Map, MapData},
-    programs::{Program, SchedClassifier},
+    programs::{Program, ProgramFd, ProgramInfo, SchedClassifier},
 };
 use handfast_bpf::{Epoch, Error, Kernel, Options, Pair, PairKey, PeerNumber, Settings, boot_time};
 use support::{
@@ -33,6 +33,17 @@ const PROGRAMS: [(&str, u32); 8] = [
     ("wire_egress", 24_000),
 ];
 
+fn within_bounds(name: &str, program: ProgramInfo, fd: &ProgramFd, most: u32) {
+    let verified = program.verified_instruction_count().unwrap();
+    let stack = stack_depth(fd.as_fd().as_raw_fd());
+    println!("{name}: {verified} instructions verified, {stack} bytes of stack");
+    assert!(
+        verified <= most,
+        "{name}: {verified} instructions, {most} are its bound"
+    );
+    assert!(stack <= STACK, "{name}: {stack} bytes of stack");
+}
+
 #[test]
 fn every_program_passes_the_verifier_within_its_bounds() {
     let Some(pins) = Pins::new("verifier") else {
@@ -49,18 +60,7 @@ fn every_program_passes_the_verifier_within_its_bounds() {
         if let Err(error) = program.load() {
             panic!("{name}: {error}");
         }
-        let verified = program
-            .info()
-            .unwrap()
-            .verified_instruction_count()
-            .unwrap();
-        let stack = stack_depth(program.fd().unwrap().as_fd().as_raw_fd());
-        println!("{name}: {verified} instructions verified, {stack} bytes of stack");
-        assert!(
-            verified <= most,
-            "{name}: {verified} instructions, {most} are its bound"
-        );
-        assert!(stack <= STACK, "{name}: {stack} bytes of stack");
+        within_bounds(name, program.info().unwrap(), program.fd().unwrap(), most);
     }
 }
 
@@ -96,18 +96,7 @@ fn every_program_of_a_control_group_passes_the_verifier_within_its_bounds() {
         if let Err(error) = loaded {
             panic!("{name}: {error}");
         }
-        let verified = program
-            .info()
-            .unwrap()
-            .verified_instruction_count()
-            .unwrap();
-        let stack = stack_depth(program.fd().unwrap().as_fd().as_raw_fd());
-        println!("{name}: {verified} instructions verified, {stack} bytes of stack");
-        assert!(
-            verified <= most,
-            "{name}: {verified} instructions, {most} are its bound"
-        );
-        assert!(stack <= STACK, "{name}: {stack} bytes of stack");
+        within_bounds(name, program.info().unwrap(), program.fd().unwrap(), most);
     }
 }
 

@@ -238,23 +238,23 @@ impl Gates {
         let host = bpf::IdentityNumber::HOST.0;
         wanted.extend(self.hosts.iter().map(|address| (*address, host)));
         let mut first = Ok(());
-        let mut stands = self.cidrs.clone();
         for (prefix, identity) in &wanted {
-            if stands.get(prefix) != Some(identity) {
+            if self.cidrs.get(prefix) != Some(identity) {
                 let number = bpf::IdentityNumber(*identity);
                 match self.tables().set_cidr(*prefix, number) {
-                    Ok(()) => drop(stands.insert(*prefix, *identity)),
+                    Ok(()) => drop(self.cidrs.insert(*prefix, *identity)),
                     Err(error) => first = first.and(Err(error.into())),
                 }
             }
         }
-        for prefix in self.cidrs.keys().filter(|p| !wanted.contains_key(*p)) {
-            match self.tables().remove_cidr(*prefix) {
-                Ok(()) => drop(stands.remove(prefix)),
+        let known = self.cidrs.keys().copied();
+        let gone: Vec<IpNet> = known.filter(|p| !wanted.contains_key(p)).collect();
+        for prefix in gone {
+            match self.tables().remove_cidr(prefix) {
+                Ok(()) => drop(self.cidrs.remove(&prefix)),
                 Err(error) => first = first.and(Err(error.into())),
             }
         }
-        self.cidrs = stands;
         first
     }
 
