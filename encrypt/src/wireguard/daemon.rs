@@ -64,16 +64,24 @@ pub(crate) fn implementation(chosen: Option<&Path>) -> Result<PathBuf, Error> {
     Ok(found)
 }
 
+/// What became of the daemon of an earlier agent.
+pub(super) enum Adopted {
+    Serving(Daemon),
+    /// It ended, maybe a moment ago: the kernel may not have taken its device away yet.
+    Ended,
+    None,
+}
+
 impl Daemon {
     /// The daemon that serves this device from `run_dir`, if one answers. A socket without a daemon is removed.
-    pub(super) async fn adopt(run_dir: &Path, name: &DeviceName) -> Result<Option<Self>, Error> {
+    pub(super) async fn adopt(run_dir: &Path, name: &DeviceName) -> Result<Adopted, Error> {
         let socket = socket_of(run_dir, name);
         let stream = match connect(&socket).await {
             Ok(stream) => stream,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Adopted::None),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 remove_file(&socket)?;
-                return Ok(None);
+                return Ok(Adopted::Ended);
             }
             Err(error) => {
                 return Err(Error::io(format!("connecting to {}", socket.display()))(
@@ -91,17 +99,16 @@ impl Daemon {
         let process = match pidfd(pid) {
             Ok(process) => process,
             // Ended between the two calls.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(Adopted::Ended),
             Err(error) => return Err(Error::io("watching the tunnel's daemon")(error)),
         };
         let daemon = Self::new(run_dir, name, process, None)?;
         // An answer over the connection that named the process: it lives, so the number is its own.
         match daemon.ask(stream, uapi::GET.as_bytes()).await {
-            Ok(_) => Ok(Some(daemon)),
-            // It was ending when we called: wait until its device is gone too.
+            Ok(_) => Ok(Adopted::Serving(daemon)),
             Err(Error::Io { .. }) if timeout(POLITE, daemon.ended()).await.is_ok() => {
                 remove_file(&daemon.socket)?;
-                Ok(None)
+                Ok(Adopted::Ended)
             }
             Err(error) => Err(error),
         }

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::Duration;
 
 use rtnetlink::packet_route::link::InfoKind;
+use tokio::time::{Instant, sleep};
 
 use super::control::{Change, Control, PeerChange, PeerReading, Reading};
-use super::daemon::{self, Daemon};
+use super::daemon::{self, Adopted, Daemon};
+use super::name::DeviceName;
 use super::options::{Choice, Options};
 use crate::netlink::{Link, Netlink};
 use crate::{Device, Error, Peer, PrivateKey, PublicKey, mtu, probe};
+
+/// How long the kernel may take to end a daemon that was killed, and its device with it.
+const GOING: Duration = Duration::from_secs(5);
 
 /// How a device of the kernel is known to be ours.
 pub(super) const ALIAS: &str = "handfast tunnel";
@@ -21,18 +27,22 @@ pub(super) async fn adopt(
 ) -> Result<Option<(Control, Link)>, Error> {
     let name = &options.name;
     let daemon = Daemon::adopt(&options.run_dir, name).await?;
-    let link = netlink.link(name.as_str()).await?;
-    if let Some(daemon) = daemon {
-        return match link {
-            Some(link) => Ok(Some((Control::Userspace(daemon), link))),
-            None => Err(Error::DaemonFailed {
-                program: options.run_dir.clone(),
-                reason: format!(
-                    "a daemon answers for {name}, but the device is not in this network namespace; \
-                     give each agent a run directory of its own"
-                ),
-            }),
-        };
+    let mut link = netlink.link(name.as_str()).await?;
+    match daemon {
+        Adopted::Serving(daemon) => {
+            return match link {
+                Some(link) => Ok(Some((Control::Userspace(daemon), link))),
+                None => Err(Error::DaemonFailed {
+                    program: options.run_dir.clone(),
+                    reason: format!(
+                        "a daemon answers for {name}, but the device is not in this network namespace; \
+                         give each agent a run directory of its own"
+                    ),
+                }),
+            };
+        }
+        Adopted::Ended => link = going(netlink, name, link).await?,
+        Adopted::None => {}
     }
     let Some(link) = link else { return Ok(None) };
     let foreign = |found: String| Error::ForeignDevice {
@@ -58,6 +68,25 @@ pub(super) async fn adopt(
         ));
     }
     Ok(Some((control, link)))
+}
+
+/// What is there once a TUN device had the time to go after its daemon.
+async fn going(
+    netlink: &Netlink,
+    name: &DeviceName,
+    mut link: Option<Link>,
+) -> Result<Option<Link>, Error> {
+    let deadline = Instant::now() + GOING;
+    while Instant::now() < deadline
+        && let Some(Link {
+            kind: Some(InfoKind::Tun),
+            ..
+        }) = link
+    {
+        sleep(Duration::from_millis(10)).await;
+        link = netlink.link(name.as_str()).await?;
+    }
+    Ok(link)
 }
 
 /// Makes the device, down and without a key.
