@@ -276,6 +276,7 @@ impl Core {
             self.emit(Effect::ClearTables);
         }
         self.cut_again();
+        self.leave_unbegun();
         self.write_local_session();
         let known: Vec<_> = self
             .numbers

@@ -121,6 +121,19 @@ impl Core {
         }
     }
 
+    /// A session that has yet to begin has no tunnel in an agent's first moment: what is there is its predecessor's,
+    /// cut by a step that the agent did not live to finish, or will be installed anew.
+    pub(super) fn leave_unbegun(&mut self) {
+        let pending = self.peers.values().filter_map(|peer| {
+            let entry = peer.standing?.entry;
+            (entry.state == SessionState::Pending).then_some((peer.number, entry))
+        });
+        for (peer, session) in pending.collect::<Vec<_>>() {
+            self.emit(Effect::SetSession { peer, session });
+            self.emit(Effect::RemoveTunnel { peer });
+        }
+    }
+
     /// And here what permits.
     pub(super) fn write_again(&mut self) {
         let good: Vec<IdentityNumber> = self

@@ -94,6 +94,27 @@ fn a_snapshot_of_another_boot_is_void() {
 }
 
 #[test]
+fn a_tunnel_of_a_session_that_was_cut_does_not_outlive_an_agent_that_died_of_the_cut() {
+    let removed = |effects: &[Effect]| has(effects, |e| matches!(e, Effect::RemoveTunnel { .. }));
+    let mut old = Bench::paired();
+    let mut next = Bench::blank(old.stored.clone(), 2);
+    assert!(!removed(&next.feed(Event::Settled)), "it stands");
+    // The peer has rebooted: one step cuts the session and begins the next, and what that step does to the kernel is
+    // lost with the agent.
+    old.connected(2, peer_node(HIGHER), true);
+    assert!(removed(&old.frame(2, hello(HIGHER, 2))));
+    let mut next = Bench::blank(old.stored.clone(), 2);
+    let effects = next.feed(Event::Settled);
+    let entry = session(&effects, old.peer(HIGHER)).unwrap();
+    assert_eq!(
+        (entry.oldest, entry.state),
+        (2, SessionState::Pending),
+        "nothing of the first epoch counts"
+    );
+    assert!(removed(&effects), "nor what came by its tunnel");
+}
+
+#[test]
 fn a_snapshot_survives_being_written_down() {
     let stored = Bench::paired().stored.unwrap();
     let text = serde_json::to_string(&stored).unwrap();

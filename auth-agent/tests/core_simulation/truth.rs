@@ -156,7 +156,11 @@ impl World {
             self.fail("property 2: a packet under keys of no session with its peer was delivered");
         };
         if facts.ended.get(&peer).is_some_and(|ended| epoch <= *ended) {
-            self.fail("property 2: a packet under keys of a session that has ended was delivered");
+            self.fail(&format!(
+                "property 2: node {index} delivered packet {} of node {}, from {} to {}, under keys of connection {} made \
+                 at {:?}: epoch {epoch}, which has ended",
+                packet.number, packet.from_node, packet.source, packet.destination, keys.session, keys.since
+            ));
         }
         let (oldest, since) = facts.oldest.get(&peer).copied().unwrap_or_default();
         // The other end may take over a little later, and what it leaves takes packets until the grace is over.
