@@ -597,26 +597,37 @@ fn versions_without_one_in_common_are_refused_by_name_and_neighbours_are_not() {
     assert!(session(&effects, bench.peer(LOWER)).is_some());
 }
 
+/// A node that dials the higher one whenever it has no session with it.
+fn dialling(seed: u64) -> Bench {
+    let mut bench = Bench::blank(None, seed);
+    bench.feed(Event::Settled);
+    bench.feed(Event::Nodes(vec![handfast_agent::core::NodeInfo {
+        id: node_id(HIGHER),
+        name: HIGHER.to_owned(),
+        addresses: vec!["192.0.2.9:7250".parse().unwrap()],
+        prefixes: vec![prefix(HIGHER)],
+    }]));
+    bench.workload(1, "10.109.0.1", "web");
+    bench.live(1, HIGHER, false);
+    bench.feed(Event::Disconnected { conn: ConnId(1) });
+    bench
+}
+
+/// How long it waits before it dials, in milliseconds.
+fn wait_for_dial(bench: &mut Bench) -> u128 {
+    let from = bench.at;
+    while dials(&bench.pass(SECOND / 100)) == 0 {}
+    (bench.at - from).as_millis()
+}
+
 #[test]
 fn dials_that_fail_back_off_with_jitter_from_the_seed() {
     let waits = |seed: u64| -> Vec<u128> {
-        let mut bench = Bench::blank(None, seed);
-        bench.feed(Event::Settled);
-        bench.feed(Event::Nodes(vec![handfast_agent::core::NodeInfo {
-            id: node_id(HIGHER),
-            name: HIGHER.to_owned(),
-            addresses: vec!["192.0.2.9:7250".parse().unwrap()],
-            prefixes: vec![prefix(HIGHER)],
-        }]));
-        bench.workload(1, "10.109.0.1", "web");
-        bench.live(1, HIGHER, false);
-        bench.feed(Event::Disconnected { conn: ConnId(1) });
+        let mut bench = dialling(seed);
+        let peer = bench.peer(HIGHER);
         let mut waits = Vec::new();
         for _ in 0..12 {
-            let from = bench.at;
-            while dials(&bench.pass(SECOND / 100)) == 0 {}
-            waits.push((bench.at - from).as_millis());
-            let peer = bench.peer(HIGHER);
+            waits.push(wait_for_dial(&mut bench));
             bench.feed(Event::DialFailed { peer });
         }
         waits
@@ -628,6 +639,27 @@ fn dials_that_fail_back_off_with_jitter_from_the_seed() {
     );
     assert_eq!(one, waits(1), "the same seed gives the same history");
     assert_ne!(one, waits(2));
+}
+
+#[test]
+fn a_peer_that_ends_each_session_at_once_is_dialled_less_often_until_one_lasts() {
+    let mut bench = dialling(1);
+    let mut waits = Vec::new();
+    for conn in 2..12 {
+        waits.push(wait_for_dial(&mut bench));
+        bench.live(conn, HIGHER, true);
+        bench.feed(Event::Disconnected { conn: ConnId(conn) });
+    }
+    assert!(waits[0] <= 110, "{waits:?}");
+    assert!(
+        waits[5..].iter().all(|wait| (800..=1_610).contains(wait)),
+        "no more than one in about a second, and no less: {waits:?}"
+    );
+    wait_for_dial(&mut bench);
+    bench.live(12, HIGHER, true);
+    bench.pass_alive(12, SECOND * 11);
+    bench.feed(Event::Disconnected { conn: ConnId(12) });
+    assert!(wait_for_dial(&mut bench) <= 110, "it has lasted");
 }
 
 #[test]

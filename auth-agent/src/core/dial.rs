@@ -7,6 +7,10 @@ use super::types::PeerNumber;
 use super::{CloseReason, Core, Effect};
 use crate::wire::Frame;
 
+/// Who answers to the end is dialled again within two seconds. Only a session that has lasted makes good for all that
+/// failed before: a peer that ends each one at once would otherwise have this node dial without pause.
+pub(super) const FAILURES_OF_WHO_ANSWERS: u32 = 4;
+
 impl Core {
     /// Dials if something needs a session, or a successor, and nothing is under way.
     pub(super) fn maybe_dial(&mut self, number: PeerNumber) {

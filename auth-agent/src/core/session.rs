@@ -237,6 +237,14 @@ impl Core {
 
     /// The connection is gone; the session in the kernel is not.
     pub(super) fn lost(&mut self, number: PeerNumber, conn: ConnId) {
+        let settled = self.now.boot.saturating_sub(self.config.times.ping);
+        if let Some(peer) = self.peer_mut(number)
+            && let Some(live) = &peer.live
+            && live.conn == conn
+            && live.since <= settled
+        {
+            peer.failures = 0;
+        }
         self.back_off(number);
         let Some(peer) = self.peer_mut(number) else {
             return;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::effect::SessionState;
 use super::peer::Tunnel;
 use super::types::{ConnId, PeerNumber};
-use super::{Alarm, CloseReason, Core, Effect};
+use super::{Alarm, CloseReason, Core, Effect, dial};
 use crate::wire::Frame;
 
 /// Between the successors that a new tunnel key calls for.
@@ -163,7 +163,7 @@ impl Core {
         let Some(peer) = self.peer_mut(number) else {
             return;
         };
-        peer.failures = 0;
+        peer.failures = peer.failures.min(dial::FAILURES_OF_WHO_ANSWERS);
         let Some(live) = peer.live.as_mut() else {
             return;
         };
