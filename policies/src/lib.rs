@@ -43,6 +43,7 @@ mod model;
 mod pairing;
 mod ports;
 mod read;
+mod selected;
 mod selector;
 mod set;
 pub mod tools;
@@ -56,4 +57,5 @@ pub use model::{
 };
 pub use ports::{PortPrefix, Ports, ports_to_prefixes};
 pub use read::{custom_resource_definition, json_schema, split};
+pub use selected::Selected;
 pub use set::{Note, PolicySet, ReadError, Source};

@@ -62,6 +62,11 @@ impl<'a> LocalPolicy<'a> {
         policy
     }
 
+    /// Who it is about.
+    pub(crate) fn workload(&self) -> &'a Workload {
+        self.local
+    }
+
     /// Whether what no rule allows in this direction is denied.
     #[must_use]
     pub fn selected(&self, direction: Direction) -> bool {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::entry::{Entry, Remote, Workload};
+use crate::local::LocalPolicy;
 use crate::model::Direction;
+use crate::selected::Selected;
 use crate::set::PolicySet;
 
 /// Local workloads, remotes and policies; `L` and `R` are what the caller calls them.
@@ -19,7 +21,7 @@ pub struct Matrix<L, R> {
 
 #[derive(Clone, Debug)]
 struct Local {
-    workload: Workload,
+    selected: Selected,
     closed: Closed,
 }
 
@@ -61,8 +63,7 @@ impl<L, R> Default for Update<L, R> {
 }
 
 impl Closed {
-    fn of(set: &PolicySet, workload: &Workload) -> Self {
-        let policy = set.of_workload(workload);
+    fn of(policy: &LocalPolicy) -> Self {
         Self {
             ingress: policy.selected(Direction::Ingress),
             egress: policy.selected(Direction::Egress),
@@ -94,7 +95,7 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
     /// A local workload.
     #[must_use]
     pub fn local(&self, id: L) -> Option<&Workload> {
-        self.locals.get(&id).map(|local| &local.workload)
+        self.locals.get(&id).map(|local| local.selected.workload())
     }
 
     /// A remote.
@@ -117,13 +118,14 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
     #[must_use]
     pub fn entries(&self, id: L, remote: &Remote) -> Vec<Entry> {
         let local = self.locals.get(&id);
-        local.map_or_else(Vec::new, |local| self.set.entries(&local.workload, remote))
+        local.map_or_else(Vec::new, |local| local.selected.policy().entries(remote))
     }
 
     /// A local workload that is new, or not who it was.
     pub fn set_local(&mut self, id: L, workload: Workload) -> Update<L, R> {
-        let closed = Closed::of(&self.set, &workload);
-        self.locals.insert(id, Local { workload, closed });
+        let selected = self.set.select(workload);
+        let closed = Closed::of(&selected.policy());
+        self.locals.insert(id, Local { selected, closed });
         self.whole(id)
     }
 
@@ -137,14 +139,14 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
         self.set_remotes(vec![(id, remote)])
     }
 
-    /// The same of several: which rules are a local workload's is looked up once for all of them.
+    /// The same of several.
     pub fn set_remotes(&mut self, remotes: Vec<(R, Remote)>) -> Update<L, R> {
         let mut update = Update::default();
         if remotes.is_empty() {
             return update;
         }
         for (local, known) in &self.locals {
-            let policy = self.set.of_workload(&known.workload);
+            let policy = known.selected.policy();
             let pairs = remotes.iter();
             let pairs = pairs.map(|(id, remote)| (*local, *id, policy.entries(remote)));
             update.pairs.extend(pairs);
@@ -164,7 +166,7 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
         let Some(local) = self.locals.get(&id) else {
             return Update::default();
         };
-        let policy = self.set.of_workload(&local.workload);
+        let policy = local.selected.policy();
         let pairs = self.remotes.iter();
         Update {
             closed: vec![(id, local.closed)],
@@ -184,10 +186,13 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
         let mut update = Update::default();
         let mut concerned: Option<Vec<(R, &Remote, bool)>> = None;
         for (id, local) in &mut self.locals {
-            let Some(here) = changed.of_workload(&local.workload) else {
+            let workload = local.selected.workload().clone();
+            let Some(here) = changed.of_workload(&workload) else {
                 continue;
             };
-            let closed = Closed::of(&self.set, &local.workload);
+            local.selected = self.set.select(workload.clone());
+            let policy = local.selected.policy();
+            let closed = Closed::of(&policy);
             let flipped = closed != local.closed;
             if flipped {
                 local.closed = closed;
@@ -198,12 +203,9 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
             let concerned = concerned.get_or_insert_with(|| {
                 let remotes = self.remotes.iter();
                 remotes
-                    .map(|(number, remote)| {
-                        (*number, remote, changed.speak_of(&local.workload, remote))
-                    })
+                    .map(|(number, remote)| (*number, remote, changed.speak_of(&workload, remote)))
                     .collect()
             });
-            let policy = self.set.of_workload(&local.workload);
             for (number, remote, spoken_of) in concerned.iter() {
                 let outside = !matches!(remote, Remote::Workload(_));
                 if (*spoken_of && here.concerns(remote)) || (flipped && outside) {

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::entry::{Entry, Pairing, Remote, Workload, lookup};
+use crate::entry::{Entry, Pairing, Remote, lookup};
+use crate::local::LocalPolicy;
 use crate::model::{Direction, Protocol, Verdict};
-use crate::set::PolicySet;
 
-pub(crate) fn between(set: &PolicySet, local: &Workload, remote: &Workload) -> Pairing {
-    let there = flows(set, local, remote);
-    let back = flows(set, remote, local);
+pub(crate) fn between(one: &LocalPolicy, other: &LocalPolicy) -> Pairing {
+    let (one, other) = (End::new(one, other), End::new(other, one));
+    let there = flows(&one, &other);
+    let back = flows(&other, &one);
     Pairing {
         wanted: there.wanted || back.wanted,
         max_age: shorter(there.max_age, back.max_age),
@@ -17,9 +18,9 @@ pub(crate) fn between(set: &PolicySet, local: &Workload, remote: &Workload) -> P
 }
 
 /// Flows that `from` opens to `to`: its egress and the other's ingress must both let one pass.
-fn flows(set: &PolicySet, from: &Workload, to: &Workload) -> Pairing {
-    let sending = Side::new(set, from, to, Direction::Egress);
-    let receiving = Side::new(set, to, from, Direction::Ingress);
+fn flows(from: &End, to: &End) -> Pairing {
+    let sending = from.side(Direction::Egress);
+    let receiving = to.side(Direction::Ingress);
     let ports: BTreeSet<u16> = sending
         .turns()
         .chain(receiving.turns())
@@ -41,24 +42,39 @@ fn flows(set: &PolicySet, from: &Workload, to: &Workload) -> Pairing {
     pairing
 }
 
-/// One end of a flow.
-struct Side {
-    direction: Direction,
+/// One of the two, toward the other.
+struct End<'a> {
+    policy: &'a LocalPolicy<'a>,
     entries: Vec<Entry>,
+}
+
+impl<'a> End<'a> {
+    fn new(policy: &'a LocalPolicy<'a>, other: &LocalPolicy) -> Self {
+        let other = Remote::Workload(other.workload().clone());
+        Self {
+            policy,
+            entries: policy.entries(&other),
+        }
+    }
+
+    fn side(&self, direction: Direction) -> Side<'_> {
+        Side {
+            direction,
+            entries: &self.entries,
+            selected: self.policy.selected(direction),
+        }
+    }
+}
+
+/// One end of a flow.
+struct Side<'a> {
+    direction: Direction,
+    entries: &'a [Entry],
     /// Whether what no entry speaks of is denied.
     selected: bool,
 }
 
-impl Side {
-    fn new(set: &PolicySet, local: &Workload, remote: &Workload, direction: Direction) -> Self {
-        let policy = set.of_workload(local);
-        Self {
-            direction,
-            entries: policy.entries(&Remote::Workload(remote.clone())),
-            selected: policy.selected(direction),
-        }
-    }
-
+impl Side<'_> {
     /// The ports at which what is allowed may change.
     fn turns(&self) -> impl Iterator<Item = u16> {
         self.entries.iter().flat_map(|entry| {
@@ -68,7 +84,7 @@ impl Side {
 
     /// Whether a flow may pass, and if so how old its proofs may be.
     fn passes(&self, protocol: Protocol, port: u16) -> Option<Option<Duration>> {
-        match lookup(&self.entries, self.direction, protocol, port) {
+        match lookup(self.entries, self.direction, protocol, port) {
             Some(entry) => (entry.verdict == Verdict::Allow).then_some(entry.max_age),
             None => (!self.selected).then_some(None),
         }

@@ -16,6 +16,7 @@ use crate::file::{File, Numbers};
 use crate::local::LocalPolicy;
 use crate::model::{Authentication, Direction, PolicyInfo, RuleInfo, RuleRef};
 use crate::pairing;
+use crate::selected::Selected;
 
 /// A text with the name that errors call it by: a path, or `policy/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -205,10 +206,16 @@ impl PolicySet {
         self.of_workload(local).entries(remote)
     }
 
+    /// A workload with the policies that select it, to be asked again and again.
+    #[must_use]
+    pub fn select(&self, workload: Workload) -> Selected {
+        Selected::new(workload, &self.files)
+    }
+
     /// Whether some flow between the two is allowed on both ends, so that proving them ahead pays.
     #[must_use]
     pub fn pairing(&self, local: &Workload, remote: &Workload) -> Pairing {
-        pairing::between(self, local, remote)
+        pairing::between(&self.of_workload(local), &self.of_workload(remote))
     }
 
     /// What is different from an earlier version of this set.

@@ -10,7 +10,7 @@ use std::time::Instant;
 use handfast_ca::client::NodeIdentity;
 use handfast_ca::verify::{NodeSvid, Verifier};
 use handfast_encrypt::{PublicKey, Routes};
-use handfast_policies::{PolicySet, Workload};
+use handfast_policies::Workload;
 
 use super::alarms::{Alarms, Topic};
 use super::gates::Gates;
@@ -32,7 +32,7 @@ use super::verify::Questions;
 use super::{RunError, proofs};
 use crate::clock::Clock;
 use crate::config::AgentConfig;
-use crate::core::{Alarm, ConnId, Core, Effect, Event, Identity, Pairing, PeerNumber, PolicyView};
+use crate::core::{Alarm, ConnId, Core, Effect, Event, Identity, PeerNumber};
 use crate::endpoint::EndpointRecords;
 use crate::identity::{
     AuditHeads, Foreign, Knowledge, Link, NodeStore, Reattest, Svids, Workloads,
@@ -356,20 +356,4 @@ pub(super) fn workload(identity: &Identity) -> Result<Workload, RunError> {
             .map_err(|_| RunError::BadSpiffeId(identity.spiffe_id.clone()))?,
         labels: identity.labels.clone(),
     })
-}
-
-/// Policies as the core asks them.
-pub(super) struct Pairings(pub(super) Arc<PolicySet>);
-
-impl PolicyView for Pairings {
-    fn pairing(&self, local: &Identity, remote: &Identity) -> Pairing {
-        let (Ok(local), Ok(remote)) = (workload(local), workload(remote)) else {
-            return Pairing::default();
-        };
-        let pairing = self.0.pairing(&local, &remote);
-        Pairing {
-            wanted: pairing.wanted,
-            max_age: pairing.max_age,
-        }
-    }
 }

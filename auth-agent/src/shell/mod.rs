@@ -6,6 +6,7 @@
 mod agent;
 mod alarms;
 mod cni;
+mod contradictions;
 mod detach;
 mod endpoints;
 mod forwarding;
@@ -18,6 +19,7 @@ mod metrics;
 mod net;
 mod observations;
 mod observe;
+mod pairings;
 mod pairs;
 mod park;
 mod policies;

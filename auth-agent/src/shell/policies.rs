@@ -7,7 +7,8 @@ use std::sync::Arc;
 use handfast_policies::{PolicySet, Source};
 
 use super::RunError;
-use super::agent::{Agent, Pairings};
+use super::agent::Agent;
+use super::pairings::Pairings;
 use super::policy::Change;
 use crate::config::AgentConfig;
 use crate::core::{Event, Policy};
@@ -67,7 +68,7 @@ impl Agent {
         let changes = self.policy.replace_set(Arc::clone(&set));
         let cidrs = self.gates.write_cidrs(self.policy.cidrs());
         let written = self.write_policy_anew(&changes);
-        self.feed(Event::Policy(Policy(Arc::new(Pairings(set)))))
+        self.feed(Event::Policy(Policy(Arc::new(Pairings::new(set)))))
             .await;
         cidrs.and(written)
     }
