@@ -193,19 +193,18 @@ impl Gates {
         &self,
         endpoints: &[Endpoint],
     ) -> Result<Vec<(Key, PolicyValue)>, RunError> {
-        let mut entries = Vec::new();
-        for endpoint in endpoints {
-            let id = endpoint.id;
-            let found = self.tables().policy(bpf::EndpointId(id))?;
-            entries.extend(found.into_iter().map(|(packets, value)| {
+        let known: BTreeSet<u32> = endpoints.iter().map(|endpoint| endpoint.id).collect();
+        let all = self.tables().policies()?.into_iter();
+        let theirs = all.filter(|(endpoint, ..)| known.contains(&endpoint.0));
+        Ok(theirs
+            .map(|(endpoint, packets, value)| {
                 let key = Key {
-                    endpoint: id,
+                    endpoint: endpoint.0,
                     packets,
                 };
                 (key, value)
-            }));
-        }
-        Ok(entries)
+            })
+            .collect())
     }
 
     /// The prefixes that rules name, as they stand.
@@ -256,6 +255,26 @@ impl Gates {
             }
         }
         first
+    }
+
+    /// Puts gates first again that somebody's program runs ahead of. Says which were.
+    pub(super) fn put_first(&self) -> Result<Vec<String>, RunError> {
+        let found = self.kernel.put_first()?.into_iter();
+        let told = found.map(|(found, refused)| {
+            let (gate, interface) = (&found.attachment.program, &found.interface);
+            let what = match &found.by {
+                Some(other) => format!(
+                    "program {other:?} was put ahead of our gate {gate} on {interface}: what it lets pass or redirects never met \
+                     the gate; whoever attaches it must not put it first (`bpftool net show dev {interface}`)"
+                ),
+                None => format!("our gate {gate} was gone from {interface}"),
+            };
+            match refused {
+                None => format!("{what}. The gate comes first again"),
+                Some(error) => format!("{what}. It cannot be put first again: {error}"),
+            }
+        });
+        Ok(told.collect())
     }
 
     /// Gates on a workload's link. Again for the same endpoint changes nothing.

@@ -81,12 +81,36 @@ impl Tables {
     /// # Errors
     /// The map could not be read.
     pub fn policy(&self, endpoint: EndpointId) -> Result<Vec<(PolicyKey, PolicyValue)>, Error> {
-        let all = self.policy.all(|key, value| {
-            (key.data().endpoint == endpoint.0)
-                .then(|| (from_key(key.prefix_len(), key.data()), from_value(value)))
-        })?;
-        Ok(all.into_iter().flatten().collect())
+        let all = self.policies()?.into_iter();
+        let own = all.filter(|(of, ..)| *of == endpoint);
+        Ok(own.map(|(_, key, value)| (key, value)).collect())
     }
+
+    /// Every endpoint's policy. One pass over the map, which has no index: whoever wants several endpoints' asks for
+    /// all.
+    ///
+    /// # Errors
+    /// The map could not be read.
+    pub fn policies(&self) -> Result<Vec<(EndpointId, PolicyKey, PolicyValue)>, Error> {
+        self.policy
+            .understood(|key, value| entry(key.prefix_len(), key.data(), *value))
+    }
+}
+
+/// An entry as an agent writes it; none for any other bytes.
+pub(crate) fn entry(
+    bits: u32,
+    data: layout::PolicyKey,
+    value: layout::PolicyValue,
+) -> Option<(EndpointId, PolicyKey, PolicyValue)> {
+    let (endpoint, key, read) = (
+        EndpointId(data.endpoint),
+        from_key(bits, data),
+        from_value(value),
+    );
+    let written = to_key(endpoint, &key);
+    let same = (written.prefix_len(), written.data()) == (bits, data) && to_value(&read) == value;
+    same.then_some((endpoint, key, read))
 }
 
 fn to_key(endpoint: EndpointId, key: &PolicyKey) -> Key<layout::PolicyKey> {
