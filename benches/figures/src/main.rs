@@ -75,6 +75,8 @@ fn main() -> Result<ExitCode> {
     for (name, measure) in groups {
         eprintln!("measuring {name} …");
         figures.extend(measure()?);
+        // Whatever becomes of the next group, these are had.
+        report::write(&figures)?;
     }
     let path = report::write(&figures)?;
     report::print(&figures);
