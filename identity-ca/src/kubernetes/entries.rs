@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Pod};
-use kube::runtime::watcher::{self, Event, watcher};
-use kube::runtime::{WatchStreamExt, events};
+use kube::runtime::events;
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 
 use super::config::WorkloadsConfig;
-use super::retry::Retry;
+use super::watch::watch;
 use super::workload::{PodFacts, Rules};
 use super::world::{Plan, Registered, World};
 use crate::model::Entry;
@@ -54,17 +54,13 @@ pub(super) async fn follow(
         recorder,
         compare: true,
     };
-    let pods = watcher(
+    let pods = watch(
         Api::all(client.clone()),
         watcher::Config::default().fields(FIELDS),
     );
-    let namespaces = watcher(Api::all(client.clone()), watcher::Config::default());
-    let pods = pods
-        .backoff(Retry::default())
-        .map(|event| Seen::Pod(Box::new(event)));
-    let namespaces = namespaces
-        .backoff(Retry::default())
-        .map(|event| Seen::Namespace(Box::new(event)));
+    let pods = pods.map(|event| Seen::Pod(Box::new(event)));
+    let namespaces = watch(Api::all(client.clone()), watcher::Config::default());
+    let namespaces = namespaces.map(|event| Seen::Namespace(Box::new(event)));
     let seen = futures::stream::select(Box::pin(namespaces), Box::pin(pods));
     let mut seen = seen.ready_chunks(READY);
     let mut snapshots = registrar.snapshots();

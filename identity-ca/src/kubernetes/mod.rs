@@ -11,11 +11,13 @@ mod cost;
 mod entries;
 mod leader;
 mod listed;
+mod object;
 mod policies;
 mod prefixes;
 mod psat;
-mod retry;
+mod share;
 mod status;
+mod watch;
 mod workload;
 mod world;
 

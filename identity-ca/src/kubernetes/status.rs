@@ -1,4 +1,5 @@
-//! How policies stand, said where those look who wrote them: conditions of HandfastPolicies, and events.
+//! How policies stand, said where those look who wrote them: conditions of HandfastPolicies and of Cilium's kinds, and
+//! events. A NetworkPolicy has no status, so of it there are events only.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::config::PolicyKind;
 use super::entries::{note, publish};
-use super::policies::{Key, Object};
+use super::object::{Key, Object};
 use crate::model::Node;
 use crate::server::Registrar;
 
@@ -107,15 +108,25 @@ impl Statuses {
             if said.settled || said.tried.is_some_and(|tried| tried.elapsed() < RETRY) {
                 continue;
             }
-            let (wanted, done) = conditions(said, &nodes);
-            if key.kind != PolicyKind::HandfastPolicy || same(&wanted, &said.conditions) {
+            let Some(first) = key.kind.condition() else {
+                said.settled = true;
+                continue;
+            };
+            let (ours, done) = conditions(said, &nodes, first);
+            let wanted = beside_others(&ours, &said.conditions);
+            if wanted == said.conditions {
                 said.settled = done;
                 continue;
             }
-            let status = json!({"status": {
-                "observedGeneration": said.object.generation,
-                "conditions": wanted,
-            }});
+            let mut status = json!({"status": {"conditions": wanted}});
+            if key.kind == PolicyKind::HandfastPolicy
+                && let Some(fields) = status.get_mut("status").and_then(Value::as_object_mut)
+            {
+                fields.insert(
+                    "observedGeneration".to_owned(),
+                    json!(said.object.generation),
+                );
+            }
             match write(&self.client, key, &status).await {
                 Ok(()) => {
                     said.conditions = wanted;
@@ -185,13 +196,32 @@ impl Standing {
     }
 }
 
+impl PolicyKind {
+    /// The condition by which its status says whether it could be read; none for a kind that has no status. Cilium's kinds
+    /// have the one that `kubectl get` shows of them.
+    fn condition(self) -> Option<&'static str> {
+        match self {
+            Self::HandfastPolicy => Some("Accepted"),
+            Self::CiliumNetworkPolicy | Self::CiliumClusterwideNetworkPolicy => Some("Valid"),
+            Self::NetworkPolicy => None,
+        }
+    }
+}
+
+/// Our conditions, behind those that somebody else has written.
+fn beside_others(ours: &[Value], there: &[Value]) -> Vec<Value> {
+    let is_ours = |other: &&Value| ours.iter().any(|one| one.get("type") == other.get("type"));
+    let others = there.iter().filter(|other| !is_ours(other)).cloned();
+    others.chain(ours.iter().cloned()).collect()
+}
+
 /// Does a node enforce anything?
 fn counts(node: &Node) -> bool {
     node.joined_at_ms.is_some() && !node.evicted && !node.banned && !node.revoked
 }
 
-/// The conditions of an object, and whether they are final until something changes.
-fn conditions(said: &Said, nodes: &[&Node]) -> (Vec<Value>, bool) {
+/// The conditions of an object, the first by this name, and whether they are final until something changes.
+fn conditions(said: &Said, nodes: &[&Node], first: &str) -> (Vec<Value>, bool) {
     let accepted;
     let enforced;
     let done;
@@ -238,17 +268,26 @@ fn conditions(said: &Said, nodes: &[&Node]) -> (Vec<Value>, bool) {
         }
     }
     let make = |kind: &str, (status, reason, message): (&str, &str, String)| {
-        json!({
+        let mut condition = json!({
             "type": kind,
             "status": status,
             "reason": reason,
             "message": note(&message),
-            "observedGeneration": said.object.generation,
             "lastTransitionTime": since(&said.conditions, kind, status),
-        })
+        });
+        // Of Cilium's kinds the API server would only take it out again.
+        if first == "Accepted"
+            && let Some(fields) = condition.as_object_mut()
+        {
+            fields.insert(
+                "observedGeneration".to_owned(),
+                json!(said.object.generation),
+            );
+        }
+        condition
     };
     (
-        vec![make("Accepted", accepted), make("Enforced", enforced)],
+        vec![make(first, accepted), make("Enforced", enforced)],
         done,
     )
 }
@@ -263,10 +302,6 @@ fn since(conditions: &[Value], kind: &str, status: &str) -> Value {
         let now = Timestamp::now();
         json!(now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
     })
-}
-
-fn same(wanted: &[Value], there: &[Value]) -> bool {
-    wanted == there
 }
 
 async fn write(client: &Client, key: &Key, status: &Value) -> Result<(), String> {
