@@ -136,6 +136,16 @@ impl DenyList {
         self.denies(&Subject::Node(node.clone()))
     }
 
+    /// The nodes on the list.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeName> {
+        self.denials
+            .iter()
+            .filter_map(|denial| match &denial.subject {
+                Subject::Node(name) => Some(name),
+                _ => None,
+            })
+    }
+
     /// Is this certificate on the list?
     pub fn denies_serial(&self, serial: &Serial) -> bool {
         self.denies(&Subject::Serial(serial.clone()))

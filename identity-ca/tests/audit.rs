@@ -311,6 +311,7 @@ async fn what_destroys_is_refused_without_a_reason_and_changes_nothing() {
             ca.admin.delete_entries(&ids, reason).await.err(),
             ca.admin.delete_policies(&policies, reason).await.err(),
             ca.admin.change_nodes(act, &nodes, reason).await.err(),
+            ca.admin.delete_nodes(&nodes, true, reason).await.err(),
             ca.admin.revoke(&web, reason).await.err(),
             ca.admin.unrevoke(&web, reason).await.err(),
             ca.admin.remove_operator("uid:7", reason).await.err(),
@@ -323,6 +324,7 @@ async fn what_destroys_is_refused_without_a_reason_and_changes_nothing() {
         }
     }
     assert_eq!(ca.admin.entries().await.unwrap().len(), 1);
+    assert_eq!(ca.admin.nodes().await.unwrap().len(), 1);
     assert!(ca.admin.revocations().await.unwrap().1.is_empty());
 }
 

@@ -15,7 +15,7 @@ use std::path::Path;
 use common::{Ca, setup};
 use futures::future::join_all;
 use handfast_ca::authority::{self, OfflineRoot, RootSource};
-use handfast_ca::backup::{Restore, Writer, restore, write_keys};
+use handfast_ca::backup::{Restore, Writer, examine, restore, write_keys};
 use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::{self, AgentClient, Joined, SvidKind, SvidRequest};
 use handfast_ca::deny::DenyList;
@@ -251,6 +251,12 @@ async fn a_backup_that_was_cut_off_or_changed_restores_nothing() {
     ca.entry("spiffe://example.org/web", None).await;
     let backup = ca.folder.path().join("backup");
     back_up(&mut ca, &backup).await;
+    let held = examine(&backup).unwrap();
+    assert_eq!(
+        (held.trust_domain.as_str(), held.rows["entries"]),
+        ("example.org", 1)
+    );
+    assert!(held.keys.is_empty());
     let whole = fs::read(&backup).unwrap();
     let dir = ca.folder.path().join("restored");
     let cut = whole[..whole.len() / 2].to_vec();
@@ -268,6 +274,7 @@ async fn a_backup_that_was_cut_off_or_changed_restores_nothing() {
             matches!(error, handfast_ca::Error::Backup { .. }),
             "{error}"
         );
+        assert!(examine(&backup).is_err());
         assert!(!dir.exists());
     }
     // And one that is there already is not overwritten.

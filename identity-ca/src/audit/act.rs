@@ -33,6 +33,7 @@ pub const ACTS: &[&str] = &[
     "jwt.issue",
     "node.attest",
     "node.ban",
+    "node.delete",
     "node.enforce",
     "node.evict",
     "node.join",

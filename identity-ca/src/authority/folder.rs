@@ -132,7 +132,7 @@ impl Folder {
             return problem(
                 &self.dir,
                 &format!(
-                    "waits for the certificate of its issuing CA: have {} signed with `handfast ca root sign` where the root's key is, then take the certificate in with `handfast ca root install --dir {}`",
+                    "waits for the certificate of its issuing CA: have {} signed where the root's key is (`handfast ca root sign --dir ROOT`), then take the certificate in with `handfast ca root install --dir {}`",
                     request.display(),
                     self.dir.display()
                 ),

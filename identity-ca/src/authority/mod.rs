@@ -257,9 +257,12 @@ impl Authority {
     /// The certificate of the CA's own server, with its key. The chain holds
     /// the root too, for nodes that know only its fingerprint, and the roots'
     /// cross-signatures, for nodes that know only an older one.
-    pub(crate) fn server_identity(&self) -> Result<(PrivateKey, Issued), Error> {
+    pub(crate) fn server_identity(
+        &self,
+        roots: &[CertificateDer<'static>],
+    ) -> Result<(PrivateKey, Issued), Error> {
         let (key, mut issued) = self.own(server_id(&self.trust_domain)?, self.lifetimes.node)?;
-        issued.chain.extend(self.authorities().shown());
+        issued.chain.extend_from_slice(roots);
         Ok((key, issued))
     }
 

@@ -117,10 +117,11 @@ impl Authorities {
     /// What the CA shows behind its own certificate and its issuer: roots, for who knows a fingerprint only, and
     /// cross-signed roots, for who slept.
     pub(crate) fn shown(&self) -> Vec<CertificateDer<'static>> {
-        let roots = [Standing::Active, Standing::Superseded]
-            .into_iter()
-            .filter_map(|standing| self.of(Kind::Root, standing).last())
-            .map(|record| CertificateDer::from(record.der.clone()));
+        let last = |standing| self.of(Kind::Root, standing).last();
+        // The former one until it leaves the bundle: join tokens may name it.
+        let former = last(Standing::Superseded).or_else(|| last(Standing::Tainted));
+        let roots = last(Standing::Active).into_iter().chain(former);
+        let roots = roots.map(|record| CertificateDer::from(record.der.clone()));
         roots.chain(self.cross_signed()).collect()
     }
 

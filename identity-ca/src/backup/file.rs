@@ -134,7 +134,7 @@ pub fn write_keys(to: &mut Writer, dir: &Path, passphrase_file: &Path) -> Result
     Ok(keys.len())
 }
 
-/// What a whole backup holds, row by row.
+/// What a whole backup holds, but its rows.
 pub(super) struct Content {
     pub(super) header: Header,
     pub(super) keys: Vec<SealedKey>,
@@ -146,69 +146,116 @@ pub(super) async fn read<F>(path: &Path, mut row: impl FnMut(Row) -> F) -> Resul
 where
     F: Future<Output = Result<(), Error>>,
 {
-    let bad = |problem: &str| self::problem(path, problem);
+    let mut lines = open(path)?;
+    while let Some(next) = lines.row()? {
+        row(next).await?;
+    }
+    Ok(lines.content)
+}
+
+/// Opens a backup and reads what it is of.
+pub(super) fn open(path: &Path) -> Result<Lines<BufReader<File>>, Error> {
     let file = File::open(path).map_err(Error::io("cannot open", path))?;
     let length = file
         .metadata()
         .map_err(Error::io("cannot read", path))?
         .len();
     if length > MAX_FILE {
-        return Err(bad("is too long for a backup"));
+        return Err(problem(path, "is too long for a backup"));
     }
-    let mut reader = BufReader::new(file);
-    let mut digest = Context::new(&SHA256);
-    let mut header: Option<Header> = None;
-    let mut keys = Vec::new();
-    // Keys are among the lines.
-    let mut line = Zeroizing::new(Vec::new());
-    for number in 0u64.. {
-        line.clear();
-        (&mut reader)
-            .take(MAX_LINE)
-            .read_until(b'\n', &mut line)
-            .map_err(Error::io("cannot read", path))?;
-        let whole = line.strip_suffix(b"\n").ok_or_else(|| {
-            bad("is cut off: its last line is missing; take another backup. Nothing was restored")
-        })?;
-        let wrong = |error: serde_json::Error| bad(&format!("line {}: {error}", number + 1));
-        let Some(of) = &header else {
-            let first: Header = serde_json::from_slice(whole)
-                .map_err(|_| bad("is not a backup of a handfast CA"))?;
-            if first.handfast_backup != super::VERSION {
-                return Err(bad(&format!(
-                    "is of version {}, this program reads {}",
-                    first.handfast_backup,
-                    super::VERSION
-                )));
-            }
-            header = Some(first);
-            digest.update(&line);
-            continue;
-        };
-        if whole.starts_with(b"{\"end\"") {
-            let end: End = serde_json::from_slice(whole).map_err(wrong)?;
-            if digest.finish().as_ref() != end.sha256.0 || end.end != number {
-                return Err(bad(
-                    "was changed after it was written: its hash does not fit. Nothing was restored",
-                ));
-            }
-            return Ok(Content {
-                header: of.clone(),
-                keys,
-            });
+    Lines::begin(path, BufReader::new(file))
+}
+
+/// The lines of a backup, read one by one.
+pub(super) struct Lines<R> {
+    path: PathBuf,
+    reader: R,
+    digest: Context,
+    /// How many were read.
+    number: u64,
+    /// What the lines before were, rows left out.
+    pub(super) content: Content,
+}
+
+impl<R: BufRead> Lines<R> {
+    /// Reads the first line; `path` is where errors say that it comes from.
+    pub(super) fn begin(path: &Path, mut reader: R) -> Result<Self, Error> {
+        let line = line(path, &mut reader)?;
+        let header: Header = serde_json::from_slice(whole(path, &line)?)
+            .map_err(|_| problem(path, "is not a backup of a handfast CA"))?;
+        if header.handfast_backup != super::VERSION {
+            let said = format!(
+                "is of version {}, this program reads {}",
+                header.handfast_backup,
+                super::VERSION
+            );
+            return Err(problem(path, &said));
         }
+        let mut digest = Context::new(&SHA256);
         digest.update(&line);
-        if whole.starts_with(b"{\"key\"") {
-            let key: KeyLine = serde_json::from_slice(whole).map_err(wrong)?;
-            keys.push(SealedKey {
+        Ok(Self {
+            path: path.to_owned(),
+            reader,
+            digest,
+            number: 1,
+            content: Content {
+                header,
+                keys: Vec::new(),
+            },
+        })
+    }
+
+    /// The next row; none when the end has come and says that all before it is as it was written.
+    pub(super) fn row(&mut self) -> Result<Option<Row>, Error> {
+        loop {
+            let line = line(&self.path, &mut self.reader)?;
+            let text = whole(&self.path, &line)?;
+            let number = self.number;
+            self.number += 1;
+            let wrong = |error: serde_json::Error| {
+                problem(&self.path, &format!("line {}: {error}", number + 1))
+            };
+            if text.starts_with(b"{\"end\"") {
+                let end: End = serde_json::from_slice(text).map_err(wrong)?;
+                let digest = self.digest.clone().finish();
+                if digest.as_ref() != end.sha256.0 || end.end != number {
+                    return Err(problem(
+                        &self.path,
+                        "was changed after it was written: its hash does not fit. Nothing was restored",
+                    ));
+                }
+                return Ok(None);
+            }
+            self.digest.update(&line);
+            if !text.starts_with(b"{\"key\"") {
+                return Ok(Some(serde_json::from_slice(text).map_err(wrong)?));
+            }
+            let key: KeyLine = serde_json::from_slice(text).map_err(wrong)?;
+            self.content.keys.push(SealedKey {
                 name: key.key,
                 pem: key.pem,
             });
-        } else {
-            row(serde_json::from_slice(whole).map_err(wrong)?).await?;
         }
     }
-    Err(bad("has no end"))
+}
+
+/// A line with its end, if that came. Keys are among the lines.
+fn line(path: &Path, reader: &mut impl BufRead) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let mut line = Zeroizing::new(Vec::new());
+    reader
+        .take(MAX_LINE)
+        .read_until(b'\n', &mut line)
+        .map_err(Error::io("cannot read", path))?;
+    Ok(line)
+}
+
+fn whole<'a>(path: &Path, line: &'a [u8]) -> Result<&'a [u8], Error> {
+    line.strip_suffix(b"\n").ok_or_else(|| {
+        problem(
+            path,
+            "is cut off: its last line is missing; take another backup. Nothing was restored",
+        )
+    })
 }
 
 /// One JSON object and its end.

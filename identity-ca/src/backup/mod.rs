@@ -8,11 +8,13 @@
 //! numbers begin above all that were ever given, join tokens are void, and it
 //! signs nothing until agents have brought the newest deny list ([`recovery`]).
 
+mod examine;
 mod file;
 pub(crate) mod recovery;
 mod restore;
 pub(crate) mod rows;
 
+pub use self::examine::{Examined, examine, examine_from};
 pub use self::file::{Writer, write_keys};
 pub use self::restore::{Restore, Restored, restore};
 

@@ -22,7 +22,7 @@ impl Recovery {
     /// The reason why nothing is signed now.
     pub(crate) fn reason(self) -> String {
         format!(
-            "this CA was restored from a backup and hears from its agents who was revoked since: {} of {} nodes have said so, more than half must; `handfast ca restore --finish` ends the wait",
+            "this CA was restored from a backup and hears from its agents who was revoked since: {} of {} nodes have said so, more than half must; `handfast ca restore --finish --reason TEXT` ends the wait",
             self.heard, self.joined
         )
     }

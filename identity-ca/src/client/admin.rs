@@ -51,7 +51,7 @@ pub struct TokenRequest {
 }
 
 /// An entry that is to be made.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewEntry {
     /// The identity.
     pub spiffe_id: String,

@@ -8,6 +8,7 @@ mod backup;
 #[cfg(test)]
 mod clock_tests;
 mod connect;
+mod entry_file;
 pub mod federation;
 mod join;
 mod observations;
@@ -26,6 +27,7 @@ use crate::{Error, proto};
 
 pub use self::agent::{AgentClient, IssuedJwt, MAX_BATCH, Update, Updates};
 pub use self::attest::{Attestation, CaTrust, X509Pop, attest};
+pub use self::entry_file::{EntryForm, read_entries, write_entries};
 pub use self::join::{Joined, join};
 pub use self::psat::K8sPsat;
 pub use self::section::{Keyed, Section};

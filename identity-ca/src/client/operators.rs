@@ -8,7 +8,7 @@ use super::admin::Admin;
 use super::connect::bounded;
 use super::refused;
 use crate::certificate::Signer as _;
-use crate::model::{CaServer, Entry, NodeAct, OperatorGrant, Role, Selector};
+use crate::model::{CaServer, Entry, NodeAct, OperatorGrant, Role, Selector, TokenRecord};
 use crate::proto::operators_client::OperatorsClient;
 use crate::proto::registry_client::RegistryClient;
 use crate::{Error, NodeName, proto};
@@ -207,6 +207,42 @@ impl Admin {
         };
         let reply = self.registry_client().change_nodes(bounded(request)).await;
         Ok(reply.map_err(refused)?.into_inner().sequence != 0)
+    }
+
+    /// Strikes nodes off that are gone for good: all of them, or none. Entries that have one of them as their parent go
+    /// too if `with_entries`, and are in the way otherwise. Gives the IDs of those that went.
+    pub async fn delete_nodes(
+        &mut self,
+        names: &[NodeName],
+        with_entries: bool,
+        reason: &str,
+    ) -> Result<Vec<String>, Error> {
+        let request = proto::DeleteNodesRequest {
+            names: names.iter().map(ToString::to_string).collect(),
+            with_entries,
+            reason: reason.to_owned(),
+        };
+        let reply = self.registry_client().delete_nodes(bounded(request)).await;
+        Ok(reply.map_err(refused)?.into_inner().entries)
+    }
+
+    /// Join tokens that were made, the newest first; their secrets are not known.
+    pub async fn tokens(&mut self) -> Result<Vec<TokenRecord>, Error> {
+        let reply = self
+            .registry_client()
+            .list_tokens(bounded(proto::ListTokensRequest {}))
+            .await;
+        let tokens = reply.map_err(refused)?.into_inner().tokens;
+        let record = |token: proto::TokenRecord| {
+            Ok(TokenRecord {
+                node: token.node.parse()?,
+                created_at_ms: token.created_at_ms,
+                expires_at_ms: token.expires_at_ms,
+                used_at_ms: Some(token.used_at_ms).filter(|used| *used > 0),
+                void: token.void,
+            })
+        };
+        tokens.into_iter().map(record).collect()
     }
 
     /// Servers of this CA.

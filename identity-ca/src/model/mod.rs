@@ -6,6 +6,7 @@ mod node;
 mod observation;
 mod operator;
 mod server;
+mod token;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ pub use self::node::Node;
 pub use self::observation::{NodeObservations, ObservedPair};
 pub use self::operator::{OperatorGrant, Role};
 pub use self::server::{CaServer, NodeAct};
+pub use self::token::TokenRecord;
 
 /// Labels of an identity.
 pub type Labels = BTreeMap<String, String>;

@@ -74,7 +74,9 @@ impl Registry {
             )));
         }
         if self.denied(change, &Subject::Node(name.clone())).await? {
-            return Err(Error::Denied(format!("node {name} is revoked")));
+            return Err(Error::Denied(format!(
+                "node {name} is revoked; `handfast revoke --undo --node {name}` on the CA lifts that"
+            )));
         }
         if was_evicted {
             self.keep_place(change, name).await?;
@@ -94,17 +96,18 @@ impl Registry {
                 name: name.to_string(),
             })?;
         let signed = sign(&binding)?;
+        let number = change.number(Section::Nodes).await?;
         sqlx::query(
             "UPDATE nodes SET joined_ms = coalesce(joined_ms, $1), seen_ms = $1, key_hash = $2,
-                attestation = $3, evicted = 0, reason = '' WHERE name = $4",
+                attestation = $3, evicted = 0, reason = '', changed = $5 WHERE name = $4",
         )
         .bind(int(now_ms()))
         .bind(key_hash.as_slice())
         .bind(attestation)
         .bind(name.as_str())
+        .bind(int(number))
         .execute(&mut **change)
         .await?;
-        change.number(Section::Nodes).await?;
         Ok(signed)
     }
 
@@ -138,7 +141,7 @@ impl Registry {
         names.sort_unstable();
         let mut change = self.store.begin().await?;
         let mut changed = 0;
-        for name in names {
+        for name in &names {
             if self.binding(&mut change, name).await?.is_none() {
                 return Err(Error::Missing {
                     what: "node",
@@ -164,6 +167,13 @@ impl Registry {
             change.number(Section::Deny).await?;
         }
         let number = change.number(Section::Nodes).await?;
+        for name in names {
+            sqlx::query("UPDATE nodes SET changed = $1 WHERE name = $2")
+                .bind(int(number))
+                .bind(name.as_str())
+                .execute(&mut *change)
+                .await?;
+        }
         change.commit().await?;
         Ok(Some(number))
     }
@@ -171,7 +181,7 @@ impl Registry {
 
 /// A ban stands on the deny list too, so that peers cut the node, and keep it
 /// cut whatever becomes of this store.
-async fn cut(change: &mut Change, name: &NodeName, reason: &str) -> Result<(), Error> {
+pub(super) async fn cut(change: &mut Change, name: &NodeName, reason: &str) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO denials VALUES ('node', $1, $2, $3) ON CONFLICT (kind, subject) DO NOTHING",
     )

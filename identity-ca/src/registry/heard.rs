@@ -74,8 +74,10 @@ async fn acknowledged(
 }
 
 async fn next_key(change: &mut Change, node: &NodeName, hash: &[u8; 32]) -> Result<(), Error> {
-    sqlx::query("UPDATE nodes SET key_hash = $1 WHERE name = $2")
+    // Heard, too: what it gets now counts with its peers from now on.
+    sqlx::query("UPDATE nodes SET key_hash = $1, seen_ms = $2 WHERE name = $3")
         .bind(hash.as_slice())
+        .bind(int(now_ms()))
         .bind(node.as_str())
         .execute(&mut **change)
         .await?;

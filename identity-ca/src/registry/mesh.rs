@@ -1,5 +1,5 @@
 //! All nodes as one moment of the registry knows them, and which of them have changed lately for their peers: what
-//! one node's joining costs is not one message about all nodes to each of them.
+//! one node's joining costs is neither a look at all of them nor one message about all of them to each.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,58 +22,65 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    /// The first that is known, at this number.
-    pub(super) fn first(nodes: Vec<Node>, number: u64) -> Self {
-        Self::default().next(nodes, number).without_log(number)
-    }
-
-    /// The next moment, at a number that is higher.
-    pub(super) fn next(&self, mut nodes: Vec<Node>, number: u64) -> Self {
+    /// These and no others, at this number: the first that is known, or what is left after a deletion. Everybody who
+    /// knows an earlier moment gets all of them.
+    pub(super) fn of(mut nodes: Vec<Node>, number: u64) -> Self {
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
-        let mut log = self.log.clone();
-        let mut floor = self.floor;
-        let mut kept = 0;
-        let nodes: Vec<Arc<Node>> = nodes
-            .into_iter()
-            .map(|node| {
-                let before = self.get(&node.name);
-                kept += usize::from(before.is_some());
-                match before {
-                    Some(before) if same_to_peers(before, &node) => Arc::clone(before),
-                    _ => {
-                        let node = Arc::new(node);
-                        log.push_back((number, Arc::clone(&node)));
-                        node
-                    }
-                }
-            })
-            .collect();
-        if kept < self.nodes.len() {
-            // Nodes are never deleted; if they are one day, everybody gets all that are left.
-            (log, floor) = (VecDeque::new(), number);
+        Self {
+            nodes: nodes.into_iter().map(Arc::new).collect(),
+            log: VecDeque::new(),
+            floor: number,
         }
-        while log.len() > MAX_LOG
-            && let Some((oldest, _)) = log.pop_front()
-        {
-            floor = oldest;
-        }
-        Self { nodes, log, floor }
     }
 
-    fn without_log(mut self, number: u64) -> Self {
-        self.log.clear();
-        self.floor = number;
-        self
+    /// The next moment, at a number that is higher: these nodes are new, or may be other than before.
+    pub(super) fn next(&self, changed: Vec<Node>, number: u64) -> Self {
+        let mut next = Self {
+            nodes: self.nodes.clone(),
+            log: self.log.clone(),
+            floor: self.floor,
+        };
+        for node in changed {
+            next.put(node, number);
+        }
+        while next.log.len() > MAX_LOG
+            && let Some((oldest, _)) = next.log.pop_front()
+        {
+            next.floor = oldest;
+        }
+        next
+    }
+
+    fn put(&mut self, node: Node, number: u64) {
+        let place = self.find(&node.name);
+        if let Some(before) = place.ok().and_then(|at| self.nodes.get(at))
+            && same_to_peers(before, &node)
+        {
+            return;
+        }
+        let node = Arc::new(node);
+        self.log.push_back((number, Arc::clone(&node)));
+        match place {
+            Ok(at) => {
+                if let Some(known) = self.nodes.get_mut(at) {
+                    *known = node;
+                }
+            }
+            Err(at) => self.nodes.insert(at, node),
+        }
+    }
+
+    fn find(&self, name: &NodeName) -> Result<usize, usize> {
+        self.nodes.binary_search_by(|node| node.name.cmp(name))
     }
 
     /// A node.
     pub(crate) fn get(&self, name: &NodeName) -> Option<&Arc<Node>> {
-        let at = self.nodes.binary_search_by(|node| node.name.cmp(name));
-        self.nodes.get(at.ok()?)
+        self.nodes.get(self.find(name).ok()?)
     }
 
     /// All of them, by name.
-    pub(crate) fn all(&self) -> impl ExactSizeIterator<Item = &Node> {
+    pub(crate) fn all(&self) -> impl ExactSizeIterator<Item = &Node> + Clone {
         self.nodes.iter().map(Arc::as_ref)
     }
 
@@ -136,9 +143,11 @@ mod tests {
 
     #[test]
     fn only_what_has_changed_since_is_told_each_node_once_and_as_it_is_now() {
-        let mesh = Mesh::first(vec![node("b", 1), node("a", 1)], 10);
+        let mesh = Mesh::of(vec![node("b", 1), node("a", 1)], 10);
         let mesh = mesh.next(vec![node("a", 2), node("b", 1)], 20);
-        let mesh = mesh.next(vec![node("a", 3), node("b", 1), node("c", 1)], 30);
+        let mesh = mesh.next(vec![node("c", 1), node("a", 3)], 30);
+        assert_eq!(mesh.all().len(), 3);
+        assert_eq!(mesh.get(&"b".parse().unwrap()).unwrap().assignment, 1);
         assert_eq!(names(mesh.since(10)), ["a", "c"]);
         assert_eq!(mesh.since(10).unwrap()[0].assignment, 3);
         assert_eq!(names(mesh.since(20)), ["a", "c"]);
@@ -148,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_an_agent_says_of_itself_is_no_change_to_others() {
-        let mesh = Mesh::first(vec![node("a", 1)], 10);
+        let mesh = Mesh::of(vec![node("a", 1)], 10);
         let mut heard = node("a", 1);
         (heard.acknowledged, heard.seen_at_ms) = (9, Some(9));
         heard.authorities_in_use = vec!["ca".to_owned()];
@@ -158,13 +167,13 @@ mod tests {
 
     #[test]
     fn who_has_missed_too_much_or_a_deletion_gets_all() {
-        let mut mesh = Mesh::first(vec![node("a", 0), node("b", 0)], 0);
+        let mut mesh = Mesh::of(vec![node("a", 0), node("b", 0)], 0);
         for number in 1..=MAX_LOG as u64 + 1 {
-            mesh = mesh.next(vec![node("a", number), node("b", 0)], number);
+            mesh = mesh.next(vec![node("a", number)], number);
         }
         assert!(mesh.since(0).is_none());
         assert_eq!(names(mesh.since(1)), ["a"]);
-        let mesh = mesh.next(vec![node("b", 0)], 10_000);
+        let mesh = Mesh::of(vec![node("b", 0)], 10_000);
         assert!(mesh.since(9_999).is_none());
         assert!(names(mesh.since(10_000)).is_empty());
     }

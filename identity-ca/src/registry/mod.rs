@@ -9,6 +9,7 @@ mod crls;
 mod denials;
 mod entries;
 mod federations;
+mod gone;
 mod heard;
 mod mesh;
 mod nodes;
@@ -32,6 +33,7 @@ use crate::Error;
 pub(crate) use self::entries::{EntryOrder, Imported, MAX_SVID_TTL, OwnedOutcome, parent_of};
 pub(crate) use self::federations::Fetched;
 pub(crate) use self::heard::{Heard, News};
+use self::nodes::KnownNodes;
 pub(crate) use self::nodes::{NodeOrder, session_address};
 pub(crate) use self::operators::Who;
 pub(crate) use self::policies::PolicyOrder;
@@ -48,6 +50,7 @@ pub(crate) struct Registry {
     store: Store,
     trust_domain: TrustDomain,
     prefix_ranges: Vec<IpNet>,
+    known: KnownNodes,
 }
 
 impl Registry {
@@ -56,6 +59,7 @@ impl Registry {
             store,
             trust_domain,
             prefix_ranges,
+            known: KnownNodes::default(),
         }
     }
 
@@ -106,14 +110,10 @@ impl Registry {
 
     /// How many alarms there are, and how many tokens can still be used.
     pub(crate) async fn counts(&self) -> Result<(u64, u64), Error> {
-        let (alarms, tokens): (i64, i64) = sqlx::query_as(
-            "SELECT (SELECT count(*) FROM alarms),
-                    (SELECT count(*) FROM tokens WHERE used_ms IS NULL AND void = '' AND expires_ms > $1)",
-        )
-        .bind(store::int(crate::now_ms()))
-        .fetch_one(self.store.reader())
-        .await?;
-        Ok((store::uint(alarms), store::uint(tokens)))
+        let alarms: i64 = sqlx::query_scalar("SELECT count(*) FROM alarms")
+            .fetch_one(self.store.reader())
+            .await?;
+        Ok((store::uint(alarms), self.open_tokens().await?))
     }
 
     pub(crate) async fn close(&self) {

@@ -2,19 +2,19 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
-use sqlx::Row;
 use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
 
 use super::Registry;
-use super::prefix::{self, Taken};
+use super::mesh::Mesh;
+use super::prefix::{self, Outside, Taken};
 use super::store::{Change, Section, int, uint};
 use crate::certificate::{MAX_PREFIXES, NodeBinding};
 use crate::model::{Node, SESSION_PORT};
 use crate::{Error, NodeName, node_id, now_ms};
-
-const COLUMNS: &str = "SELECT * FROM nodes";
 
 /// Underlay addresses of a node.
 const MAX_UNDERLAY: usize = 16;
@@ -52,15 +52,55 @@ pub(crate) struct NodeOrder {
     pub(crate) managed: bool,
 }
 
+/// The nodes of the last snapshot, and the number up to which it knows them: who has to get along with all nodes reads
+/// those that have changed since.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KnownNodes(Arc<Mutex<Option<(u64, Arc<Mesh>)>>>);
+
+impl KnownNodes {
+    fn lock(&self) -> MutexGuard<'_, Option<(u64, Arc<Mesh>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last(&self) -> Option<(u64, Arc<Mesh>)> {
+        self.lock().clone()
+    }
+}
+
 impl Registry {
-    /// All nodes; `revoked` is filled in by the snapshot.
-    pub(super) async fn nodes(&self) -> Result<Vec<Node>, Error> {
-        let rows = sqlx::query(COLUMNS).fetch_all(self.store.reader()).await?;
-        let nodes: Result<Vec<Node>, Error> = rows.iter().map(|row| self.node(row)).collect();
-        // Each database sorts by rules of its own.
-        nodes.map(|mut nodes| {
-            nodes.sort_by(|one, other| one.name.cmp(&other.name));
-            nodes
+    /// The nodes that have changed since a number, or all, in no order; `revoked` is not filled in.
+    pub(super) async fn nodes_since(
+        &self,
+        store: &mut AnyConnection,
+        since: Option<u64>,
+    ) -> Result<Vec<Node>, Error> {
+        let query = match since {
+            Some(number) => sqlx::query("SELECT * FROM nodes WHERE changed > $1").bind(int(number)),
+            None => sqlx::query("SELECT * FROM nodes"),
+        };
+        let rows = query.fetch_all(store).await?;
+        rows.iter().map(|row| self.node(row)).collect()
+    }
+
+    /// Keeps what a snapshot knows, up to the number of the last change of nodes.
+    pub(super) fn know_nodes(&self, number: u64, nodes: &Arc<Mesh>) {
+        *self.known.lock() = Some((number, Arc::clone(nodes)));
+    }
+
+    /// All nodes as a change sees them, itself included.
+    async fn nodes_within(&self, change: &mut Change) -> Result<Arc<Mesh>, Error> {
+        let known = self.known.last();
+        let deleted: i64 = sqlx::query_scalar("SELECT nodes_deleted FROM sequence")
+            .fetch_one(&mut **change)
+            .await?;
+        let Some((number, mesh)) = known.filter(|(number, _)| *number >= uint(deleted)) else {
+            let all = self.nodes_since(change, None).await?;
+            return Ok(Arc::new(Mesh::of(all, 0)));
+        };
+        let changed = self.nodes_since(change, Some(number)).await?;
+        Ok(match changed.is_empty() {
+            true => mesh,
+            false => Arc::new(mesh.next(changed, number)),
         })
     }
 
@@ -98,12 +138,8 @@ impl Registry {
                 "too many prefixes (64) or underlay addresses (16)",
             ));
         }
-        let rows = sqlx::query(COLUMNS).fetch_all(&mut **change).await?;
-        let nodes: Vec<Node> = rows
-            .iter()
-            .map(|row| self.node(row))
-            .collect::<Result<_, _>>()?;
-        let known = nodes.iter().find(|node| node.name == order.name);
+        let nodes = self.nodes_within(change).await?;
+        let known = nodes.get(&order.name);
         let keep = |new: &Vec<_>, old: Option<&Vec<_>>| match old {
             Some(old) if new.is_empty() => old.clone(),
             _ => new.clone(),
@@ -126,7 +162,7 @@ impl Registry {
                 problem: "it has joined with other prefixes, which its peers hold it to; keep them (make the token without --prefix), or evict the node first (`handfast node evict`)".to_owned(),
             });
         }
-        let others = nodes.iter().filter(|node| node.name != order.name);
+        let others = nodes.all().filter(|node| node.name != order.name);
         let taken = self.taken(change, others).await?;
         let addresses: Vec<IpAddr> = underlay.iter().map(SocketAddr::ip).collect();
         prefix::check(&prefixes, &addresses, &taken)?;
@@ -139,12 +175,15 @@ impl Registry {
     }
 
     /// Checks that what a node had is still free for it: of one that was
-    /// denied it may have been given to another.
+    /// denied it may have been given to another. One that was deleted has nothing.
     pub(super) async fn keep_place(
         &self,
         change: &mut Change,
         name: &NodeName,
     ) -> Result<(), Error> {
+        if self.binding(change, name).await?.is_none() {
+            return Ok(());
+        }
         let order = NodeOrder {
             name: name.clone(),
             prefixes: Vec::new(),
@@ -160,7 +199,7 @@ impl Registry {
         &self,
         change: &mut Change,
         others: impl Iterator<Item = &'a Node>,
-    ) -> Result<Taken, Error> {
+    ) -> Result<Taken<'a>, Error> {
         let mut taken = Taken {
             ranges: self.prefix_ranges.clone(),
             ..Taken::default()
@@ -171,26 +210,19 @@ impl Registry {
                 .await?;
         let denied: HashSet<&str> = denied.iter().map(String::as_str).collect();
         for node in others.filter(|node| !denied.contains(node.name.as_str())) {
-            taken.prefixes.extend(
-                node.prefixes
-                    .iter()
-                    .map(|prefix| (node.name.clone(), *prefix)),
-            );
-            let what = format!("an underlay address of node {}", node.name);
-            taken.outside.extend(
-                node.underlay
-                    .iter()
-                    .map(|address| (address.ip(), what.clone())),
-            );
+            let prefixes = node.prefixes.iter().map(|prefix| (&node.name, *prefix));
+            taken.prefixes.extend(prefixes);
+            let underlay = node.underlay.iter();
+            taken
+                .outside
+                .extend(underlay.map(|address| (address.ip(), Outside::Node(&node.name))));
         }
         let addresses: Vec<String> = sqlx::query_scalar("SELECT address FROM ca_addresses")
             .fetch_all(&mut **change)
             .await?;
         for address in addresses {
             let address: IpAddr = self.stored(address.parse())?;
-            taken
-                .outside
-                .push((address, "an address of the CA".to_owned()));
+            taken.outside.push((address, Outside::Ca));
         }
         Ok(taken)
     }
@@ -204,11 +236,11 @@ impl Registry {
     ) -> Result<(), Error> {
         let assignment = change.number(Section::Nodes).await?;
         sqlx::query(
-            "INSERT INTO nodes (name, prefixes, underlay, managed, assignment, created_ms)
-             VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO nodes (name, prefixes, underlay, managed, assignment, created_ms, changed)
+             VALUES ($1, $2, $3, $4, $5, $6, $5)
              ON CONFLICT (name) DO UPDATE SET
                 assignment = CASE WHEN nodes.prefixes = $2 THEN nodes.assignment ELSE $5 END,
-                prefixes = $2, underlay = $3",
+                prefixes = $2, underlay = $3, changed = $5",
         )
         .bind(order.name.as_str())
         .bind(self.stored(serde_json::to_string(prefixes))?)
@@ -264,9 +296,16 @@ impl Registry {
         change: &mut Change,
         address: IpAddr,
     ) -> Result<(), Error> {
-        let rows = sqlx::query(COLUMNS).fetch_all(&mut **change).await?;
-        for row in &rows {
-            let node = self.node(row)?;
+        let known: Option<i64> =
+            sqlx::query_scalar("SELECT 1 FROM ca_addresses WHERE address = $1")
+                .bind(address.to_string())
+                .fetch_optional(&mut **change)
+                .await?;
+        if known.is_some() {
+            // Whoever has come since was kept from it.
+            return Ok(());
+        }
+        for node in self.nodes_within(change).await?.all() {
             if let Some(prefix) = node
                 .prefixes
                 .iter()

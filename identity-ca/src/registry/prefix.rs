@@ -1,5 +1,6 @@
 //! Which prefixes a node may have: in range, disjoint, and holding nobody that the tunnels need.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,17 +9,39 @@ use crate::{Error, NodeName};
 
 /// What a new assignment must get along with.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(super) struct Taken<'a> {
     /// Configured ranges.
     pub(super) ranges: Vec<IpNet>,
     /// Prefixes of other nodes.
-    pub(super) prefixes: Vec<(NodeName, IpNet)>,
+    pub(super) prefixes: Vec<(&'a NodeName, IpNet)>,
     /// Addresses that traffic outside of the tunnels needs, and what they are.
-    pub(super) outside: Vec<(IpAddr, String)>,
+    pub(super) outside: Vec<(IpAddr, Outside<'a>)>,
+}
+
+/// Whose address must stay outside of the tunnels.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Outside<'a> {
+    Ca,
+    Own,
+    Node(&'a NodeName),
+}
+
+impl fmt::Display for Outside<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ca => f.write_str("an address of the CA"),
+            Self::Own => f.write_str("the node's own underlay address"),
+            Self::Node(name) => write!(f, "an underlay address of node {name}"),
+        }
+    }
 }
 
 /// Checks an assignment of prefixes and underlay addresses.
-pub(super) fn check(prefixes: &[IpNet], underlay: &[IpAddr], taken: &Taken) -> Result<(), Error> {
+pub(super) fn check(
+    prefixes: &[IpNet],
+    underlay: &[IpAddr],
+    taken: &Taken<'_>,
+) -> Result<(), Error> {
     for (position, prefix) in prefixes.iter().enumerate() {
         let bad = |problem: String| Err(Error::invalid(format!("prefix {prefix}"), problem));
         if prefix.trunc() != *prefix {
@@ -50,14 +73,9 @@ pub(super) fn check(prefixes: &[IpNet], underlay: &[IpAddr], taken: &Taken) -> R
                 "overlaps {other} of node {node}; prefixes of nodes are disjoint (if {node} is gone for good, `handfast revoke --node {node}` frees them)"
             ));
         }
-        let own = underlay
-            .iter()
-            .map(|address| (*address, "the node's own underlay address".to_owned()));
-        let outside = taken.outside.iter().cloned().chain(own);
-        if let Some((address, what)) = outside
-            .into_iter()
-            .find(|(address, _)| prefix.contains(address))
-        {
+        let own = underlay.iter().map(|address| (*address, Outside::Own));
+        let mut outside = taken.outside.iter().copied().chain(own);
+        if let Some((address, what)) = outside.find(|(address, _)| prefix.contains(address)) {
             return bad(format!(
                 "contains {address}, {what}: the tunnels would need what they give"
             ));
@@ -86,21 +104,16 @@ fn overlap(one: &IpNet, other: &IpNet) -> bool {
 mod tests {
     use super::*;
 
-    fn taken() -> Taken {
-        Taken {
-            ranges: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()],
-            prefixes: vec![("db1".parse().unwrap(), "10.2.0.0/24".parse().unwrap())],
-            outside: vec![(
-                "10.9.0.1".parse().unwrap(),
-                "an address of the CA".to_owned(),
-            )],
-        }
-    }
-
     fn verdict(prefixes: &[&str], underlay: &[&str]) -> Result<(), String> {
+        let db1: NodeName = "db1".parse().unwrap();
+        let taken = Taken {
+            ranges: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/16".parse().unwrap()],
+            prefixes: vec![(&db1, "10.2.0.0/24".parse().unwrap())],
+            outside: vec![("10.9.0.1".parse().unwrap(), Outside::Ca)],
+        };
         let prefixes: Vec<IpNet> = prefixes.iter().map(|text| text.parse().unwrap()).collect();
         let underlay: Vec<IpAddr> = underlay.iter().map(|text| text.parse().unwrap()).collect();
-        check(&prefixes, &underlay, &taken()).map_err(|error| error.to_string())
+        check(&prefixes, &underlay, &taken).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(crate) struct Revisions {
     pub(crate) federation: u64,
     /// Deletions of entries up to here are no longer known one by one.
     pub(crate) forgotten: u64,
+    /// The last deletion of a node.
+    pub(crate) nodes_deleted: u64,
 }
 
 /// One state of the registry.
@@ -93,21 +95,8 @@ impl Snapshot {
                 })
             }
         };
-        let kept = fresh(|revisions| revisions.nodes)
-            .filter(|before| before.revisions.deny == revisions.deny);
-        let nodes = match kept {
-            Some(before) => Arc::clone(&before.nodes),
-            None => {
-                let mut nodes = registry.nodes().await?;
-                for node in &mut nodes {
-                    node.revoked = deny.denies_node(&node.name);
-                }
-                Arc::new(match before {
-                    Some(before) => before.nodes.next(nodes, revisions.last),
-                    None => Mesh::first(nodes, revisions.last),
-                })
-            }
-        };
+        let nodes = registry.mesh(before, &revisions, &deny).await?;
+        registry.know_nodes(revisions.nodes, &nodes);
         let entries = registry.entry_table(before, &revisions).await?;
         let operators = match fresh(|revisions| revisions.operators) {
             Some(before) => Arc::clone(&before.operators),
@@ -175,7 +164,44 @@ impl Registry {
             servers: number("servers")?,
             federation: number("federation")?,
             forgotten: number("forgotten")?,
+            nodes_deleted: number("nodes_deleted")?,
         })
+    }
+
+    /// The nodes, brought up to `now`: by those that have changed since `before`, and those that were revoked or are no
+    /// longer, unless one was deleted.
+    async fn mesh(
+        &self,
+        before: Option<&Snapshot>,
+        now: &Revisions,
+        deny: &DenyList,
+    ) -> Result<Arc<Mesh>, Error> {
+        let known = before.filter(|before| before.revisions.nodes >= now.nodes_deleted);
+        let since = known.map(|before| before.revisions.nodes);
+        let mut changed = Vec::new();
+        if since != Some(now.nodes) {
+            let mut reader = self.store.reader().acquire().await?;
+            changed = self.nodes_since(&mut reader, since).await?;
+        }
+        let Some(before) = known else {
+            let all = changed.into_iter().map(|node| judged(node, deny));
+            return Ok(Arc::new(Mesh::of(all.collect(), now.last)));
+        };
+        if before.revisions.deny != now.deny {
+            let moved = before.deny.nodes().filter(|name| !deny.denies_node(name));
+            let moved = moved.chain(deny.nodes().filter(|name| !before.deny.denies_node(name)));
+            let moved: Vec<Node> = moved
+                .filter(|name| !changed.iter().any(|node| node.name == **name))
+                .filter_map(|name| before.nodes.get(name))
+                .map(|node| Node::clone(node))
+                .collect();
+            changed.extend(moved);
+        }
+        if changed.is_empty() {
+            return Ok(Arc::clone(&before.nodes));
+        }
+        let changed = changed.into_iter().map(|node| judged(node, deny)).collect();
+        Ok(Arc::new(before.nodes.next(changed, now.last)))
     }
 
     /// The table of entries, brought up to `now`: by what has changed since
@@ -218,10 +244,16 @@ impl Registry {
 
     /// All nodes with what their agents said last, for operators.
     pub(crate) async fn nodes_for_operators(&self, deny: &DenyList) -> Result<Vec<Node>, Error> {
-        let mut nodes = self.nodes().await?;
-        for node in &mut nodes {
-            node.revoked = deny.denies_node(&node.name);
-        }
-        Ok(nodes)
+        let mut reader = self.store.reader().acquire().await?;
+        let mut nodes = self.nodes_since(&mut reader, None).await?;
+        // Each database sorts by rules of its own.
+        nodes.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(nodes.into_iter().map(|node| judged(node, deny)).collect())
     }
+}
+
+/// Rows of nodes do not say who is revoked.
+fn judged(mut node: Node, deny: &DenyList) -> Node {
+    node.revoked = deny.denies_node(&node.name);
+    node
 }

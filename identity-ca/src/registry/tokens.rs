@@ -1,19 +1,30 @@
-//! Join tokens: made for a node, spent once.
+//! Join tokens: made for a node, spent once, and good for as long as the root that they name.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use sqlx::AssertSqlSafe;
 
-use super::store::{int, uint};
+use super::store::{Change, int, uint};
 use super::{NodeOrder, Registry};
+use crate::bundle::Fingerprint;
 use crate::certificate::NodeBinding;
 use crate::client::moment;
+use crate::model::TokenRecord;
 use crate::token::Secret;
 use crate::{Error, NodeName, now_ms};
 
 /// A token lives no longer.
 const MAX_TTL: u64 = 30 * 24 * 3600;
 const DEFAULT_TTL: u64 = 3600;
+/// A listing has the newest.
+const MAX_LISTED: i64 = 10_000;
+/// Whoever has only a root's fingerprint needs that root in the bundle, and no one should follow one that is compromised.
+/// (Of tokens of an earlier version nobody knows which root they name.)
+const ROOT_GONE: &str = "root <> '' AND root NOT IN
+    (SELECT id FROM authorities WHERE kind = 'root' AND state <> 'retired' AND compromised = 0)";
+const WHY_GONE: &str =
+    "the root by which it knows this CA was replaced since it was made, or is compromised";
 
 /// What a token is made for.
 #[derive(Debug, Clone)]
@@ -30,6 +41,8 @@ pub(crate) struct TokenMade {
     pub(crate) secret: Secret,
     pub(crate) expires_at_ms: u64,
     pub(crate) prefixes: Vec<IpNet>,
+    /// The root that it names.
+    pub(crate) root: Fingerprint,
 }
 
 impl Registry {
@@ -49,15 +62,17 @@ impl Registry {
             self.claim_ca_address(&mut change, address).await?;
         }
         let prefixes = self.place_node(&mut change, &order.node).await?;
+        let root = self.named_root(&mut change).await?;
         let secret = Secret::random();
         let expires_at_ms = now_ms() + ttl * 1000;
         sqlx::query(
-            "INSERT INTO tokens (hash, node, created_ms, expires_ms) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO tokens (hash, node, created_ms, expires_ms, void, root) VALUES ($1, $2, $3, $4, '', $5)",
         )
         .bind(secret.hash().as_slice())
         .bind(order.node.name.as_str())
         .bind(int(now_ms()))
         .bind(int(expires_at_ms))
+        .bind(&root)
         .execute(&mut *change)
         .await?;
         change.commit().await?;
@@ -65,7 +80,61 @@ impl Registry {
             secret,
             expires_at_ms,
             prefixes,
+            root: self.stored(format!("sha256:{root}").parse())?,
         })
+    }
+
+    /// The root that signs at the moment of a change.
+    async fn named_root(&self, change: &mut Change) -> Result<String, Error> {
+        let root: Option<String> = sqlx::query_scalar(
+            "SELECT max(id) FROM authorities WHERE kind = 'root' AND state = 'active'",
+        )
+        .fetch_one(&mut **change)
+        .await?;
+        root.ok_or_else(|| {
+            Error::NotSigning(
+                "this CA has no root yet that a token could name; nothing was changed".to_owned(),
+            )
+        })
+    }
+
+    /// How many tokens can still be used.
+    pub(super) async fn open_tokens(&self) -> Result<u64, Error> {
+        let sql = format!(
+            "SELECT count(*) FROM tokens WHERE used_ms IS NULL AND void = '' AND expires_ms > $1 AND NOT ({ROOT_GONE})"
+        );
+        let open: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(int(now_ms()))
+            .fetch_one(self.store.reader())
+            .await?;
+        Ok(uint(open))
+    }
+
+    /// The newest tokens, spent, expired and void ones too, newest first.
+    pub(crate) async fn tokens(&self) -> Result<Vec<TokenRecord>, Error> {
+        let sql = format!(
+            "SELECT node, created_ms, expires_ms, used_ms, void, CAST(CASE WHEN {ROOT_GONE} THEN 1 ELSE 0 END AS BIGINT)
+             FROM tokens ORDER BY created_ms DESC, node LIMIT $1"
+        );
+        let rows: Vec<(String, i64, i64, Option<i64>, String, i64)> =
+            sqlx::query_as(AssertSqlSafe(sql))
+                .bind(MAX_LISTED)
+                .fetch_all(self.store.reader())
+                .await?;
+        let record =
+            |(node, created, expires, used, void, gone): (String, _, _, _, String, i64)| {
+                Ok(TokenRecord {
+                    node: self.stored(node.parse())?,
+                    created_at_ms: uint(created),
+                    expires_at_ms: uint(expires),
+                    used_at_ms: Option::map(used, uint),
+                    void: match void.as_str() {
+                        "" if gone != 0 => WHY_GONE.to_owned(),
+                        _ => void,
+                    },
+                })
+            };
+        rows.into_iter().map(record).collect()
     }
 
     /// Spends a token. `sign` makes the certificate; it, the spent token and
@@ -78,12 +147,16 @@ impl Registry {
     ) -> Result<(NodeName, T), Error> {
         let now = now_ms();
         let mut change = self.store.begin().await?;
-        let row: Option<(String, i64, Option<i64>, String)> =
-            sqlx::query_as("SELECT node, expires_ms, used_ms, void FROM tokens WHERE hash = $1")
+        let sql = format!(
+            "SELECT node, expires_ms, used_ms, void, CAST(CASE WHEN {ROOT_GONE} THEN 1 ELSE 0 END AS BIGINT)
+             FROM tokens WHERE hash = $1"
+        );
+        let row: Option<(String, i64, Option<i64>, String, i64)> =
+            sqlx::query_as(AssertSqlSafe(sql))
                 .bind(secret.hash().as_slice())
                 .fetch_optional(&mut *change)
                 .await?;
-        let Some((node, expires, used, void)) = row else {
+        let Some((node, expires, used, void, root_gone)) = row else {
             return Err(Error::Token(
                 "this CA has not made it (is it the right CA?)".to_owned(),
             ));
@@ -106,6 +179,10 @@ impl Registry {
                 moment(uint(expires))
             )));
         }
+        let void = match void.as_str() {
+            "" if root_gone != 0 => WHY_GONE,
+            void => void,
+        };
         if !void.is_empty() {
             return Err(Error::Token(format!(
                 "it is void: {void}; make a new one with `handfast token create --node {node}`"

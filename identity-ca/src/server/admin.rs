@@ -85,7 +85,7 @@ impl Admin for Service {
             trust_domain: self.state.authority.trust_domain().to_string(),
             node: node.to_string(),
             ca_address: request.ca_address,
-            root_fingerprint: self.state.authority.root_fingerprint().to_string(),
+            root_fingerprint: made.root.to_string(),
             expires_at_ms: made.expires_at_ms,
             prefixes: made.prefixes.iter().map(ToString::to_string).collect(),
         }))

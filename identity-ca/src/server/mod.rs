@@ -17,6 +17,7 @@ mod heard;
 mod jwt;
 mod kubernetes;
 mod listen;
+mod nodes;
 mod observations;
 mod operator;
 mod operators;

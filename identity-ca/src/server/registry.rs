@@ -6,11 +6,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::nodes;
 use super::operator::check_reason;
 use super::state::State;
 use crate::audit::Act;
 use crate::convert::trust_domains;
-use crate::model::{Entry, NodeAct, Role, Selector};
+use crate::model::{Entry, Role, Selector};
 use crate::proto::registry_server::Registry;
 use crate::registry::{EntryOrder, Imported, parent_of};
 use crate::{Error, NodeName, proto};
@@ -20,7 +21,6 @@ const PIECE: usize = 1000;
 /// What one import may hold.
 const MAX_IMPORT: usize = 200_000;
 const MAX_IMPORT_BYTES: usize = 256 << 20;
-const MAX_NAMES: usize = 10_000;
 
 pub(super) struct Service {
     state: Arc<State>,
@@ -118,13 +118,7 @@ impl Registry for Service {
             .change(|state| async move { state.registry.delete_entries(&ids).await })
             .await;
         let all = deleted.as_deref().unwrap_or_default();
-        let one = |entry: &Entry| {
-            let act = Act::done("entry.delete", &by, &entry.spiffe_id)
-                .with("id", entry.id.as_str())
-                .with("reason", reason.as_str());
-            Some(act)
-        };
-        self.record_all(all, one).await?;
+        self.state.record_deleted(all, &by, &reason).await?;
         let deleted = self
             .state
             .conclude("entry.delete", &by, subject, deleted, |act, _| {
@@ -166,7 +160,7 @@ impl Registry for Service {
             let act = Act::done(act, &by, spiffe_id).with("id", id.as_str());
             Some(act.with("import", true))
         };
-        self.record_all(all, one).await?;
+        self.state.record_all(all, one).await?;
         let reply = imported.map(|outcome| tally(&outcome));
         let subject = format!("{count} entries");
         let reply = self
@@ -185,47 +179,23 @@ impl Registry for Service {
         request: Request<proto::ChangeNodesRequest>,
     ) -> Result<Response<proto::ChangeNodesReply>, Status> {
         let by = self.state.operator(&request, Role::Admin)?;
-        let request = request.into_inner();
-        let (act, name) = match request.act() {
-            proto::NodeAct::Evict => (NodeAct::Evict, "node.evict"),
-            proto::NodeAct::Ban => (NodeAct::Ban, "node.ban"),
-            proto::NodeAct::Unban => (NodeAct::Unban, "node.unban"),
-            proto::NodeAct::Enforce => (NodeAct::Enforce, "node.enforce"),
-            proto::NodeAct::Relax => (NodeAct::Relax, "node.relax"),
-            proto::NodeAct::Unspecified => {
-                return Err(Status::invalid_argument(
-                    "evict, ban, unban, enforce or relax",
-                ));
-            }
-        };
-        check_reason(&request.reason)?;
-        if request.names.is_empty() || request.names.len() > MAX_NAMES {
-            return Err(Status::invalid_argument(format!(
-                "name 1 to {MAX_NAMES} nodes"
-            )));
-        }
-        let nodes: Vec<NodeName> = request
-            .names
-            .iter()
-            .map(|name| name.parse())
-            .collect::<Result<_, Error>>()?;
-        let (subject, reason) = (request.names.join(" "), request.reason);
-        let why = reason.clone();
-        let number = self
-            .state
-            .change(
-                move |state| async move { state.registry.change_nodes(&nodes, act, &reason).await },
-            )
-            .await;
-        let number = self
-            .state
-            .conclude(name, &by, subject, number, |act, number| {
-                act.with("reason", why).with("number", number.unwrap_or(0))
-            })
-            .await?;
-        Ok(Response::new(proto::ChangeNodesReply {
-            sequence: number.unwrap_or(0),
-        }))
+        nodes::change(&self.state, &by, request.into_inner()).await
+    }
+
+    async fn delete_nodes(
+        &self,
+        request: Request<proto::DeleteNodesRequest>,
+    ) -> Result<Response<proto::DeleteNodesReply>, Status> {
+        let by = self.state.operator(&request, Role::Admin)?;
+        nodes::delete(&self.state, &by, request.into_inner()).await
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<proto::ListTokensRequest>,
+    ) -> Result<Response<proto::ListTokensReply>, Status> {
+        self.state.operator(&request, Role::Auditor)?;
+        nodes::tokens(&self.state).await
     }
 
     async fn list_servers(
@@ -277,20 +247,6 @@ impl Registry for Service {
 }
 
 impl Service {
-    /// A line for each, in batches: what was done to one of many is found like
-    /// what was done to it alone.
-    async fn record_all<T: Sync>(
-        &self,
-        all: &[T],
-        act: impl Fn(&T) -> Option<Act> + Send + Sync,
-    ) -> Result<(), Error> {
-        for piece in all.chunks(PIECE) {
-            let acts = piece.iter().filter_map(&act).collect();
-            self.state.audit.record(acts).await?;
-        }
-        Ok(())
-    }
-
     fn find(&self, asked: proto::QueryEntriesRequest) -> Result<Vec<Arc<Entry>>, Error> {
         let now = self.state.now();
         let domain = self.state.authority.trust_domain();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::allowance::Allowances;
@@ -258,7 +259,7 @@ impl Drop for Connected {
 }
 
 /// The certificate that the CA shows to agents: signed by itself, renewed when
-/// half of its life is over, or another issuing CA signs.
+/// half of its life is over, another issuing CA signs, or a root leaves the bundle.
 #[derive(Debug)]
 pub(super) struct OwnCertificate(RwLock<Option<Shown>>);
 
@@ -266,6 +267,8 @@ pub(super) struct OwnCertificate(RwLock<Option<Shown>>);
 struct Shown {
     key: Arc<CertifiedKey>,
     issuer: String,
+    /// What stands behind it in the chain, for who knows an older root.
+    roots: Vec<CertificateDer<'static>>,
     /// When it is to be replaced, and when it ends (unix seconds).
     due: u64,
     not_after: u64,
@@ -293,7 +296,9 @@ impl OwnCertificate {
         let stale = {
             let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
             shown.as_ref().map_or(issuer.is_some(), |shown| {
-                now_ms() / 1000 >= shown.due || Some(&shown.issuer) != issuer.as_ref()
+                now_ms() / 1000 >= shown.due
+                    || Some(&shown.issuer) != issuer.as_ref()
+                    || issuer.is_some() && shown.roots != authority.authorities().shown()
             })
         };
         if stale {
@@ -313,8 +318,10 @@ impl ResolvesServerCert for OwnCertificate {
 
 impl Shown {
     fn fresh(authority: &Authority, issuer: String) -> Result<Self, Error> {
-        let (key, issued) = authority.server_identity()?;
+        let roots = authority.authorities().shown();
+        let (key, issued) = authority.server_identity(&roots)?;
         Ok(Self {
+            roots,
             key: certified(issued.chain, &key)?,
             issuer,
             due: (now_ms() / 1000).midpoint(issued.not_after),

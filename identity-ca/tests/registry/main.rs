@@ -11,6 +11,7 @@
 mod common;
 mod entries;
 mod full_disk;
+mod gone;
 mod large;
 mod nodes;
 mod observations;

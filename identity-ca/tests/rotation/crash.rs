@@ -167,6 +167,52 @@ async fn agents(ca: &Mortal) -> Vec<Agent> {
     agents
 }
 
+/// The names that a rotation waits for.
+async fn waits_for(admin: &mut Admin) -> Vec<String> {
+    let live = admin.rotations().await.unwrap().live;
+    let stragglers = live.iter().flat_map(|rotation| &rotation.stragglers);
+    let mut names: Vec<String> = stragglers.map(|who| who.subject.clone()).collect();
+    names.dedup();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn activation_waits_for_who_is_cut_off_through_every_kill_and_names_it() {
+    let mut ca = Mortal::new().await;
+    let agents = agents(&ca).await;
+    let traffic = Traffic::start(&agents);
+    agents[1].cut(true);
+    let before = ca.admin().await.bundle().await.unwrap();
+    for place in ["within-root-prepared", "after-root-prepared"] {
+        ca.again(Some(place), &agents).await;
+        let _ = ca
+            .admin()
+            .await
+            .rotate(order(What::Root, Stage::Revoked))
+            .await;
+        ca.dies(place).await;
+    }
+    for _ in 0..3 {
+        ca.again(None, &agents).await;
+        let mut admin = ca.admin().await;
+        // Whoever is there confirms anew; it alone is left, and stays so.
+        let since = tokio::time::Instant::now();
+        while waits_for(&mut admin).await != ["n1"] {
+            let live = admin.rotations().await.unwrap().live;
+            assert!(since.elapsed() < PATIENCE, "{live:#?}");
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        let status = admin.status().await.unwrap();
+        assert_eq!(admin.rotations().await.unwrap().live[0].stage, "prepared");
+        let active = before.fingerprints().next().unwrap().to_string();
+        assert_eq!(status.root_fingerprint, active, "the old root signs");
+    }
+    // Back, by the bundle that it had, and everything goes on by itself.
+    agents[1].cut(false);
+    assert_eq!(ca.settles().await.as_deref(), Some("revoked"));
+    traffic.end().await;
+}
+
 /// Dies at each place of a rotation in turn, on one CA that goes on living.
 async fn walk(what: What) {
     let mut ca = Mortal::new().await;

@@ -15,6 +15,7 @@ mod agent;
 mod crash;
 mod modes;
 mod servers;
+mod tokens;
 mod whole;
 
 /// Whoever moves clocks has another one.

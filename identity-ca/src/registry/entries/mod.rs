@@ -7,6 +7,8 @@ mod row;
 
 use std::collections::{HashMap, HashSet};
 
+use spiffe::SpiffeId;
+
 use super::Registry;
 use super::store::{Change, Section, int};
 use crate::model::Entry;
@@ -27,8 +29,8 @@ const REMEMBER_MS: u64 = 24 * 3600 * 1000;
 /// What became of an entry that was imported; what has changed is named by ID and SPIFFE ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Imported {
-    Created(String, spiffe::SpiffeId),
-    Updated(String, spiffe::SpiffeId),
+    Created(String, SpiffeId),
+    Updated(String, SpiffeId),
     Unchanged,
 }
 
@@ -99,13 +101,35 @@ impl Registry {
         if entries.is_empty() {
             return Ok(entries);
         }
-        let number = change.number(Section::Entries).await?;
-        for entry in &entries {
-            delete(&mut change, &entry.id, number).await?;
-        }
-        self.check_orphans(&mut change, &entries).await?;
+        self.drop_entries(&mut change, &entries).await?;
         change.commit().await?;
         Ok(entries)
+    }
+
+    /// Deletes entries, unless others stand below them.
+    pub(super) async fn drop_entries(
+        &self,
+        change: &mut Change,
+        entries: &[Entry],
+    ) -> Result<(), Error> {
+        let number = change.number(Section::Entries).await?;
+        for entry in entries {
+            delete(change, &entry.id, number).await?;
+        }
+        self.check_orphans(change, entries).await
+    }
+
+    /// The entries that have a SPIFFE ID as their parent.
+    pub(super) async fn entries_below(
+        &self,
+        change: &mut Change,
+        parent: &SpiffeId,
+    ) -> Result<Vec<Entry>, Error> {
+        let rows = sqlx::query("SELECT * FROM entries WHERE parent = $1 ORDER BY spiffe_id, id")
+            .bind(parent.to_string())
+            .fetch_all(&mut **change)
+            .await?;
+        rows.iter().map(|row| self.entry(row)).collect()
     }
 
     /// Takes entries in: all or none. One that is there already (same SPIFFE

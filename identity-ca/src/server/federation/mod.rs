@@ -185,10 +185,14 @@ impl Service {
 
     async fn set(&self, bundle: proto::Bundle, reason: &str) -> Result<TrustDomain, Error> {
         let bundle = TrustBundle::try_from(bundle)?;
-        if !reason.is_empty() {
+        let domain = bundle.trust_domain().clone();
+        let now = self.state.now();
+        let stands = now.federations.get(&domain);
+        let stands = stands.and_then(|known| known.bundle.as_deref());
+        let replaces = stands.is_some_and(|known| *known != bundle);
+        if replaces || !reason.is_empty() {
             check_reason(reason)?;
         }
-        let domain = bundle.trust_domain().clone();
         self.state
             .change(|state| async move { state.registry.set_bundle(&bundle).await })
             .await?;

@@ -228,7 +228,8 @@ async fn left_behind(
             say(
                 "tokens",
                 format!(
-                    "{tokens} open join tokens name the present root: they are void once it is revoked"
+                    "{tokens} open join tokens name the present root: they are void once it is {}",
+                    if compromised { "superseded" } else { "revoked" }
                 ),
                 true,
             );
