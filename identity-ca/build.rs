@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "proto/observations.proto",
     "proto/operators.proto",
     "proto/rotation.proto",
+    "proto/trial.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

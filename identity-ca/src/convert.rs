@@ -2,7 +2,7 @@
 //! says is checked once, here.
 
 use crate::model::{
-    Denial, Entry, Node, NodeObservations, ObservedPair, PolicyDocument, Selector, Subject,
+    Denial, Entry, Node, NodeObservations, ObservedPair, PolicyDocument, PolicyTrial, Selector, Subject, TriedPolicy,
 };
 use crate::names::operator_id;
 use crate::{Error, proto};
@@ -150,6 +150,38 @@ impl From<proto::Policy> for PolicyDocument {
             text: policy.text,
             version: policy.version,
             changed_at_ms: policy.changed_at_ms,
+        }
+    }
+}
+
+impl From<PolicyTrial> for proto::PolicyTrial {
+    fn from(trial: PolicyTrial) -> Self {
+        let policy = |policy: TriedPolicy| proto::TriedPolicy {
+            name: policy.name,
+            created: policy.created,
+        };
+        Self {
+            number: trial.number,
+            began_at_ms: trial.began_at_ms,
+            deadline_ms: trial.deadline_ms,
+            operator: trial.operator,
+            policies: trial.policies.into_iter().map(policy).collect(),
+        }
+    }
+}
+
+impl From<proto::PolicyTrial> for PolicyTrial {
+    fn from(trial: proto::PolicyTrial) -> Self {
+        let policy = |policy: proto::TriedPolicy| TriedPolicy {
+            name: policy.name,
+            created: policy.created,
+        };
+        Self {
+            number: trial.number,
+            began_at_ms: trial.began_at_ms,
+            deadline_ms: trial.deadline_ms,
+            operator: trial.operator,
+            policies: trial.policies.into_iter().map(policy).collect(),
         }
     }
 }

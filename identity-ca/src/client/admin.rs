@@ -319,15 +319,11 @@ impl Admin {
         &mut self,
         documents: &[(String, String)],
     ) -> Result<Vec<PolicyDocument>, Error> {
-        let policies = documents
-            .iter()
-            .map(|(name, text)| proto::Policy {
-                name: name.clone(),
-                text: text.clone(),
-                ..proto::Policy::default()
-            })
-            .collect();
-        self.put(policies, String::new()).await
+        self.put(proto::PutPoliciesRequest {
+            policies: unversioned(documents),
+            ..proto::PutPoliciesRequest::default()
+        })
+        .await
     }
 
     /// Puts another text in the place of this version of a document, and of no
@@ -344,15 +340,18 @@ impl Admin {
             version: document.version,
             ..proto::Policy::default()
         };
-        self.put(vec![policy], reason.to_owned()).await.map(drop)
+        let request = proto::PutPoliciesRequest {
+            policies: vec![policy],
+            reason: reason.to_owned(),
+            ..proto::PutPoliciesRequest::default()
+        };
+        self.put(request).await.map(drop)
     }
 
-    async fn put(
+    pub(super) async fn put(
         &mut self,
-        policies: Vec<proto::Policy>,
-        reason: String,
+        request: proto::PutPoliciesRequest,
     ) -> Result<Vec<PolicyDocument>, Error> {
-        let request = proto::PutPoliciesRequest { policies, reason };
         let reply = self
             .client
             .put_policies(bounded(request))
@@ -443,6 +442,16 @@ fn revocation(subject: &Subject, reason: &str) -> proto::RevokeRequest {
     proto::RevokeRequest {
         denial: Some(proto::Denial::from(&denial)),
     }
+}
+
+/// Documents (name, text), whatever version stands there now.
+pub(super) fn unversioned(documents: &[(String, String)]) -> Vec<proto::Policy> {
+    let policy = |(name, text): &(String, String)| proto::Policy {
+        name: name.clone(),
+        text: text.clone(),
+        ..proto::Policy::default()
+    };
+    documents.iter().map(policy).collect()
 }
 
 fn documents_of(policies: proto::Policies) -> Vec<PolicyDocument> {

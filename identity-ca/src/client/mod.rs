@@ -16,6 +16,7 @@ pub mod operators;
 mod psat;
 pub mod rotation;
 mod section;
+mod trial;
 
 use std::fmt;
 

@@ -7,6 +7,7 @@ mod observation;
 mod operator;
 mod server;
 mod token;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +24,7 @@ pub use self::observation::{NodeObservations, ObservedPair};
 pub use self::operator::{OperatorGrant, Role};
 pub use self::server::{CaServer, NodeAct};
 pub use self::token::TokenRecord;
+pub use self::trial::{PolicyTrial, TriedPolicy};
 
 /// Labels of an identity.
 pub type Labels = BTreeMap<String, String>;

@@ -24,6 +24,7 @@ mod sqlite;
 mod store;
 mod table;
 mod tokens;
+mod trial;
 
 use ipnet::IpNet;
 use spiffe::TrustDomain;
@@ -43,6 +44,7 @@ pub(crate) use self::snapshot::{Revisions, Snapshot};
 pub(crate) use self::store::{Change, Section, Store, int, uint};
 pub(crate) use self::table::Difference;
 pub(crate) use self::tokens::TokenOrder;
+pub(crate) use self::trial::{TrialOrder, none as no_trial};
 
 /// The rules of the registry over its store.
 #[derive(Debug, Clone)]

@@ -39,47 +39,11 @@ impl Registry {
     ) -> Result<Vec<PolicyDocument>, Error> {
         orders.iter().try_for_each(check)?;
         let mut change = self.store.begin().await?;
-        let mut documents = Vec::with_capacity(orders.len());
-        let mut changed = false;
-        for order in orders {
-            if let Some(expected) = order.instead_of {
-                still(&mut change, &order.name, expected).await?;
-            }
-            let written = sqlx::query(
-                "INSERT INTO policies VALUES ($1, $2, 1, $3)
-                 ON CONFLICT (name) DO UPDATE SET text = $2, version = policies.version + 1, changed_ms = $3
-                 WHERE policies.text <> $2",
-            )
-            .bind(&order.name)
-            .bind(&order.text)
-            .bind(int(now_ms()))
-            .execute(&mut *change)
-            .await?;
-            changed |= written.rows_affected() > 0;
-            let row: Row = sqlx::query_as(
-                "SELECT name, text, version, changed_ms FROM policies WHERE name = $1",
-            )
-            .bind(&order.name)
-            .fetch_one(&mut *change)
-            .await?;
-            documents.push(document(row));
+        let (documents, changed) = put(&mut change, orders).await?;
+        if changed {
+            change.number(Section::Policies).await?;
+            change.commit().await?;
         }
-        if !changed {
-            return Ok(documents);
-        }
-        let (count, bytes): (i64, i64) = sqlx::query_as(
-            "SELECT count(*), CAST(coalesce(sum(octet_length(text)), 0) AS BIGINT) FROM policies",
-        )
-        .fetch_one(&mut *change)
-        .await?;
-        if uint(count) > MAX_DOCUMENTS as u64 || uint(bytes) > MAX_TOTAL {
-            return Err(Error::invalid(
-                "policies",
-                "more than 10,000 documents or 32 MiB in all",
-            ));
-        }
-        change.number(Section::Policies).await?;
-        change.commit().await?;
         Ok(documents)
     }
 
@@ -88,31 +52,99 @@ impl Registry {
         &self,
         names: &[String],
     ) -> Result<Vec<PolicyDocument>, Error> {
-        let mut change = self.store.begin().await?;
-        let mut documents = Vec::with_capacity(names.len());
-        for name in names {
-            let row: Option<Row> = sqlx::query_as(
-                "DELETE FROM policies WHERE name = $1 RETURNING name, text, version, changed_ms",
-            )
-            .bind(name)
-            .fetch_optional(&mut *change)
-            .await?;
-            let missing = || Error::Missing {
-                what: "policy",
-                name: name.clone(),
-            };
-            documents.push(document(row.ok_or_else(missing)?));
-            sqlx::query("DELETE FROM observations WHERE policy = $1")
-                .bind(name)
-                .execute(&mut *change)
-                .await?;
-        }
-        if !documents.is_empty() {
-            change.number(Section::Policies).await?;
-            change.commit().await?;
-        }
-        Ok(documents)
+        let change = self.store.begin().await?;
+        delete_and_commit(change, names).await
     }
+}
+
+/// Writes documents, and says whether one has changed.
+pub(super) async fn put(
+    change: &mut Change,
+    orders: &[PolicyOrder],
+) -> Result<(Vec<PolicyDocument>, bool), Error> {
+    let mut documents = Vec::with_capacity(orders.len());
+    let mut changed = false;
+    for order in orders {
+        if let Some(expected) = order.instead_of {
+            still(change, &order.name, expected).await?;
+        }
+        changed |= put_text(change, &order.name, &order.text).await?;
+        let row: Row =
+            sqlx::query_as("SELECT name, text, version, changed_ms FROM policies WHERE name = $1")
+                .bind(&order.name)
+                .fetch_one(&mut **change)
+                .await?;
+        documents.push(document(row));
+    }
+    if !changed {
+        return Ok((documents, false));
+    }
+    let (count, bytes): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), CAST(coalesce(sum(octet_length(text)), 0) AS BIGINT) FROM policies",
+    )
+    .fetch_one(&mut **change)
+    .await?;
+    if uint(count) > MAX_DOCUMENTS as u64 || uint(bytes) > MAX_TOTAL {
+        return Err(Error::invalid(
+            "policies",
+            "more than 10,000 documents or 32 MiB in all",
+        ));
+    }
+    Ok((documents, true))
+}
+
+/// Writes one document, unless it says that already.
+pub(super) async fn put_text(change: &mut Change, name: &str, text: &str) -> Result<bool, Error> {
+    let written = sqlx::query(
+        "INSERT INTO policies VALUES ($1, $2, 1, $3)
+         ON CONFLICT (name) DO UPDATE SET text = $2, version = policies.version + 1, changed_ms = $3
+         WHERE policies.text <> $2",
+    )
+    .bind(name)
+    .bind(text)
+    .bind(int(now_ms()))
+    .execute(&mut **change)
+    .await?;
+    Ok(written.rows_affected() > 0)
+}
+
+/// Deletes documents, and ends the change with that.
+pub(super) async fn delete_and_commit(
+    mut change: Change,
+    names: &[String],
+) -> Result<Vec<PolicyDocument>, Error> {
+    let mut documents = Vec::with_capacity(names.len());
+    for name in names {
+        let gone = take_out(&mut change, name).await?;
+        let missing = || Error::Missing {
+            what: "policy",
+            name: name.clone(),
+        };
+        documents.push(gone.ok_or_else(missing)?);
+    }
+    if !documents.is_empty() {
+        change.number(Section::Policies).await?;
+        change.commit().await?;
+    }
+    Ok(documents)
+}
+
+/// Deletes one document, with what was seen under it.
+pub(super) async fn take_out(
+    change: &mut Change,
+    name: &str,
+) -> Result<Option<PolicyDocument>, Error> {
+    let row: Option<Row> = sqlx::query_as(
+        "DELETE FROM policies WHERE name = $1 RETURNING name, text, version, changed_ms",
+    )
+    .bind(name)
+    .fetch_optional(&mut **change)
+    .await?;
+    sqlx::query("DELETE FROM observations WHERE policy = $1")
+        .bind(name)
+        .execute(&mut **change)
+        .await?;
+    Ok(row.map(document))
 }
 
 /// Refuses to replace what its writer has not seen.
@@ -145,7 +177,8 @@ fn document((name, text, version, changed): Row) -> PolicyDocument {
     }
 }
 
-fn check(order: &PolicyOrder) -> Result<(), Error> {
+/// What a document may be.
+pub(super) fn check(order: &PolicyOrder) -> Result<(), Error> {
     let name_ok =
         (1..=MAX_NAME).contains(&order.name.len()) && !order.name.chars().any(char::is_control);
     if !name_ok {

@@ -1,6 +1,7 @@
 //! What operators may ask, by their role.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
@@ -8,7 +9,9 @@ use super::operator::check_reason;
 use super::state::State;
 use crate::model::{Denial, PolicyDocument, Role};
 use crate::proto::admin_server::Admin;
-use crate::registry::{EntryOrder, NodeOrder, PolicyOrder, TokenOrder, session_address};
+use crate::registry::{
+    EntryOrder, NodeOrder, PolicyOrder, TokenOrder, TrialOrder, session_address,
+};
 use crate::{Error, now_ms, proto};
 
 const MAX_POLICIES: usize = 10_000;
@@ -185,7 +188,11 @@ impl Admin for Service {
         request: Request<proto::PutPoliciesRequest>,
     ) -> Result<Response<proto::Policies>, Status> {
         let by = self.state.operator(&request, Role::Registrar)?;
-        let proto::PutPoliciesRequest { policies, reason } = request.into_inner();
+        let proto::PutPoliciesRequest {
+            policies,
+            reason,
+            confirm_within_ms,
+        } = request.into_inner();
         if policies.len() > MAX_POLICIES {
             return Err(Status::invalid_argument(format!(
                 "at most {MAX_POLICIES} documents at once"
@@ -200,14 +207,26 @@ impl Admin for Service {
                 instead_of: Some(policy.version).filter(|version| *version > 0),
             })
             .collect();
+        let trial = (confirm_within_ms > 0).then(|| TrialOrder {
+            within: Duration::from_millis(confirm_within_ms),
+            operator: by.to_string(),
+        });
         let documents = self
             .state
-            .change(|state| async move { state.registry.put_policies(&orders).await })
+            .change(move |state| async move {
+                state
+                    .registry
+                    .apply_policies(&orders, trial.as_ref())
+                    .await
+            })
             .await;
         let documents = self
             .state
             .conclude("policy.put", &by, names, documents, |act, documents| {
-                let act = act.with("versions", versions(documents));
+                let mut act = act.with("versions", versions(documents));
+                if confirm_within_ms > 0 {
+                    act = act.with("confirm_within_ms", confirm_within_ms);
+                }
                 if reason.is_empty() {
                     act
                 } else {
@@ -255,7 +274,7 @@ impl Admin for Service {
         let subject = names_of(names.iter().map(String::as_str));
         let documents = self
             .state
-            .change(|state| async move { state.registry.delete_policies(&names).await })
+            .change(|state| async move { state.registry.withdraw_policies(&names).await })
             .await;
         let documents = self
             .state

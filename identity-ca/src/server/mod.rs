@@ -32,6 +32,7 @@ mod share;
 mod state;
 mod strangers;
 mod to_its_end;
+mod trial;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -64,6 +65,7 @@ use crate::proto::federation_server::FederationServer;
 use crate::proto::observations_server::ObservationsServer;
 use crate::proto::observer_server::ObserverServer;
 use crate::proto::operators_server::OperatorsServer;
+use crate::proto::policy_trials_server::PolicyTrialsServer;
 use crate::proto::registry_server::RegistryServer;
 use crate::proto::rotation_server::RotationServer;
 use crate::registry::Registry;
@@ -268,6 +270,7 @@ impl Server {
         let log = self.dir.join(log::FOLDER);
         let crls = tokio::spawn(crls::keep(Arc::clone(&self.state), log));
         let rotations = tokio::spawn(rotation::keep(Arc::clone(&self.state)));
+        let trials = tokio::spawn(trial::keep(Arc::clone(&self.state)));
         let fetching = tokio::spawn(federation::poll(Arc::clone(&self.state)));
         let endpoint = self
             .bundle_endpoint
@@ -288,6 +291,7 @@ impl Server {
         share.abort();
         connections.abort();
         rotations.abort();
+        trials.abort();
         crls.abort();
         fetching.abort();
         if let Some(endpoint) = endpoint {
@@ -354,7 +358,9 @@ fn administration(state: &Arc<State>, dir: &Path) -> Routes {
     let backup = BackupServer::new(backup::service(Arc::clone(state)));
     let federation = FederationServer::new(federation::service(Arc::clone(state)));
     let observations = ObservationsServer::new(observations::service(Arc::clone(state)));
+    let trials = PolicyTrialsServer::new(trial::service(Arc::clone(state)));
     Routes::new(ToItsEnd(InterceptedService::new(admin, gate.clone())))
+        .add_service(ToItsEnd(InterceptedService::new(trials, gate.clone())))
         .add_service(ToItsEnd(InterceptedService::new(
             observations,
             gate.clone(),

@@ -17,3 +17,4 @@ mod nodes;
 mod observations;
 mod operators;
 mod servers;
+mod trial;
