@@ -17,13 +17,23 @@ use aya::{
     util::KernelVersion,
 };
 
-use crate::{Error, link::Interface};
+use crate::{Error, Options, link::Interface, precedence, programs::Programs};
 
 /// A program and where it belongs.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    program: &'static str,
+    pub(crate) program: &'static str,
     ingress: bool,
+}
+
+impl Gate {
+    pub(crate) fn direction(&self) -> TcAttachType {
+        if self.ingress {
+            TcAttachType::Ingress
+        } else {
+            TcAttachType::Egress
+        }
+    }
 }
 
 pub(crate) static ENDPOINT: [Gate; 2] = [
@@ -130,7 +140,25 @@ pub(crate) fn load(object: &mut Ebpf) -> Result<(), Error> {
     Ok(())
 }
 
-fn find<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+/// The gate of that name.
+pub(crate) fn gate(program: &str) -> Option<&'static Gate> {
+    let mut all = [&ENDPOINT, &TUNNEL, &HOLD, &WIRE].into_iter().flatten();
+    all.find(|gate| gate.program == program)
+}
+
+/// The gates that are attached together with one of that name.
+pub(crate) fn together(program: &str) -> Option<&'static [Gate]> {
+    let all = [&ENDPOINT, &TUNNEL, &HOLD, &WIRE];
+    let found = all
+        .into_iter()
+        .find(|gates| gates.iter().any(|gate| gate.program == program));
+    found.map(|gates| gates.as_slice())
+}
+
+pub(crate) fn find<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, Error> {
     object
         .program_mut(name)
         .and_then(|program| program.try_into().ok())
@@ -140,20 +168,19 @@ fn find<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedCla
         })
 }
 
-/// Attaches both programs of an interface, or replaces them.
+/// Attaches both programs of an interface, or replaces them. Says what of the endpoint's was taken off other interfaces.
 pub(crate) fn attach(
-    object: &mut Ebpf,
+    programs: &mut Programs,
+    options: &Options,
     links: &Path,
     gates: &'static [Gate],
     key: u32,
     interface: &Interface,
-    clsact: bool,
-) -> Result<(), Error> {
+) -> Result<Vec<Attachment>, Error> {
     let has_tcx = KernelVersion::current().is_ok_and(|is| is >= KernelVersion::new(6, 6, 0));
-    let clsact = clsact || !has_tcx;
+    let clsact = options.clsact || !has_tcx;
     for gate in gates {
         let name = gate.program;
-        let program = find(object, name)?;
         let attachment = Attachment {
             program: name.to_owned(),
             key,
@@ -161,30 +188,35 @@ pub(crate) fn attach(
             clsact,
         };
         let pin = links.join(attachment.file());
-        let direction = if gate.ingress {
-            TcAttachType::Ingress
-        } else {
-            TcAttachType::Egress
-        };
-        let done = program.load().map_err(AttachError::from).and_then(|()| {
-            if clsact {
-                attach_clsact(program, interface, direction, &pin)
-            } else {
-                attach_tcx(program, interface, direction, &pin)
-            }
-        });
-        done.map_err(|source| Error::Program {
+        let direction = gate.direction();
+        let refused = |source| Error::Program {
             program: name,
             source,
-        })?;
+        };
+        let overtaken = !clsact
+            && pin.exists()
+            && precedence::is_overtaken(interface, gate)
+                .map_err(|source| refused(source.into()))?;
+        let program = match overtaken {
+            true => programs.another(options, gate, interface.header_len)?,
+            false => programs.get(options, gate, interface.header_len)?,
+        };
+        let done = if clsact {
+            attach_clsact(program, interface, direction, &pin)
+        } else if overtaken {
+            attach_ahead(program, interface, direction, &pin)
+        } else {
+            attach_tcx(program, interface, direction, &pin)
+        };
+        done.map_err(refused)?;
     }
     // An endpoint has one interface: what is left of another one is in nobody's way, but untidy.
-    if key != 0 {
-        detach(links, |other| {
-            other.key == key && other.ifindex != interface.index && other.of(gates)
-        })?;
+    if key == 0 {
+        return Ok(Vec::new());
     }
-    Ok(())
+    detach(links, |other| {
+        other.key == key && other.ifindex != interface.index && other.of(gates)
+    })
 }
 
 /// Why a program is not attached.
@@ -221,6 +253,34 @@ fn attach_tcx(
         }
         fs::remove_file(pin)?;
     }
+    attach_first(program, interface, direction, pin)
+}
+
+/// Puts a gate first again that somebody has put a program ahead of. It comes before that one once more, and then leaves
+/// its old place: for a moment both stand there, and none is a moment without.
+fn attach_ahead(
+    program: &mut SchedClassifier,
+    interface: &Interface,
+    direction: TcAttachType,
+    pin: &Path,
+) -> Result<(), AttachError> {
+    let mut beside = pin.as_os_str().to_owned();
+    beside.push("-new");
+    let beside = Path::new(&beside);
+    if beside.exists() {
+        fs::remove_file(beside)?;
+    }
+    attach_first(program, interface, direction, beside)?;
+    fs::rename(beside, pin)?;
+    Ok(())
+}
+
+fn attach_first(
+    program: &mut SchedClassifier,
+    interface: &Interface,
+    direction: TcAttachType,
+    pin: &Path,
+) -> Result<(), AttachError> {
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program.attach_with_options(&interface.name, direction, order)?;
     let link: FdLink = program.take_link(id)?.try_into()?;
@@ -285,18 +345,10 @@ pub(crate) fn detach(
     gone.retain(matches);
     for attachment in &gone {
         if attachment.clsact {
-            let ingress = [&ENDPOINT, &TUNNEL, &HOLD, &WIRE]
-                .iter()
-                .flat_map(|gates| gates.iter())
-                .any(|gate| gate.program == attachment.program && gate.ingress);
-            let direction = if ingress {
-                TcAttachType::Ingress
-            } else {
-                TcAttachType::Egress
-            };
             // With the interface the filter is gone too.
-            if let Ok(interface) = Interface::find(attachment.ifindex)
-                && let Ok(link) = filter(&interface.name, direction)
+            if let Some(gate) = gate(&attachment.program)
+                && let Ok(interface) = Interface::find(attachment.ifindex)
+                && let Ok(link) = filter(&interface.name, gate.direction())
             {
                 drop(link);
             }

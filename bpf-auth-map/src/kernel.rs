@@ -15,8 +15,8 @@ use handfast_layout::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use crate::{
-    EndpointId, Error, Events, Settings, Tables, attach, attach::Attachment, cgroup,
-    link::Interface, loader,
+    EndpointId, Error, Events, Preceded, Settings, Tables, attach, attach::Attachment, cgroup,
+    link::Interface, loader, precedence, programs::Programs,
 };
 
 /// Directory of pinned links below the maps' directory.
@@ -67,6 +67,7 @@ pub struct Kernel {
     options: Options,
     tables: Tables,
     events: Mutex<Option<RingBuf<MapData>>>,
+    programs: Mutex<Programs>,
     adopted: bool,
 }
 
@@ -105,7 +106,7 @@ impl Kernel {
         if adopted {
             options.sizes = Sizes::of(&options.bpf_dir)?;
         }
-        let mut object = load(&options, EndpointId(0), 0)?;
+        let mut object = loader::load(&options, 0)?;
         let tables = Tables::take(&mut object)?;
         if !adopted {
             tables.set_settings(&Settings::default())?;
@@ -128,6 +129,7 @@ impl Kernel {
             options,
             tables,
             events: Mutex::new(Some(events)),
+            programs: Mutex::default(),
             adopted,
         })
     }
@@ -161,7 +163,11 @@ impl Kernel {
     /// # Errors
     /// No such interface, or the kernel refused; then it is not guarded, or as it was.
     pub fn attach_endpoint(&self, id: EndpointId, ifindex: u32) -> Result<(), Error> {
-        self.attach(&attach::ENDPOINT, id, ifindex)
+        self.tables.set_interface(ifindex, id)?;
+        for gone in self.attach(&attach::ENDPOINT, id, ifindex)? {
+            self.tables.remove_interface(gone.ifindex)?;
+        }
+        Ok(())
     }
 
     /// Takes an endpoint's gates away.
@@ -169,10 +175,13 @@ impl Kernel {
     /// # Errors
     /// A pin could not be removed.
     pub fn detach_endpoint(&self, id: EndpointId) -> Result<(), Error> {
-        attach::detach(&self.links(), |name| {
+        let gone = attach::detach(&self.links(), |name| {
             name.key == id.0 && name.of(&attach::ENDPOINT)
-        })
-        .map(drop)
+        })?;
+        for gone in gone {
+            self.tables.remove_interface(gone.ifindex)?;
+        }
+        Ok(())
     }
 
     /// Guards a workload of the node itself, whose sockets are those of a control group and which has these addresses
@@ -187,7 +196,7 @@ impl Kernel {
         group: &Path,
         addresses: &[IpAddr],
     ) -> Result<(), Error> {
-        let mut object = loader::load_host(&self.options, id, addresses)?;
+        let mut object = loader::load_host(&self.options, addresses)?;
         cgroup::attach(&mut object, &self.options.bpf_dir, id, root, group)
     }
 
@@ -251,7 +260,7 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::attach_endpoint`].
     pub fn attach_wire(&self, ifindex: u32) -> Result<(), Error> {
-        self.attach(&attach::WIRE, EndpointId(0), ifindex)
+        self.attach(&attach::WIRE, EndpointId(0), ifindex).map(drop)
     }
 
     /// Takes the tripwire off an interface.
@@ -271,6 +280,25 @@ impl Kernel {
     /// The directory could not be read.
     pub fn attached(&self) -> Result<Vec<Attachment>, Error> {
         attach::list(&self.links())
+    }
+
+    /// Puts gates first on their hooks again that somebody's program runs ahead of, or that are gone from there. Says which
+    /// were; with the reason for each that could not be helped.
+    ///
+    /// # Errors
+    /// What is attached could not be listed.
+    pub fn put_first(&self) -> Result<Vec<(Preceded, Option<Error>)>, Error> {
+        let preceded = precedence::look(&self.links())?;
+        let mut done = Vec::new();
+        for found in preceded {
+            let Attachment { key, ifindex, .. } = found.attachment;
+            let put = match attach::together(&found.attachment.program) {
+                Some(gates) => self.attach(gates, EndpointId(key), ifindex).map(drop),
+                None => Ok(()),
+            };
+            done.push((found, put.err()));
+        }
+        Ok(done)
     }
 
     /// Takes every program and map away, and says what. Traffic goes on, unguarded.
@@ -311,16 +339,16 @@ impl Kernel {
         gates: &'static [attach::Gate],
         id: EndpointId,
         ifindex: u32,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Attachment>, Error> {
         let interface = Interface::find(ifindex)?;
-        let mut object = load(&self.options, id, interface.header_len)?;
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         attach::attach(
-            &mut object,
+            &mut programs,
+            &self.options,
             &self.links(),
             gates,
             id.0,
             &interface,
-            self.options.clsact,
         )
     }
 }
@@ -336,17 +364,11 @@ pub fn probe() -> Result<(), Error> {
         events: 4096,
     };
     make_directory(&options.bpf_dir)?;
-    // An endpoint's number, because the verifier skips what cannot be with 0.
-    let loaded = load(&options, EndpointId(1), 0).and_then(|mut object| {
+    let loaded = loader::load(&options, 0).and_then(|mut object| {
         attach::load(&mut object)?;
         cgroup::load(&mut object)
     });
     remove_pins(&options.bpf_dir).and(loaded)
-}
-
-/// Loads the object, with the pinned maps of the directory.
-fn load(options: &Options, id: EndpointId, header_len: u32) -> Result<Ebpf, Error> {
-    loader::load(options, id, header_len)
 }
 
 /// Makes the directory, if what is above it is a bpffs.

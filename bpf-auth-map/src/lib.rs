@@ -19,10 +19,14 @@ mod cgroup;
 mod clock;
 mod error;
 mod events;
+#[doc(hidden)]
+pub mod foreign;
 mod hold;
 mod kernel;
 mod link;
 mod loader;
+mod precedence;
+mod programs;
 mod tables;
 mod types;
 
@@ -33,6 +37,7 @@ pub use error::Error;
 pub use events::{Event, Events};
 pub use hold::{Frame, FrameError, Held, HoldDevice};
 pub use kernel::{Kernel, Options, Sizes, probe};
+pub use precedence::Preceded;
 pub use tables::Tables;
 pub use types::*;
 

@@ -1,4 +1,4 @@
-//! The object, made ready for the kernel: with an endpoint's numbers in it, and the maps that lie in a directory.
+//! The object, made ready for the kernel: with some numbers in it, and the maps that lie in a directory.
 
 use std::{
     collections::HashSet,
@@ -8,7 +8,7 @@ use std::{
 
 use aya::{Ebpf, EbpfLoader};
 
-use crate::{EndpointId, Error, Options, types::to_addr};
+use crate::{Error, Options, types::to_addr};
 
 /// The compiled programs, built from `ebpf/` and committed.
 static OBJECT: &[u8] =
@@ -20,7 +20,7 @@ static LOADER: Mutex<Option<Loader>> = Mutex::new(None);
 
 struct Loader {
     aya: EbpfLoader<'static>,
-    /// What the loader refers to for as long as it lives: each number once, some bytes for each endpoint.
+    /// What the loader refers to for as long as it lives: each number once, some bytes for each host endpoint.
     numbers: HashSet<&'static u32>,
 }
 
@@ -50,19 +50,15 @@ impl Loader {
 ///
 /// # Errors
 /// A map could not be made, or one that lies there is of another kind.
-pub(crate) fn load(options: &Options, id: EndpointId, header_len: u32) -> Result<Ebpf, Error> {
-    load_with(options, id, header_len, [0; 5])
+pub(crate) fn load(options: &Options, header_len: u32) -> Result<Ebpf, Error> {
+    load_with(options, header_len, [0; 5])
 }
 
 /// The same for a host endpoint, whose sockets are to use these addresses: the first of each family.
 ///
 /// # Errors
 /// As [`load`].
-pub(crate) fn load_host(
-    options: &Options,
-    id: EndpointId,
-    addresses: &[IpAddr],
-) -> Result<Ebpf, Error> {
+pub(crate) fn load_host(options: &Options, addresses: &[IpAddr]) -> Result<Ebpf, Error> {
     let mut words = [0; 5];
     let [v4, v6 @ ..] = &mut words;
     for address in addresses.iter().rev() {
@@ -71,18 +67,14 @@ pub(crate) fn load_host(
             IpAddr::V6(_) => *v6 = to_addr(*address).words(),
         }
     }
-    load_with(options, id, 0, words)
+    load_with(options, 0, words)
 }
 
-fn load_with(
-    options: &Options,
-    id: EndpointId,
-    header_len: u32,
-    [v4, v6 @ ..]: [u32; 5],
-) -> Result<Ebpf, Error> {
+fn load_with(options: &Options, header_len: u32, [v4, v6 @ ..]: [u32; 5]) -> Result<Ebpf, Error> {
     let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
     let loader = loader.get_or_insert_with(Loader::new);
-    let (endpoint, link_len) = (loader.number(id.0), loader.number(header_len));
+    let link_len = loader.number(header_len);
+    let places = loader.number(options.sizes.connections);
     let (v4, v6) = (loader.number(v4), v6.map(|word| loader.number(word)));
     let [a, b, c, d] = v6;
     Ok(loader
@@ -90,8 +82,8 @@ fn load_with(
         .default_map_pin_directory(&options.bpf_dir)
         .map_max_entries("connections", options.sizes.connections)
         .map_max_entries("events", options.sizes.events)
-        .override_global("ENDPOINT", endpoint, true)
         .override_global("LINK_LEN", link_len, true)
+        .override_global("PLACES", places, true)
         .override_global("SOURCE_V4", v4, true)
         .override_global("SOURCE_V6_0", a, true)
         .override_global("SOURCE_V6_1", b, true)

@@ -75,6 +75,7 @@ fn any_bytes_in_adopted_maps_are_read_and_cleared_without_a_panic() {
         drop(Kernel::open(options.clone()).unwrap());
         let random = &mut Bytes(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         fill::<u32, layout::Endpoint>(directory, "endpoints", random);
+        fill::<u32, u32>(directory, "interfaces", random);
         fill::<u32, layout::Usage>(directory, "usage", random);
         fill::<layout::Addr, layout::Local>(directory, "locals", random);
         fill::<layout::Addr, layout::Remote>(directory, "remotes", random);
@@ -108,6 +109,7 @@ fn any_bytes_in_adopted_maps_are_read_and_cleared_without_a_panic() {
         for (id, _) in &endpoints {
             tables.policy(*id).unwrap();
         }
+        tables.keep_interfaces(&[7].into()).unwrap();
         tables.locals().unwrap();
         tables.prefixes().unwrap();
         tables.announced().unwrap();

@@ -52,6 +52,24 @@ fn a_workload_may_only_use_its_own_addresses() {
 }
 
 #[test]
+fn nothing_passes_the_gates_of_an_interface_that_is_nobodys() {
+    let Some(mut node) = Node::new("nobodys") else {
+        return;
+    };
+    node.tables().remove_interface(1).unwrap();
+    for a in families() {
+        let syn = tcp(40000, 80, SYN);
+        let sent = ip(a.me, a.them, TCP, &syn);
+        let received = ip(a.neighbour, a.me, TCP, &syn);
+        assert_eq!(from(&mut node, &sent), Outcome::Drop(Reason::NoEndpoint));
+        assert_eq!(
+            to(&mut node, GATED, &received),
+            Outcome::Drop(Reason::NoEndpoint)
+        );
+    }
+}
+
+#[test]
 fn the_links_own_traffic_passes_with_true_senders() {
     let Some(mut node) = Node::new("link") else {
         return;

@@ -8,7 +8,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use handfast_bpf::*;
 use support::{packets::*, run::*};
@@ -139,4 +139,68 @@ fn a_flow_that_one_side_has_ended_is_as_alive_as_before() {
     let later = boot_time() + Duration::from_secs(60);
     assert_eq!(node.tables().collect(later).unwrap().left, 1);
     assert_eq!(back(&mut node, &a, 1000, ACK), Outcome::Pass(DECIDED));
+}
+
+/// An endpoint of this test, with an address of the mesh.
+fn another(node: &Node, number: u8) -> Addresses {
+    let [a, _] = families();
+    let tables = node.tables();
+    let me = IpAddr::from([10, 1, 200, number]);
+    let endpoint = EndpointId(1000 + u32::from(number));
+    let local = Local {
+        endpoint,
+        identity: ME,
+    };
+    tables.set_local(me, local).unwrap();
+    let theirs = Announced {
+        endpoint,
+        ..announced()
+    };
+    tables.set_announced(me, PEER, &theirs).unwrap();
+    let policy = rule(Direction::Egress, THEM, Ports::Any, allow(Auth::Required));
+    tables.replace_policy(endpoint, &[policy]).unwrap();
+    Addresses { me, ..a }
+}
+
+#[test]
+fn endpoints_that_fill_what_they_may_leave_places_for_one_that_comes_with_nothing() {
+    const PLACES: u32 = 2048;
+    let Some(mut node) = Node::with_connections("share", PLACES) else {
+        return;
+    };
+    // Any of them might have all of the map, as far as its own bound goes.
+    let settings = Settings {
+        endpoint_connections: PLACES,
+        ..node.tables().settings().unwrap()
+    };
+    node.tables().set_settings(&settings).unwrap();
+    let mut taken = 0;
+    let mut first = None;
+    for number in 1..=12 {
+        let greedy = another(&node, number);
+        let opened = (1..=u16::MAX)
+            .take_while(|port| out(&mut node, &greedy, *port, SYN) == Outcome::Pass(0))
+            .count();
+        let opened = u32::try_from(opened).unwrap();
+        let refused = out(&mut node, &greedy, 60_000, SYN);
+        assert_eq!(refused, Outcome::Drop(Reason::EndpointFull), "{number}");
+        taken += opened;
+        match number {
+            1 => assert_eq!(opened, PLACES / 2),
+            _ => assert!(opened >= 4, "{number}: {opened}, {taken} are taken"),
+        }
+        // Whoever has flows keeps them.
+        let first = first.get_or_insert(greedy);
+        assert_eq!(out(&mut node, first, 1, ACK), Outcome::Pass(0), "{number}");
+    }
+    assert!(taken < PLACES, "{taken}");
+    // What is forgotten is free again, for everybody.
+    let later = boot_time() + Duration::from_secs(100);
+    let collected = node.tables().collect(later).unwrap();
+    assert_eq!((collected.left, collected.removed), (0, taken as usize));
+    let fresh = another(&node, 13);
+    let opened = (1..=u16::MAX)
+        .take_while(|port| out(&mut node, &fresh, *port, SYN) == Outcome::Pass(0))
+        .count();
+    assert_eq!(opened, PLACES as usize / 2);
 }

@@ -340,12 +340,15 @@ impl Gates {
         for endpoint in gone.into_iter().filter(|id| unknown(*id)) {
             self.detach_host(endpoint)?;
         }
+        let mut standing = BTreeSet::new();
         for attachment in self.kernel.attached()? {
             if unknown(attachment.key) {
                 self.detach_endpoint(attachment.key)?;
+            } else {
+                standing.insert(attachment.ifindex);
             }
         }
-        Ok(())
+        Ok(self.tables().keep_interfaces(&standing)?)
     }
 
     /// Takes away the prefixes that an earlier agent wrote and this one knows nothing of: of nodes that left while

@@ -101,6 +101,7 @@ fn a_tunnel_of_a_session_that_was_cut_does_not_outlive_an_agent_that_died_of_the
     assert!(!removed(&next.feed(Event::Settled)), "it stands");
     // The peer has rebooted: one step cuts the session and begins the next, and what that step does to the kernel is
     // lost with the agent.
+    old.feed(Event::Disconnected { conn: ConnId(1) });
     old.connected(2, peer_node(HIGHER), true);
     assert!(removed(&old.frame(2, hello(HIGHER, 2))));
     let mut next = Bench::blank(old.stored.clone(), 2);

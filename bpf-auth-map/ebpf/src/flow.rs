@@ -3,13 +3,13 @@
 use aya_ebpf::bindings::BPF_ANY;
 use handfast_layout::{
     CLOSING, Config, Connection, ENDED_HERE, ENDED_THERE, EventKind, FragmentKey, PEER_SELF, Ports,
-    REPLIED, Reason, Usage, is_over, is_settled, lifetime,
+    REPLIED, Reason, is_over, is_settled, lifetime,
     packet::{ICMP, ICMPV6, Kind, TCP, TCP_FIN, TCP_RST, request_of},
 };
 
 use crate::{
     atomic,
-    maps::{CONNECTIONS, FRAGMENTS, USAGE},
+    maps::{self, CONNECTIONS, FRAGMENTS, USAGE},
     policy::Allowed,
     report,
     skb::Skb,
@@ -181,26 +181,70 @@ fn finish(endpoint: u32) {
     }
 }
 
-/// Whether an endpoint has as many flows as it may have: live ones, or with those that are over twice as many, since
-/// whoever ends its flows at once would fill the map for all with their entries.
-#[inline(always)]
-fn is_full(usage: *mut Usage, config: &Config) -> bool {
+/// Why there is no place for a flow.
+const ENDPOINT_FULL: u32 = 1;
+const MAP_FULL: u32 = 2;
+
+/// Gives an endpoint a place for one more flow; 0 if it has one now. It may have so many live ones, with those that are over
+/// twice as many (whoever ends its flows at once would fill the map for all with their entries), and never more than its
+/// share of the map: half for one that is alone, and the less is free the smaller a part of that. So a few that fill what
+/// they may leave places for those who come with nothing.
+///
+/// A subprogram of its own, whose stack is free again afterwards.
+#[inline(never)]
+fn take_place(endpoint: u32, config: &Config) -> u32 {
+    let (Some(usage), Some(taken)) = (report::usage(endpoint), maps::taken()) else {
+        return ENDPOINT_FULL;
+    };
     let most = i64::from(config.endpoint_connections);
-    // SAFETY: a map value. Below nothing for a moment, where one flow was finished on two CPUs at once: the agent
-    // counts anew.
-    let (live, over) = unsafe { ((*usage).connections as i32, (*usage).over as i32) };
-    let live = i64::from(live);
-    live >= most || live + i64::from(over) >= 2 * most
+    // SAFETY: map values, changed atomically only. Below nothing for a moment, where one flow was finished on two CPUs at
+    // once: the agent counts anew.
+    unsafe {
+        let live = i64::from((*usage).connections as i32);
+        let all = live + i64::from((*usage).over as i32);
+        let free = i64::from(maps::places()) - *taken as i64;
+        if free <= 0 {
+            return MAP_FULL;
+        }
+        if live >= most || all >= 2 * most || all >= share(free) {
+            return ENDPOINT_FULL;
+        }
+        atomic::add_u32(&raw mut (*usage).connections, 1);
+        atomic::add(taken, 1);
+    }
+    0
+}
+
+/// What one endpoint may have while so much is free. As long as somebody takes all that he may, about a `2n`th is free for
+/// whoever comes after `n` such; were a share a fixed part of what is free, it would be a `2^n`th.
+#[inline(always)]
+fn share(free: i64) -> i64 {
+    let (free, places) = (free as u64, u64::from(maps::places()));
+    // Never 0 of a map that is not full: the division rounds up.
+    (2 * free * free).div_ceil(if places == 0 { 1 } else { places }) as i64
+}
+
+/// Takes it back.
+#[inline(never)]
+fn leave_place(endpoint: u32) {
+    // SAFETY: map values, changed atomically only.
+    unsafe {
+        if let Some(usage) = USAGE.get_ptr_mut(&endpoint) {
+            atomic::add_u32(&raw mut (*usage).connections, 1u32.wrapping_neg());
+        }
+        if let Some(taken) = maps::taken() {
+            atomic::add(taken, 1u64.wrapping_neg());
+        }
+    }
 }
 
 /// Opens a flow in the direction of this packet.
 #[inline(always)]
 pub fn open(skb: &Skb, work: &mut Work, config: &Config, allowed: Allowed) -> Result<(), Reason> {
-    let usage = report::usage(work.endpoint);
-    if let Some(usage) = usage
-        && is_full(usage, config)
-    {
-        return Err(Reason::EndpointFull);
+    match take_place(work.endpoint, config) {
+        0 => {}
+        ENDPOINT_FULL => return Err(Reason::EndpointFull),
+        _ => return Err(Reason::ConnectionsFull),
     }
     work.connection = Connection {
         last_seen: work.now(),
@@ -222,11 +266,8 @@ pub fn open(skb: &Skb, work: &mut Work, config: &Config, allowed: Allowed) -> Re
         .insert(&work.key, &work.connection, u64::from(BPF_ANY))
         .is_err()
     {
+        leave_place(work.endpoint);
         return Err(Reason::ConnectionsFull);
-    }
-    if let Some(usage) = usage {
-        // SAFETY: a map value.
-        unsafe { atomic::add_u32(&raw mut (*usage).connections, 1) };
     }
     report::count(Reason::Opened);
     report::event(skb, work, config, EventKind::Opened, Reason::Opened);

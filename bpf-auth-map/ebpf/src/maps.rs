@@ -14,10 +14,6 @@ use handfast_layout::{
 
 use crate::work::Work;
 
-/// The endpoint that this instance of from-endpoint and to-endpoint guards; set when loaded.
-#[unsafe(no_mangle)]
-static ENDPOINT: Global<u32> = Global::new(0);
-
 /// Length of the link header where this instance is attached: 14, or 0 on a device without; set
 /// when loaded.
 #[unsafe(no_mangle)]
@@ -38,6 +34,10 @@ static SOURCE_V6_2: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static SOURCE_V6_3: Global<u32> = Global::new(0);
 
+/// How many flows `connections` has places for; set when loaded.
+#[unsafe(no_mangle)]
+static PLACES: Global<u32> = Global::new(131_072);
+
 #[map(name = "layout")]
 static LAYOUT: Array<u32> = Array::pinned(1, 0);
 #[map(name = "config")]
@@ -46,6 +46,9 @@ static CONFIG: Array<Config> = Array::pinned(1, BPF_F_RDONLY_PROG);
 static REVISION: Array<u64> = Array::pinned(1, BPF_F_RDONLY_PROG);
 #[map(name = "endpoints")]
 pub static ENDPOINTS: HashMap<u32, Endpoint> =
+    HashMap::pinned(4096, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
+#[map(name = "interfaces")]
+static INTERFACES: HashMap<u32, u32> =
     HashMap::pinned(4096, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
 #[map(name = "usage")]
 pub static USAGE: HashMap<u32, Usage> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
@@ -78,6 +81,8 @@ pub static AUTH: HashMap<AuthKey, Auth> =
     HashMap::pinned(524_288, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
 #[map(name = "connections")]
 pub static CONNECTIONS: HashMap<ConnectionKey, Connection> = HashMap::pinned(131_072, 0);
+#[map(name = "taken")]
+static TAKEN: Array<u64> = Array::pinned(1, 0);
 #[map(name = "fragments")]
 pub static FRAGMENTS: LruHashMap<FragmentKey, Ports> = LruHashMap::pinned(8192, 0);
 #[map(name = "holds")]
@@ -99,10 +104,11 @@ static SCRATCH: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 #[map(name = "host_scratch")]
 static HOST_SCRATCH: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 
-/// The endpoint that this instance guards.
+/// The endpoint whose interface this is.
 #[inline(always)]
-pub fn endpoint() -> u32 {
-    ENDPOINT.load()
+pub fn endpoint(ifindex: u32) -> Option<u32> {
+    // SAFETY: one integer, read once.
+    unsafe { INTERFACES.get(&ifindex) }.copied()
 }
 
 /// Length of the link header here.
@@ -154,6 +160,18 @@ pub fn source(is_v4: bool) -> Option<Addr> {
         SOURCE_V6_3.load(),
     ];
     (words != [0; 4]).then(|| Addr::v6_words(words))
+}
+
+/// How many flows there is room for.
+#[inline(always)]
+pub fn places() -> u32 {
+    PLACES.load()
+}
+
+/// How many places are taken.
+#[inline(always)]
+pub fn taken() -> Option<*mut u64> {
+    TAKEN.get_ptr_mut(0)
 }
 
 /// What is held in all.

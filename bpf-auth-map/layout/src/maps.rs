@@ -6,6 +6,7 @@
 //! | `config` | array\[1\] → [`Config`] | agent | every program | 3.19 |
 //! | `revision` | array\[1\] → u64: odd while `locals`, `remotes`, `prefixes`, `sessions`, `announced` or `identities` change, another even one afterwards | agent | gates | 3.19 |
 //! | `endpoints` | endpoint → [`Endpoint`] | agent | hold ingress | 3.19 |
+//! | `interfaces` | interface index → endpoint | agent, before it attaches | endpoint gates | 3.19 |
 //! | `usage` | endpoint → [`Usage`] | programs; agent corrects and removes | programs | 3.19 |
 //! | `locals` | [`Addr`] → [`Local`] | agent | gates | 3.19 |
 //! | `hosts` | [`Addr`] → [`Host`]: the local addresses of host endpoints | agent | host gates, to-tunnel, to-endpoint | 3.19 |
@@ -18,6 +19,7 @@
 //! | `cidrs` | LPM [`Addr`] → identity number | agent | endpoint gates | 4.11 |
 //! | `auth` | [`AuthKey`] → [`Auth`] | agent | gates | 3.19 |
 //! | `connections` | [`ConnectionKey`](crate::ConnectionKey) → [`Connection`](crate::Connection) | gates; agent removes stale ones | gates | 3.19 |
+//! | `taken` | array\[1\] → u64: places of `connections` that are taken, as an `i64` | gates; agent corrects | gates | 3.19 |
 //! | `fragments` | LRU [`FragmentKey`](crate::FragmentKey) → [`Ports`](crate::Ports) | gates | gates | 4.10 |
 //! | `holds` | [`HoldKey`](crate::HoldKey) → [`HoldValue`](crate::HoldValue) | gates, hold ingress; agent resets | gates | 3.19 |
 //! | `hold_total` | array\[2\] → [`HoldValue`](crate::HoldValue): \[0\] what is held now, \[1\].packets the last ticket | gates, hold ingress; agent resets | gates | 3.19 |

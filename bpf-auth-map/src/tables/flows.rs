@@ -46,6 +46,7 @@ impl Tables {
             .all(|endpoint, usage| (endpoint, usage))?
             .into_iter()
             .collect();
+        let taken_before = self.taken()?;
         let all = self.connections.all(|key, value| {
             let lifetime = layout::lifetime(key.proto, value.flags) * SECOND;
             let stale = now.saturating_sub(value.last_seen) > lifetime;
@@ -72,7 +73,30 @@ impl Tables {
             usage.over = counted(over, before.over, usage.over);
             self.usage.set(&endpoint, &usage)?;
         }
+        let left = u32::try_from(collected.left).unwrap_or(u32::MAX);
+        let places = counted(left, taken_before, self.taken()?);
+        self.set_taken(places)?;
         Ok(collected)
+    }
+
+    /// Places of `connections` that the gates take for taken.
+    fn taken(&self) -> Result<u32, Error> {
+        let taken = raw::lock(&self.taken).get(&0, 0);
+        let taken = taken.map_err(|source| Error::Map {
+            map: "taken",
+            source,
+        })?;
+        // There are fewer places than that; less than nothing stays recognisable.
+        Ok(taken as u32)
+    }
+
+    pub(super) fn set_taken(&self, places: u32) -> Result<(), Error> {
+        raw::lock(&self.taken)
+            .set(0, u64::from(places), 0)
+            .map_err(|source| Error::Map {
+                map: "taken",
+                source,
+            })
     }
 
     /// Forgets the flows of an endpoint.

@@ -3,10 +3,14 @@
 
 mod flows;
 mod hosts;
-mod policy;
+pub(crate) mod policy;
 mod raw;
 
-use std::{collections::HashSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use aya::{
     Ebpf,
@@ -29,6 +33,7 @@ pub struct Tables {
     config: std::sync::Mutex<Array<MapData, layout::Config>>,
     revision: std::sync::Mutex<Array<MapData, u64>>,
     endpoints: Hash<u32, layout::Endpoint>,
+    interfaces: Hash<u32, u32>,
     usage: Hash<u32, layout::Usage>,
     locals: Hash<Addr, layout::Local>,
     hosts: Hash<Addr, layout::Host>,
@@ -42,6 +47,7 @@ pub struct Tables {
     cidrs: Lpm<Addr, u32>,
     auth: Hash<layout::AuthKey, layout::Auth>,
     connections: Hash<layout::ConnectionKey, layout::Connection>,
+    taken: std::sync::Mutex<Array<MapData, u64>>,
     holds: Hash<layout::HoldKey, layout::HoldValue>,
     hold_total: std::sync::Mutex<Array<MapData, layout::HoldValue>>,
     parked: Hash<u32, layout::Parked>,
@@ -61,6 +67,7 @@ impl Tables {
             config: raw::take::<Array<MapData, layout::Config>>(object, "config")?.into(),
             revision: raw::take::<Array<MapData, u64>>(object, "revision")?.into(),
             endpoints: Hash::take(object, "endpoints")?,
+            interfaces: Hash::take(object, "interfaces")?,
             usage: Hash::take(object, "usage")?,
             locals: Hash::take(object, "locals")?,
             hosts: Hash::take(object, "hosts")?,
@@ -74,6 +81,7 @@ impl Tables {
             cidrs: Lpm::take(object, "cidrs")?,
             auth: Hash::take(object, "auth")?,
             connections: Hash::take(object, "connections")?,
+            taken: raw::take::<Array<MapData, u64>>(object, "taken")?.into(),
             holds: Hash::take(object, "holds")?,
             hold_total: raw::take::<Array<MapData, layout::HoldValue>>(object, "hold_total")?
                 .into(),
@@ -100,6 +108,7 @@ impl Tables {
             self.policy.clear()?;
             self.cidrs.clear()?;
             self.usage.clear()?;
+            self.set_taken(0)?;
             // Last: an address outside every prefix counts as outside the mesh.
             self.prefixes.clear()
         })
@@ -214,6 +223,31 @@ impl Tables {
     pub fn remove_endpoint(&self, id: EndpointId) -> Result<(), Error> {
         self.endpoints.remove(&id.0)?;
         self.usage.remove(&id.0)
+    }
+
+    /// Tells the gates whose interface this is. To be done before they are attached to it: on an interface of nobody's
+    /// they let nothing pass.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn set_interface(&self, ifindex: u32, endpoint: EndpointId) -> Result<(), Error> {
+        self.interfaces.set(&ifindex, &endpoint.0)
+    }
+
+    /// Forgets the interfaces that are not among these.
+    ///
+    /// # Errors
+    /// The map could not be read or written.
+    pub fn keep_interfaces(&self, known: &BTreeSet<u32>) -> Result<(), Error> {
+        self.interfaces.retain(|ifindex, _| known.contains(ifindex))
+    }
+
+    /// Forgets an interface.
+    ///
+    /// # Errors
+    /// The map could not be written.
+    pub fn remove_interface(&self, ifindex: u32) -> Result<(), Error> {
+        self.interfaces.remove(&ifindex)
     }
 
     /// All endpoints.
@@ -401,10 +435,9 @@ impl Tables {
     /// # Errors
     /// The map could not be read.
     pub fn prefixes(&self) -> Result<Vec<(IpNet, PeerNumber)>, Error> {
-        let all = self.prefixes.all(|key, value| {
+        self.prefixes.understood(|key, value| {
             net(key.prefix_len(), key.data()).map(|net| (net, PeerNumber(value.peer)))
-        })?;
-        Ok(all.into_iter().flatten().collect())
+        })
     }
 
     /// Writes a session.
@@ -536,10 +569,9 @@ impl Tables {
     /// # Errors
     /// The map could not be read.
     pub fn cidrs(&self) -> Result<Vec<(IpNet, IdentityNumber)>, Error> {
-        let all = self.cidrs.all(|key, identity| {
-            net(key.prefix_len(), key.data()).map(|net| (net, IdentityNumber(identity)))
-        })?;
-        Ok(all.into_iter().flatten().collect())
+        self.cidrs.understood(|key, identity| {
+            net(key.prefix_len(), key.data()).map(|net| (net, IdentityNumber(*identity)))
+        })
     }
 
     /// Records a pair.
@@ -653,12 +685,15 @@ fn net_key(net: IpNet) -> Key<Addr> {
     Key::new(bits, to_addr(net.network()))
 }
 
-fn net(bits: u32, addr: Addr) -> Option<IpNet> {
+/// A prefix as an agent writes it; none for any other bytes.
+pub(crate) fn net(bits: u32, addr: Addr) -> Option<IpNet> {
     let ip = to_ip(addr);
-    let bits = if ip.is_ipv4() {
+    let length = if ip.is_ipv4() {
         bits.checked_sub(96)?
     } else {
         bits
     };
-    IpNet::new(ip, u8::try_from(bits).ok()?).ok()
+    let net = IpNet::new(ip, u8::try_from(length).ok()?).ok()?;
+    let written = net_key(net);
+    ((written.prefix_len(), written.data()) == (bits, addr)).then_some(net)
 }

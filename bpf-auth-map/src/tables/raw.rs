@@ -109,3 +109,23 @@ table!(
     /// A map by longest prefix.
     Lpm, LpmTrie, Key<K>
 );
+
+impl<K: Pod, V: Pod> Lpm<K, V> {
+    /// Entries as they are understood. What is not was written by no agent: it is removed.
+    pub(super) fn understood<T>(
+        &self,
+        read: impl Fn(&Key<K>, &V) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        let mut understood = Vec::new();
+        for entry in self.all(|key, value| read(&key, &value).ok_or(key))? {
+            match entry {
+                Ok(entry) => understood.push(entry),
+                Err(key) => {
+                    tracing::warn!(map = self.name, "an entry that no agent writes is removed");
+                    self.remove(&key)?;
+                }
+            }
+        }
+        Ok(understood)
+    }
+}

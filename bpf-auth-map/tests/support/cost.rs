@@ -74,7 +74,8 @@ pub const REMOTE: [Way; 4] = [
 /// A node with a hundred proven remote workloads, and room for as many flows.
 pub fn node(name: &str, flows: u32) -> Option<Node> {
     // Gates of the other direction open flows of their own key: there is room for both.
-    let node = Node::with_connections(name, flows + 200_000)?;
+    // All are one endpoint's, which would have half of the map otherwise.
+    let node = Node::with_places(name, flows + 200_000, u32::MAX)?;
     let tables = node.tables();
     let mut settings = tables.settings().unwrap();
     settings.endpoint_connections = flows + 200_000;

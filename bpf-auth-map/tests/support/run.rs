@@ -132,6 +132,11 @@ impl Node {
 
     /// The same, with room for as many flows.
     pub fn with_connections(name: &str, connections: u32) -> Option<Self> {
+        Self::with_places(name, connections, connections)
+    }
+
+    /// The same, whose gates believe that there are so many places.
+    pub fn with_places(name: &str, connections: u32, places: u32) -> Option<Self> {
         let pins = Pins::new(name)?;
         let mut options = Options::new(pins.path());
         options.sizes = Sizes {
@@ -142,7 +147,7 @@ impl Node {
         let object = EbpfLoader::new()
             .default_map_pin_directory(pins.path())
             .map_max_entries("connections", connections)
-            .override_global("ENDPOINT", &ENDPOINT.0, true)
+            .override_global("PLACES", &places, true)
             .load(OBJECT)
             .unwrap();
         let node = Self {
@@ -155,6 +160,8 @@ impl Node {
         settings.hold = Some(1);
         settings.tunnel = Some(1);
         tables.set_settings(&settings).unwrap();
+        // Where a test run's packets are: the loopback device.
+        tables.set_interface(1, ENDPOINT).unwrap();
         for prefix in ["10.1.0.0/16", "fd01::/16"] {
             tables
                 .set_prefix(prefix.parse().unwrap(), PeerNumber::LOCAL)

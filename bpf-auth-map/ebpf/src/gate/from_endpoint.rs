@@ -30,7 +30,11 @@ pub fn from_endpoint(context: TcContext) -> i32 {
     };
     work.begin(&skb, config, Hook::FromEndpoint);
     skb.set_mark_bits(config, 0);
-    work.endpoint = maps::endpoint();
+    let Some(endpoint) = maps::endpoint(skb.ifindex()) else {
+        work.unread();
+        return report::drop(&skb, work, config, Reason::NoEndpoint as u32);
+    };
+    work.endpoint = endpoint;
     match judge(&skb, work, config) {
         Ok(marks) => {
             skb.set_mark_bits(config, marks);
@@ -127,7 +131,7 @@ fn outside_or_host(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Re
 /// The source is the endpoint's own, and known.
 #[inline(always)]
 fn own(work: &mut Work, addr: Addr) -> Result<(), Reason> {
-    let endpoint = maps::endpoint();
+    let endpoint = work.endpoint;
     let found = proof::local(work, addr);
     let is_own = work.endpoint == endpoint;
     work.endpoint = endpoint;

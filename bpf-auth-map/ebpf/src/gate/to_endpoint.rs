@@ -30,7 +30,11 @@ pub fn to_endpoint(context: TcContext) -> i32 {
         return DROP;
     };
     work.begin(&skb, config, Hook::ToEndpoint);
-    work.endpoint = maps::endpoint();
+    let Some(endpoint) = maps::endpoint(skb.ifindex()) else {
+        work.unread();
+        return report::drop(&skb, work, config, Reason::NoEndpoint as u32);
+    };
+    work.endpoint = endpoint;
     match judge(&skb, work, config) {
         Ok(()) => PASS,
         Err(
@@ -57,7 +61,7 @@ fn judge(skb: &Skb, work: &mut Work, config: &Config) -> Result<(), Reason> {
         return Ok(());
     }
     let (source, destination) = (work.packet.src, work.packet.dst);
-    let endpoint = maps::endpoint();
+    let endpoint = work.endpoint;
     let found = proof::local(work, destination);
     let is_own = work.endpoint == endpoint;
     work.endpoint = endpoint;

@@ -1,0 +1,101 @@
+//! Another program on our hooks: ahead of a gate it is named, and the gate comes first again; behind it nobody minds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod support;
+
+use std::sync::Arc;
+
+use aya::{
+    EbpfLoader,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        tc::{SchedClassifierLink, TcAttachOptions},
+    },
+    util::KernelVersion,
+};
+use handfast_bpf::*;
+use support::{OBJECT, Pins, lab::Namespace};
+
+/// Somebody else's program on an interface's way out, as long as the value lives. Its name is one of ours that
+/// has no business there.
+fn foreign(pins: &Pins, name: &str, place: LinkOrder) -> SchedClassifierLink {
+    let mut object = EbpfLoader::new()
+        .default_map_pin_directory(pins.path())
+        .load(OBJECT)
+        .unwrap();
+    let program: &mut SchedClassifier = object
+        .program_mut("hold_ingress")
+        .unwrap()
+        .try_into()
+        .unwrap();
+    program.load().unwrap();
+    let options = TcAttachOptions::TcxOrder(place);
+    let id = program
+        .attach_with_options(name, TcAttachType::Egress, options)
+        .unwrap();
+    program.take_link(id).unwrap()
+}
+
+fn running(name: &str) -> Vec<String> {
+    let (_, programs) = SchedClassifier::query_tcx(name, TcAttachType::Egress).unwrap();
+    let names = programs.iter().map(|program| program.name_as_str());
+    names.map(|name| name.unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_program_that_somebody_puts_ahead_of_a_gate_is_named_and_the_gate_comes_first_again() {
+    if KernelVersion::current().unwrap() < KernelVersion::new(6, 6, 0) {
+        eprintln!("skipped: this kernel has no tcx, and cannot be asked who runs where");
+        return;
+    }
+    let (Some(ours), Some(theirs)) = (Pins::new("precedence"), Pins::new("precedence-other"))
+    else {
+        return;
+    };
+    let namespace = Namespace::new();
+    namespace.sh("ip link add hf-pre0 type veth peer name hf-pre1");
+    let ifindex = namespace.ifindex("hf-pre0");
+    let kernel = Arc::new(Kernel::open(Options::new(ours.path())).unwrap());
+    namespace.run(move || {
+        kernel.attach_wire(ifindex).unwrap();
+        let last = foreign(&theirs, "hf-pre0", LinkOrder::last());
+        assert_eq!(running("hf-pre0"), ["wire_egress", "hold_ingress"]);
+        assert!(kernel.put_first().unwrap().is_empty());
+
+        let first = foreign(&theirs, "hf-pre0", LinkOrder::first());
+        let order = ["hold_ingress", "wire_egress", "hold_ingress"];
+        assert_eq!(running("hf-pre0"), order);
+        let found = kernel.put_first().unwrap();
+        let [(preceded, None)] = found.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert_eq!(preceded.interface, "hf-pre0");
+        assert_eq!(preceded.attachment.program, "wire_egress");
+        assert_eq!(preceded.by.as_deref(), Some("hold_ingress"));
+        let order = ["wire_egress", "hold_ingress", "hold_ingress"];
+        assert_eq!(running("hf-pre0"), order);
+        // So it is at a start: what an earlier agent has left is put first.
+        drop(first);
+        let first = foreign(&theirs, "hf-pre0", LinkOrder::first());
+        kernel.attach_wire(ifindex).unwrap();
+        assert_eq!(running("hf-pre0"), order);
+        assert!(kernel.put_first().unwrap().is_empty());
+        drop((first, last));
+        assert_eq!(running("hf-pre0"), ["wire_egress"]);
+
+        // Detached by hand (`bpftool link detach`): the pin is there, and nothing runs.
+        let pin = kernel.attached().unwrap();
+        assert_eq!(pin.len(), 2, "{pin:?}");
+        kernel.detach_wire(ifindex).unwrap();
+        assert!(running("hf-pre0").is_empty());
+        assert!(
+            kernel.put_first().unwrap().is_empty(),
+            "nothing is asked for"
+        );
+    });
+}
