@@ -276,7 +276,7 @@ impl Core {
             self.emit(Effect::ClearTables);
         }
         self.cut_again();
-        self.leave_unbegun();
+        self.remove_tunnels_again();
         self.write_local_session();
         let known: Vec<_> = self
             .numbers

@@ -121,16 +121,15 @@ impl Core {
         }
     }
 
-    /// A session that has yet to begin has no tunnel in an agent's first moment: what is there is its predecessor's,
-    /// cut by a step that the agent did not live to finish, or will be installed anew.
-    pub(super) fn leave_unbegun(&mut self) {
-        let pending = self.peers.values().filter_map(|peer| {
-            let entry = peer.standing?.entry;
-            (entry.state == SessionState::Pending).then_some((peer.number, entry))
-        });
-        for (peer, session) in pending.collect::<Vec<_>>() {
-            self.emit(Effect::SetSession { peer, session });
-            self.emit(Effect::RemoveTunnel { peer });
+    /// A step that cuts a session may begin the next one too. An agent that dies in it leaves the tunnel of the one that
+    /// was cut, whose packets would be taken for those of the next.
+    pub(super) fn remove_tunnels_again(&mut self) {
+        for peer in self.removals.tunnels.clone() {
+            let standing = self.peers.get(&peer).and_then(|peer| peer.standing);
+            if let Some(Standing { entry: session, .. }) = standing {
+                self.emit(Effect::SetSession { peer, session });
+                self.emit(Effect::RemoveTunnel { peer });
+            }
         }
     }
 
@@ -202,6 +201,12 @@ impl Removals {
                 }
                 Effect::RemoveRemote { address } => {
                     removals.remotes.insert(*address);
+                }
+                Effect::RemoveTunnel { peer } => {
+                    removals.tunnels.insert(*peer);
+                }
+                Effect::InstallTunnel { peer, .. } => {
+                    removals.tunnels.remove(peer);
                 }
                 _ => {}
             }

@@ -50,6 +50,9 @@ pub struct Removals {
     pub pairs: BTreeSet<PairKey>,
     /// Of `remotes`.
     pub remotes: BTreeSet<IpAddr>,
+    /// Tunnels toward peers, which are no entries, but go with them.
+    #[serde(default)]
+    pub tunnels: BTreeSet<PeerNumber>,
 }
 
 /// One identity.
