@@ -3,6 +3,7 @@
 mod apply;
 mod cases;
 mod check;
+mod confirm;
 mod diff;
 mod documents;
 mod enforce;
@@ -56,6 +57,12 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Put policies in force on every node: all that the files hold or, on an error, none
     Apply(apply::ApplyArgs),
+    /// What was put in force for a time (`apply --confirm-within`), and how long it has to be confirmed
+    Status(confirm::StatusArgs),
+    /// Keep what was put in force for a time
+    Confirm(confirm::ConfirmArgs),
+    /// Put back what was before `apply --confirm-within`, without waiting for its end
+    Revert(confirm::RevertArgs),
     /// The policies in force
     List {
         #[command(flatten)]
@@ -95,6 +102,9 @@ pub async fn run(args: PolicyArgs) -> anyhow::Result<()> {
         Command::Migrate(migrate) => migrate::run(&migrate),
         Command::Schema(schema) => schema::run(&schema),
         Command::Apply(apply) => apply::run(&apply, &args.socket).await,
+        Command::Status(status) => confirm::status(&status, &args.socket).await,
+        Command::Confirm(confirm) => confirm::confirm(&confirm, &args.socket).await,
+        Command::Revert(revert) => confirm::revert(&revert, &args.socket).await,
         Command::List { output } => list(&args.socket, output).await,
         Command::Delete {
             names,
@@ -221,6 +231,11 @@ async fn delete(
     }
     for key in found {
         outln!("{key} deleted{}", suffix(dry_run));
+        if documents::in_cluster(&key).is_some() {
+            eprintln!(
+                "note: while its object is in the cluster, and the CA follows that, it comes back at once"
+            );
+        }
     }
     Ok(())
 }

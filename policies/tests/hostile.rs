@@ -362,3 +362,23 @@ fn the_tools_files_are_read_as_carefully() {
     let errors = observed::read(&source(long.repeat(50)), &Inventory::default()).unwrap_err();
     assert_eq!(errors.len(), 20, "no more than these are listed");
 }
+
+/// As large as a registry prints it: far beyond what a policy may be, and with names that are all alike.
+#[test]
+fn tens_of_thousands_of_workloads_are_read_and_found_soon() {
+    let count = 30_000;
+    let entry = |number: usize| {
+        format!(
+            "{{\"id\": \"{number:032x}\", \"spiffe_id\": \"spiffe://example.org/ns/shop/sa/web\", \"parent_id\": null, \
+             \"selectors\": [\"k8s:pod-uid:{number:032x}\"], \"labels\": {{\"app\": \"web\", \"number\": \"{number}\"}}}}"
+        )
+    };
+    let entries: Vec<_> = (0..count).map(entry).collect();
+    let text = format!("[{}]", entries.join(",\n"));
+    assert!(text.len() > 4 << 20, "{} bytes", text.len());
+    let began = Instant::now();
+    let inventory = Inventory::read(&source(text)).unwrap();
+    let last = inventory.named(&format!("shop/web-{count}")).unwrap();
+    assert_eq!(last.workload.labels["number"], (count - 1).to_string());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+}

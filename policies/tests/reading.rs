@@ -482,3 +482,52 @@ fn a_text_is_split_into_documents_that_say_the_same() {
     assert!(pieces[1].contains("# the second"));
     assert_eq!(split("a: [\n---\nb"), ["a: [\n---\nb"]);
 }
+
+#[test]
+fn a_list_as_kubectl_prints_it_is_its_items() {
+    let item = |name: &str, rule: &str| {
+        format!(
+            "- apiVersion: cilium.io/v2\n  kind: CiliumNetworkPolicy\n  metadata: {{name: {name}, namespace: shop, \
+             resourceVersion: \"7\", uid: u}}\n  spec:\n    endpointSelector: {{}}\n    ingress:\n    - {rule}\n"
+        )
+    };
+    let list = |rule: &str| {
+        format!(
+            "apiVersion: v1\nitems:\n{}{}kind: List\nmetadata: {{resourceVersion: \"\"}}\n",
+            item("a", "fromEndpoints: [{}]"),
+            item("b", rule)
+        )
+    };
+    let good = list("toPorts: [{ports: [{port: \"80\"}]}]");
+    let names = |text: &str| -> Vec<String> {
+        let set = read(text).unwrap();
+        let policies = set.policies().iter();
+        policies.map(|policy| policy.name.clone()).collect()
+    };
+    assert_eq!(names(&good), ["a", "b"]);
+    let pieces = split(&good);
+    assert_eq!(pieces.len(), 2);
+    assert_eq!(names(&pieces[1]), ["b"]);
+
+    let wrong = read(&list("fromEndpoint: [{}]")).unwrap_err();
+    let said = wrong[0].to_string();
+    assert!(
+        said.contains(":16:7: spec.ingress[0].fromEndpoint:"),
+        "{said}"
+    );
+    // A list has nothing of its own to say, and is in no other.
+    assert!(read(&format!("{good}spec: {{}}\n")).is_err());
+    assert!(read("apiVersion: v1\nkind: List\nitems:\n- kind: List\n  items: []\n").is_err());
+    assert!(names("apiVersion: v1\nkind: List\nitems: []\n").is_empty());
+}
+
+#[test]
+fn files_of_the_tools_are_told_from_policies() {
+    for (text, what) in [
+        ("policies: [p.yaml]\ntests: []\n", "policy test"),
+        ("workloads: []\n", "--workloads"),
+    ] {
+        let said = read(text).unwrap_err()[0].to_string();
+        assert!(said.contains(what) && said.contains("no policy"), "{said}");
+    }
+}

@@ -1,16 +1,20 @@
 //! `handfast policy apply`: policies in force on every node, if they fit and cut no lifeline.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use handfast_policies::tools::check::{Level, check};
 use handfast_policies::{PolicySet, Source};
+use serde::Serialize;
 
+use super::confirm::{self, Trial};
 use super::documents::{self, Document};
 use super::input::{LifelineArgs, WorkloadArgs};
 use super::{Paths, files, refuse, suffix};
 use crate::ca::CaSocket;
+use crate::output::{Format, OutputArgs};
 
 #[derive(Debug, Args)]
 pub(super) struct ApplyArgs {
@@ -20,9 +24,39 @@ pub(super) struct ApplyArgs {
     workloads: WorkloadArgs,
     #[command(flatten)]
     lifelines: LifelineArgs,
+    /// Put back what was before unless `handfast policy confirm` comes within that time (1s to 1day): whoever locks
+    /// himself out cannot confirm
+    #[arg(long, value_name = "DURATION", value_parser = within)]
+    confirm_within: Option<Duration>,
     /// Say what would change, and change nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What `apply` says to programs.
+#[derive(Serialize)]
+struct Report {
+    dry_run: bool,
+    policies: Vec<Applied>,
+    /// Unset: what was put in force stays.
+    on_trial: Option<Trial>,
+}
+
+#[derive(Serialize)]
+struct Applied {
+    key: String,
+    outcome: &'static str,
+}
+
+/// The time that somebody has to confirm, as the CA takes it.
+fn within(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(1) || time > Duration::from_secs(86_400) {
+        return Err("1s to 1day".to_owned());
+    }
+    Ok(time)
 }
 
 pub(super) async fn run(args: &ApplyArgs, socket: &CaSocket) -> anyhow::Result<()> {
@@ -36,6 +70,14 @@ pub(super) async fn run(args: &ApplyArgs, socket: &CaSocket) -> anyhow::Result<(
     );
 
     let mut admin = socket.connect().await?;
+    let waiting = admin.policy_trial().await;
+    // An older CA has no trials, and none under way.
+    if let Some(trial) = waiting.or_else(|error| match args.confirm_within {
+        None => Ok(None),
+        Some(_) => Err(error).context("the CA knows no --confirm-within; nothing was changed"),
+    })? {
+        bail!(confirm::in_the_way(&trial));
+    }
     let stored = admin.policies().await?;
     let before: BTreeMap<_, _> = stored
         .iter()
@@ -43,7 +85,7 @@ pub(super) async fn run(args: &ApplyArgs, socket: &CaSocket) -> anyhow::Result<(
         .collect();
     let after = together(&before, &documents)?;
     let mut inventory = args.workloads.read_or_ask(socket).await?;
-    inventory.needs.extend(args.lifelines.needs());
+    args.lifelines.add_to(&mut inventory);
     let findings = check(&after, &inventory);
     for finding in findings
         .iter()
@@ -64,18 +106,49 @@ pub(super) async fn run(args: &ApplyArgs, socket: &CaSocket) -> anyhow::Result<(
             .iter()
             .map(|d| (d.key.clone(), d.text.clone()))
             .collect();
-        admin
-            .put_policies(&put)
-            .await
-            .context("the CA did not take them; nothing was changed")?;
+        let taken = match args.confirm_within {
+            None => admin.put_policies(&put).await,
+            Some(within) => admin.try_policies(&put, within).await,
+        };
+        taken.context("the CA did not take them; nothing was changed")?;
     }
-    for document in &documents {
+    let on_trial = match args.confirm_within {
+        Some(_) if !args.dry_run => admin.policy_trial().await?.map(Trial::from),
+        _ => None,
+    };
+    let applied = |document: &Document| Applied {
+        key: document.key.clone(),
+        outcome: outcome(document),
+    };
+    let report = Report {
+        dry_run: args.dry_run,
+        policies: documents.iter().map(applied).collect(),
+        on_trial,
+    };
+    print(&report, args)
+}
+
+fn print(report: &Report, args: &ApplyArgs) -> anyhow::Result<()> {
+    if args.output.output != Format::Table {
+        return args.output.print(report, &[], []);
+    }
+    for applied in &report.policies {
         outln!(
             "{} {}{}",
-            document.key,
-            outcome(document),
+            applied.key,
+            applied.outcome,
             suffix(args.dry_run)
         );
+    }
+    match &report.on_trial {
+        Some(trial) => outln!(
+            "what has changed goes back at {} unless `handfast policy confirm` keeps it",
+            trial.until
+        ),
+        None if args.confirm_within.is_some() && !args.dry_run => {
+            outln!("nothing has changed, so there is nothing to confirm");
+        }
+        None => {}
     }
     Ok(())
 }

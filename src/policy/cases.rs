@@ -10,6 +10,9 @@ use super::input;
 use crate::output::OutputArgs;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  handfast policy test examples/shop/tests.yaml\n  handfast policy test tests/*.yaml --junit report.xml\n  handfast policy test tests.yaml --policy proposed/"
+)]
 pub(super) struct TestArgs {
     /// Files of cases: policies, workloads, and tests with from, to, port and expect
     #[arg(required = true, value_name = "FILE")]

@@ -10,6 +10,9 @@ use super::{Paths, columns, files, refuse};
 use crate::output::OutputArgs;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  handfast policy check web.yaml db.yaml\n  handfast policy check examples/shop/policies.yaml --workloads examples/shop/workloads.yaml\n  handfast policy check policies/ --ca-address 192.0.2.1:7251 --dns-address 192.0.2.53\n  kubectl get ciliumnetworkpolicies --all-namespaces --output yaml | handfast policy check -"
+)]
 pub(super) struct CheckArgs {
     #[command(flatten)]
     paths: Paths,
@@ -38,7 +41,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         .filter_map(|source| PolicySet::read(vec![source.clone()]).ok());
     let policies: Vec<_> = alone.flat_map(|set| set.policies().to_vec()).collect();
     let mut inventory = args.workloads.read()?;
-    inventory.needs.extend(args.lifelines.needs());
+    args.lifelines.add_to(&mut inventory);
     let findings = match PolicySet::read(sources) {
         Ok(set) => check(&set, &inventory),
         Err(mut found) => {

@@ -10,6 +10,9 @@ use super::input::{self, WorkloadArgs};
 use crate::output::OutputArgs;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  handfast policy diff policies-now/ policies-next/ --workloads workloads.yaml\n  handfast policy diff main.yaml branch.yaml --fail-on-widening"
+)]
 pub(super) struct DiffArgs {
     /// The policies as they are: a file or folder
     before: PathBuf,

@@ -25,12 +25,12 @@ pub(super) fn of(sources: &[Source]) -> anyhow::Result<Vec<Document>> {
         for text in split(&source.text) {
             let piece = Source {
                 name: source.name.clone(),
-                text: text.to_owned(),
+                text: text.clone().into_owned(),
             };
             for policy in read(piece).with_context(unclear)? {
                 documents.push(Document {
                     key: key(&policy),
-                    text: text.to_owned(),
+                    text: text.clone().into_owned(),
                 });
             }
         }
@@ -50,6 +50,18 @@ fn key(policy: &PolicyInfo) -> String {
     match &policy.namespace {
         Some(namespace) => format!("{}/{namespace}/{}", policy.kind, policy.name),
         None => format!("{}/{}", policy.kind, policy.name),
+    }
+}
+
+/// How an object of a cluster is changed whose document this is; none for an operator's own document.
+pub(super) fn in_cluster(key: &str) -> Option<String> {
+    let parts: Vec<&str> = key.strip_prefix("kubernetes/")?.split('/').collect();
+    match parts.as_slice() {
+        [kind, namespace, name] => Some(format!(
+            "kubectl edit {kind} {name} --namespace {namespace}"
+        )),
+        [kind, name] => Some(format!("kubectl edit {kind} {name}")),
+        _ => None,
     }
 }
 

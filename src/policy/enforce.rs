@@ -15,6 +15,9 @@ use crate::ca::CaSocket;
 use crate::output::{Format, OutputArgs, table};
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  handfast policy enforce shop/orders-db --dry-run\n  handfast policy enforce shop/orders-db --since 7d --least-flows 1000\n  handfast policy enforce CiliumNetworkPolicy/shop/web --force --reason \"its only client is retired\""
+)]
 pub(super) struct EnforceArgs {
     /// NAME, NAMESPACE/NAME or KIND/NAMESPACE/NAME, as `policy list` shows it
     name: String,
@@ -67,7 +70,9 @@ pub(super) async fn run(args: &EnforceArgs, ca: &CaSocket) -> anyhow::Result<()>
     );
     let readiness = weigh(&mut admin, &document, &set, args).await?;
     let ready = readiness.obstacles.is_empty();
-    let enforces = (ready || args.force) && !args.dry_run;
+    let in_cluster = documents::in_cluster(&document.name);
+    let may = ready || args.force;
+    let enforces = may && !args.dry_run && in_cluster.is_none();
     if enforces {
         let text = require(&source).map_err(errors)?;
         let reason = args.reason.as_deref().unwrap_or_default();
@@ -83,6 +88,13 @@ pub(super) async fn run(args: &EnforceArgs, ca: &CaSocket) -> anyhow::Result<()>
         readiness: &readiness,
     };
     print(&answer, args)?;
+    if let (Some(edit), true, false) = (in_cluster, may, args.dry_run) {
+        bail!(
+            "{} follows an object of the cluster, and nothing was changed: write `mode: required` for `mode: audit` there \
+             ({edit})",
+            document.name
+        );
+    }
     if !ready && !enforces {
         bail!(
             "{} stays in audit mode; nothing was changed (--force with --reason enforces all the same)",

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use handfast_agent::admin::{Request, VerifyReport};
+use handfast_policies::PolicySet;
 use handfast_policies::tools::explain::{Explanation, explain};
 use handfast_policies::tools::flow::{Flow, Outcome};
-use handfast_policies::tools::inventory;
+use handfast_policies::tools::inventory::{self, Inventory};
 use serde::Serialize;
 
 use super::input::{self, WorkloadArgs};
@@ -16,6 +17,9 @@ use crate::output::{Format, OutputArgs, table};
 use crate::verify::{destination, settled};
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  handfast policy explain web db:5432\n  handfast policy explain app=web,tier=front 192.0.2.7:443 --policy policies/ --workloads workloads.yaml\n  handfast policy explain web db:8 --protocol icmp\n  handfast policy explain web db:5432 --proof        # on the node of web"
+)]
 pub(super) struct ExplainArgs {
     /// Who opens the flow: a workload's name or SPIFFE ID, an address, host, world, or labels such as app=web
     from: String,
@@ -30,7 +34,8 @@ pub(super) struct ExplainArgs {
     policy: Vec<PathBuf>,
     #[command(flatten)]
     workloads: WorkloadArgs,
-    /// Ask this node's agent how the flow's session, announcement and pair stand, too
+    /// Ask this node's agent how the flow's session, announcement and pair stand, too; on a node from which the CA cannot
+    /// be asked, only it is asked
     #[arg(long)]
     proof: bool,
     /// The agent's administrative socket
@@ -49,18 +54,60 @@ pub(super) struct ExplainArgs {
 #[derive(Serialize)]
 struct Answer {
     #[serde(flatten)]
-    explanation: Explanation,
+    explanation: Option<Explanation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     proof: Option<VerifyReport>,
 }
 
 pub(super) async fn run(args: &ExplainArgs, ca: &CaSocket) -> anyhow::Result<()> {
+    let explanation = match known(args, ca).await {
+        Ok((set, known)) => Some(explained(args, &set, &known)?),
+        // The node's agent has the policies too, and says by which rules it judges.
+        Err(error) if args.proof && args.policy.is_empty() => {
+            eprintln!(
+                "note: the CA cannot be asked here, so this is what the node's agent says ({error:#})"
+            );
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let proof = match args.proof {
+        true => Some(ask(args).await),
+        false => None,
+    };
+    let (proof, unknown) = match proof.transpose() {
+        Ok(proof) => (proof, None),
+        Err(error) => (None, Some(error)),
+    };
+    let answer = Answer { explanation, proof };
+    match args.output.output {
+        Format::Table => print(&answer),
+        _ => args.output.print(&answer, &[], [])?,
+    }
+    match unknown {
+        None => Ok(()),
+        Some(error) => Err(error.context(
+            "how the proof stands is not known: ask on the node of FROM, where its agent runs",
+        )),
+    }
+}
+
+/// The policies to go by, and who there is.
+async fn known(args: &ExplainArgs, ca: &CaSocket) -> anyhow::Result<(PolicySet, Inventory)> {
     let set = input::policies(&args.policy, ca).await?;
     let known = if args.policy.is_empty() {
         args.workloads.read_or_ask(ca).await?
     } else {
         args.workloads.read()?
     };
+    Ok((set, known))
+}
+
+fn explained(
+    args: &ExplainArgs,
+    set: &PolicySet,
+    known: &Inventory,
+) -> anyhow::Result<Explanation> {
     let end = |text: &str| known.end(text).map_err(anyhow::Error::msg);
     let flow = Flow {
         from: end(&args.from)?,
@@ -68,38 +115,45 @@ pub(super) async fn run(args: &ExplainArgs, ca: &CaSocket) -> anyhow::Result<()>
         protocol: args.protocol,
         port: args.to.1,
     };
-    let proof = if args.proof {
-        let request = Request::Verify {
-            from: args.from.clone(),
-            to: args.to.0.clone(),
-            port: args.to.1,
-            protocol: args.protocol.to_string(),
-        };
-        let agent = AdminSocket {
-            admin_socket: args.agent_socket.clone(),
-        };
-        Some(settled(&agent, &request).await?)
-    } else {
-        None
+    Ok(explain(set, &flow))
+}
+
+async fn ask(args: &ExplainArgs) -> anyhow::Result<VerifyReport> {
+    let request = Request::Verify {
+        from: args.from.clone(),
+        to: args.to.0.clone(),
+        port: args.to.1,
+        protocol: args.protocol.to_string(),
     };
-    let answer = Answer {
-        explanation: explain(&set, &flow),
-        proof,
+    let agent = AdminSocket {
+        admin_socket: args.agent_socket.clone(),
     };
-    match args.output.output {
-        Format::Table => print(&answer),
-        _ => args.output.print(&answer, &[], [])?,
-    }
-    Ok(())
+    settled(&agent, &request).await
 }
 
 fn print(answer: &Answer) {
+    if let Some(explanation) = &answer.explanation {
+        print_explanation(explanation);
+    }
+    if let Some(proof) = &answer.proof {
+        let rows = proof.checks.iter().map(|check| {
+            let state = format!("{:?}", check.state).to_lowercase();
+            vec![check.what.clone(), state, check.detail.clone()]
+        });
+        if answer.explanation.is_some() {
+            outln!("");
+        }
+        outln!("{}", table(&["PROOF", "STATE", "DETAIL"], rows));
+    }
+}
+
+fn print_explanation(explanation: &Explanation) {
     let Explanation {
         flow,
         outcome,
         authentication,
         ends,
-    } = &answer.explanation;
+    } = explanation;
     outln!("{flow}: {outcome}");
     for end in ends {
         let mark = if end.allowed { "allows" } else { "DENIES" };
@@ -125,12 +179,5 @@ fn print(answer: &Answer) {
             "\npackets that the node itself makes reach its own workloads whatever policy says, unless its agent \
              is told otherwise"
         );
-    }
-    if let Some(proof) = &answer.proof {
-        let rows = proof.checks.iter().map(|check| {
-            let state = format!("{:?}", check.state).to_lowercase();
-            vec![check.what.clone(), state, check.detail.clone()]
-        });
-        outln!("\n{}", table(&["PROOF", "STATE", "DETAIL"], rows));
     }
 }

@@ -10,6 +10,9 @@ use super::write_out;
 use crate::ca::CaSocket;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  handfast policy graph --out mesh.html\n  handfast policy graph policies/ --workloads workloads.yaml --observed flows.jsonl --out mesh.html\n  handfast policy graph policies/ --format dot | dot -Tpdf > mesh.pdf"
+)]
 pub(super) struct GraphArgs {
     /// Policies to draw; without any, those that the CA has in force
     #[arg(value_name = "FILE|DIR")]
@@ -47,16 +50,16 @@ enum GraphFormat {
 }
 
 pub(super) async fn run(args: &GraphArgs, ca: &CaSocket) -> anyhow::Result<()> {
+    let seen = args.observed.as_deref().map(input::text).transpose()?;
     let set = input::policies(&args.paths, ca).await?;
     let known = if args.paths.is_empty() {
         args.workloads.read_or_ask(ca).await?
     } else {
         args.workloads.read()?
     };
-    let observed = args
-        .observed
-        .as_deref()
-        .map(|path| input::flows(path, &known))
+    let observed = seen
+        .as_ref()
+        .map(|seen| input::flows(seen, &known))
         .transpose()?;
     let graph = graph(&set, &known, observed.as_deref(), args.all);
     let text = match args.format {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use handfast_policies::tools::check::{Finding, Level};
-use handfast_policies::tools::inventory::{Inventory, Need};
+use handfast_policies::tools::inventory::{self, Inventory, Need};
 use handfast_policies::tools::observed::{self, Observed};
 use handfast_policies::{PolicySet, Protocol, ReadError, Source, Workload};
 
@@ -36,6 +36,9 @@ pub(super) struct LifelineArgs {
     /// Name servers that agents ask: refuse policies that would cut them
     #[arg(long, value_name = "ADDRESS")]
     dns_address: Vec<IpAddr>,
+    /// TCP port of the SSH server of machines that are workloads themselves: refuse policies that would let nobody reach it
+    #[arg(long, value_name = "PORT", default_value = "22")]
+    ssh_port: Vec<u16>,
     /// Take policies that would cut one of these
     #[arg(long)]
     allow_cut: bool,
@@ -62,15 +65,23 @@ impl WorkloadArgs {
                 spiffe_id: entry.spiffe_id.clone(),
                 labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
             };
-            inventory.add(None, workload, Vec::new());
+            let selectors: Vec<_> = entry.selectors.iter().map(ToString::to_string).collect();
+            let is_machine = inventory::is_machine(selectors.iter().map(String::as_str));
+            inventory.add(None, workload, Vec::new(), is_machine);
         }
         Ok(inventory)
     }
 }
 
 impl LifelineArgs {
+    /// Adds them to what is known of the workloads.
+    pub(super) fn add_to(&self, inventory: &mut Inventory) {
+        inventory.needs.extend(self.needs());
+        inventory.ssh_ports.clone_from(&self.ssh_port);
+    }
+
     /// The flows, in the words of an inventory.
-    pub(super) fn needs(&self) -> Vec<Need> {
+    fn needs(&self) -> Vec<Need> {
         let need = |name: &str, from: &str, to: IpAddr, port: u16, protocol: Protocol| Need {
             name: name.to_owned(),
             from: from.to_owned(),
@@ -109,11 +120,12 @@ impl LifelineArgs {
 
     /// Why policies are not to be taken, if so.
     pub(super) fn judge(&self, findings: &[Finding]) -> anyhow::Result<()> {
-        let insisted = |found: &Finding| self.allow_cut && found.code == "cuts-lifeline";
+        let insisted =
+            |found: &Finding| self.allow_cut && matches!(found.code, "cuts-lifeline" | "cuts-ssh");
         let refused = |found: &Finding| found.level == Level::Refused && !insisted(found);
         ensure!(
             !findings.iter().any(refused),
-            "these policies are refused; change them (what would cut handfast's own lifelines passes with --allow-cut)"
+            "these policies are refused; change them (what would cut handfast's own lifelines, or SSH, passes with --allow-cut)"
         );
         Ok(())
     }
@@ -152,9 +164,9 @@ pub(super) fn inventory(path: &Path) -> anyhow::Result<Inventory> {
     Inventory::read(&text(path)?).map_err(all)
 }
 
-/// The flows of a file.
-pub(super) fn flows(path: &Path, inventory: &Inventory) -> anyhow::Result<Vec<Observed>> {
-    observed::read(&text(path)?, inventory).map_err(all)
+/// The flows of a text.
+pub(super) fn flows(source: &Source, inventory: &Inventory) -> anyhow::Result<Vec<Observed>> {
+    observed::read(source, inventory).map_err(all)
 }
 
 /// A file's text with its name.

@@ -13,6 +13,9 @@ use super::{Paths, diff};
 use crate::output::OutputArgs;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  handfast policy migrate --from cilium cilium/ --enforcer cilium --out migrated/\n  kubectl get ciliumnetworkpolicies --all-namespaces --output yaml | \\\n    handfast policy migrate --from cilium - --enforcer handfast --out migrated/"
+)]
 pub(super) struct MigrateArgs {
     /// Whose policies they are
     #[arg(long, value_enum)]

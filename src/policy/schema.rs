@@ -4,6 +4,9 @@ use clap::{Args, ValueEnum};
 use handfast_policies::{Kind, custom_resource_definition, json_schema};
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  handfast policy schema --kind CiliumNetworkPolicy > CiliumNetworkPolicy.json\n  handfast policy schema --crd | kubectl apply --filename -"
+)]
 pub(super) struct SchemaArgs {
     /// The kind of document
     #[arg(long, value_enum, default_value_t)]

@@ -11,6 +11,9 @@ use super::write_out;
 use crate::ca::CaSocket;
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  handfast observe --follow --output json > flows.jsonl\n  handfast policy suggest flows.jsonl --out suggested.yaml\n  handfast policy suggest examples/shop/observed.jsonl --workloads examples/shop/workloads.yaml"
+)]
 pub(super) struct SuggestArgs {
     /// Flows that were seen: a file written by `handfast observe --output json`
     #[arg(value_name = "FILE")]
@@ -35,8 +38,10 @@ enum Mode {
 }
 
 pub(super) async fn run(args: &SuggestArgs, ca: &CaSocket) -> anyhow::Result<()> {
+    // Before the CA is asked for all of its entries.
+    let seen = input::text(&args.observed)?;
     let known = args.workloads.read_or_ask(ca).await?;
-    let observed = input::flows(&args.observed, &known)?;
+    let observed = input::flows(&seen, &known)?;
     let proofs = match args.authentication {
         Mode::Audit => Proofs::Audit,
         Mode::Required => Proofs::Required,

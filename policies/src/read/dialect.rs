@@ -44,7 +44,8 @@ pub(crate) const OTHER_KINDS: &[Instead] = &[
     ),
 ];
 
-const ITEMS: &str = "write its items as documents of their own, with --- between them";
+const ITEMS: &str =
+    "as a list it has apiVersion, kind, metadata and items, and is in no other list";
 
 const HOST_POLICY: &str = "there are no host policies: select workloads with endpointSelector";
 const POLICY_TYPES: &str =

@@ -8,6 +8,7 @@ mod cursor;
 mod dialect;
 mod icmps;
 mod kubernetes;
+mod list;
 mod peers;
 mod ports;
 mod publish;
@@ -18,10 +19,13 @@ mod typo;
 pub(crate) mod value;
 pub(crate) mod yaml;
 
+pub(crate) use list::items;
 pub(crate) use peers::ENTITIES;
 pub use publish::{custom_resource_definition, json_schema};
 pub(crate) use selector::{NAMESPACE, NAMESPACE_LABELS};
 pub(crate) use typo::closest;
+
+use std::borrow::Cow;
 
 use crate::document::{Document, Spec};
 use crate::model::Kind;
@@ -70,12 +74,24 @@ static METADATA: Schema = Schema {
     refused: &[("generateName", "write metadata.name")],
 };
 
+/// What people keep beside their policies, by a field of it.
+const FILES_OF_TOOLS: [(&str, &str); 2] = [
+    ("tests", "these are cases for `handfast policy test`"),
+    ("workloads", "these are workloads for --workloads"),
+];
+
 /// The text of each document of a text by itself, so that each can be stored and replaced alone.
 ///
-/// A text that is no YAML stays whole; reading it says what is wrong.
+/// The items of a list become JSON. A text that is no YAML stays whole; reading it says what is wrong.
 #[must_use]
-pub fn split(text: &str) -> Vec<&str> {
-    yaml::split(text)
+pub fn split(text: &str) -> Vec<Cow<'_, str>> {
+    let documents = yaml::split(text).into_iter();
+    documents
+        .flat_map(|document| match list::texts(document) {
+            Some(items) => items.into_iter().map(Cow::Owned).collect(),
+            None => vec![Cow::Borrowed(document)],
+        })
+        .collect()
 }
 
 /// Reads every document of a text.
@@ -91,6 +107,7 @@ pub(crate) fn documents(
     });
     let documents: Vec<_> = nodes
         .iter()
+        .flat_map(items)
         .filter_map(|node| document(&Cursor::document(&report, node)))
         .collect();
     let (errors, notes) = report.into_parts();
@@ -103,6 +120,14 @@ pub(crate) fn documents(
 
 fn document(cursor: &Cursor<'_>) -> Option<Document> {
     let fields = cursor.any_fields()?;
+    for (field, what) in FILES_OF_TOOLS {
+        if fields.get(field).is_some() && fields.get("kind").is_none() {
+            cursor.error(format!(
+                "{what}, and no policy: name the files of policies, or keep this one in another folder"
+            ));
+            return None;
+        }
+    }
     // Without a kind that we know, the other fields may mean anything.
     let dialect = dialect(&fields)?;
     let fields = cursor.fields(&DOCUMENT)?;

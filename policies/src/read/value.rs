@@ -7,6 +7,9 @@ use crate::read::cursor::Report;
 use crate::read::yaml::{self, Node, Value};
 use crate::set::{ReadError, Source};
 
+/// The largest file of the tools: who runs them wrote it, and all that a large registry prints must fit.
+const MAX_BYTES: usize = 64 << 20;
+
 /// Reads the one document of a text.
 pub(crate) fn document(source: &Source) -> Result<Node, ReadError> {
     let text = source.text.strip_prefix('\u{feff}').unwrap_or(&source.text);
@@ -17,7 +20,7 @@ pub(crate) fn document(source: &Source) -> Result<Node, ReadError> {
         field: String::new(),
         message,
     };
-    let mut documents = yaml::parse(text)
+    let mut documents = yaml::parse_within(text, MAX_BYTES)
         .map_err(|malformed| error(malformed.at.line, malformed.at.column, malformed.message))?
         .into_iter();
     match (documents.next(), documents.next()) {

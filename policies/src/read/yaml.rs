@@ -79,10 +79,15 @@ fn is_bool(text: &str) -> bool {
 
 /// All documents of a text; empty ones are left out.
 pub(crate) fn parse(text: &str) -> Result<Vec<Node>, Malformed> {
+    parse_within(text, MAX_BYTES)
+}
+
+/// The same of a text of at most so many bytes.
+pub(crate) fn parse_within(text: &str, most: usize) -> Result<Vec<Node>, Malformed> {
     let start = Position { line: 1, column: 1 };
-    if text.len() > MAX_BYTES {
+    if text.len() > most {
         let message = format!(
-            "the text has {} bytes, and {MAX_BYTES} is the most that is read: split it into several files",
+            "the text has {} bytes, and {most} is the most that is read: split it into several files",
             text.len()
         );
         return Err(Malformed { at: start, message });

@@ -11,6 +11,7 @@ use crate::set::PolicySet;
 use crate::tools::cover;
 use crate::tools::flow::{End, Flow, Outcome, decide};
 use crate::tools::inventory::Inventory;
+use crate::tools::ssh;
 
 /// More rules than this for one direction are not compared with each other.
 const MAX_COMPARED: usize = 4000;
@@ -42,7 +43,7 @@ impl fmt::Display for Level {
 pub struct Finding {
     /// How much it matters.
     pub level: Level,
-    /// A word for programs: `cuts-lifeline`, `selects-nothing`, `unreachable`, `shadowed`, `name-service`, `note`.
+    /// A word for programs: `cuts-lifeline`, `cuts-ssh`, `selects-nothing`, `unreachable`, `shadowed`, `name-service`, `note`.
     pub code: &'static str,
     /// The source's name; empty if the whole set is meant.
     pub file: String,
@@ -68,6 +69,7 @@ impl fmt::Display for Finding {
 #[must_use]
 pub fn check(set: &PolicySet, inventory: &Inventory) -> Vec<Finding> {
     let mut findings = lifelines(set, inventory);
+    findings.extend(ssh::cut(set, inventory));
     if !inventory.workloads.is_empty() {
         for (file, document) in set.documents() {
             for spec in &document.specs {
@@ -159,7 +161,8 @@ fn lifelines(set: &PolicySet, inventory: &Inventory) -> Vec<Finding> {
     findings
 }
 
-fn whole(level: Level, code: &'static str, message: String) -> Finding {
+/// What is odd about the set as a whole.
+pub(super) fn whole(level: Level, code: &'static str, message: String) -> Finding {
     Finding {
         level,
         code,

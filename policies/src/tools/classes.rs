@@ -1,6 +1,6 @@
 //! Workloads that no policy tells apart, together: so that thousands of replicas cost what a few kinds cost.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::entry::{NAMED_PORT, Remote, Workload};
 use crate::selector::{Condition, Peer, Peers, Selector};
@@ -23,7 +23,7 @@ pub(super) fn classes(sets: &[&PolicySet], inventory: &Inventory) -> Vec<Class> 
     let known = match inventory.workloads.as_slice() {
         [] => {
             imagined = imagine(sets);
-            &imagined.workloads
+            imagined.as_slice()
         }
         known => known,
     };
@@ -91,14 +91,11 @@ impl Bits {
 }
 
 /// A workload for each selector: the least labels that it selects; and one without labels.
-fn imagine(sets: &[&PolicySet]) -> Inventory {
-    let mut inventory = Inventory::default();
+fn imagine(sets: &[&PolicySet]) -> Vec<Known> {
+    let mut all = Vec::new();
+    let mut names = HashSet::new();
     let mut add = |selector: &Selector| {
-        if let Some(known) = imagined(selector)
-            && inventory.named(&known.name).is_none()
-        {
-            inventory.workloads.push(known);
-        }
+        all.extend(imagined(selector).filter(|known| names.insert(known.name.clone())));
     };
     add(&Selector::default());
     for (_, document) in sets.iter().flat_map(|set| set.documents()) {
@@ -116,10 +113,11 @@ fn imagine(sets: &[&PolicySet]) -> Inventory {
             }
         }
     }
-    inventory
+    all
 }
 
-fn imagined(selector: &Selector) -> Option<Known> {
+/// A workload with the least labels that a selector selects; none if its requirements contradict each other.
+pub(super) fn imagined(selector: &Selector) -> Option<Known> {
     let mut labels = std::collections::BTreeMap::new();
     for requirement in &selector.requirements {
         let value = match &requirement.is {
@@ -147,6 +145,7 @@ fn imagined(selector: &Selector) -> Option<Known> {
         name,
         workload,
         addresses: Vec::new(),
+        is_machine: false,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The workloads that are known, and the flows that must never be cut.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use serde::Deserialize;
@@ -14,15 +15,31 @@ use crate::set::{ReadError, Source};
 use crate::tools::flow::End;
 
 /// The most workloads that one file names.
-const MAX_WORKLOADS: usize = 20_000;
+const MAX_WORKLOADS: usize = 100_000;
 
 /// Workloads by name, and what must go through.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
     /// The workloads, in the order of the file.
-    pub workloads: Vec<Known>,
+    pub(crate) workloads: Vec<Known>,
     /// Flows that handfast itself lives on.
     pub needs: Vec<Need>,
+    /// TCP ports by which people administer machines.
+    pub ssh_ports: Vec<u16>,
+    places: Places,
+}
+
+/// Where workloads stand in the list: tens of thousands are found as soon as a few.
+#[derive(Clone, Debug, Default)]
+struct Places {
+    names: HashMap<String, usize>,
+    /// The first of each SPIFFE ID.
+    ids: HashMap<String, usize>,
+    /// By the hash of what they are: alike ones may have several names.
+    alike: HashMap<u64, Vec<usize>>,
+    addresses: HashMap<IpAddr, usize>,
+    /// What is put behind a name that is taken, the next time.
+    numbers: HashMap<String, u32>,
 }
 
 /// One workload.
@@ -34,6 +51,8 @@ pub struct Known {
     pub workload: Workload,
     /// Its addresses, if they are known.
     pub addresses: Vec<IpAddr>,
+    /// Whether it is a machine itself, or what lets people in there: its SSH server is its own.
+    pub is_machine: bool,
 }
 
 /// A flow that policies must let through without a proof: what gives proofs cannot need one.
@@ -60,6 +79,9 @@ struct RawWorkload {
     labels: BTreeMap<String, String>,
     #[serde(default)]
     addresses: Vec<IpAddr>,
+    /// As entries have them.
+    #[serde(default)]
+    selectors: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -134,7 +156,8 @@ impl Inventory {
                         spiffe_id,
                         labels: raw.labels,
                     };
-                    inventory.add(raw.name, workload, raw.addresses);
+                    let selectors = raw.selectors.iter().map(String::as_str);
+                    inventory.add(raw.name, workload, raw.addresses, is_machine(selectors));
                 }
                 Err(why) => errors.push(error(
                     line,
@@ -163,47 +186,64 @@ impl Inventory {
 
     /// Adds a workload; without a name it is called by the end of its SPIFFE ID. Of several of one identity with the
     /// same labels, one is kept, with all addresses.
-    pub fn add(&mut self, name: Option<String>, workload: Workload, addresses: Vec<IpAddr>) {
-        let same = self.workloads.iter_mut().find(|known| {
+    pub fn add(
+        &mut self,
+        name: Option<String>,
+        workload: Workload,
+        addresses: Vec<IpAddr>,
+        is_machine: bool,
+    ) {
+        let hash = hash(&workload);
+        let alike = self.places.alike.get(&hash).map_or(&[][..], Vec::as_slice);
+        let is_same = |known: &Known| {
             known.workload == workload && name.as_ref().is_none_or(|name| *name == known.name)
-        });
-        if let Some(known) = same {
-            let all: BTreeSet<_> = known.addresses.iter().copied().chain(addresses).collect();
-            known.addresses = all.into_iter().collect();
+        };
+        let same = alike
+            .iter()
+            .copied()
+            .find(|place| self.workloads.get(*place).is_some_and(is_same));
+        let place = same.unwrap_or(self.workloads.len());
+        for address in &addresses {
+            let first = self.places.addresses.entry(*address).or_insert(place);
+            *first = place.min(*first);
+        }
+        if let Some(known) = same.and_then(|place| self.workloads.get_mut(place)) {
+            known.addresses.extend(addresses);
+            known.addresses.sort_unstable();
+            known.addresses.dedup();
+            known.is_machine |= is_machine;
             return;
         }
         let wanted = name.unwrap_or_else(|| short_name(&workload.spiffe_id));
-        let mut name = wanted.clone();
-        let mut number = 2;
-        while self.named(&name).is_some() {
-            name = format!("{wanted}-{number}");
-            number += 1;
-        }
+        let name = self.places.free(wanted);
+        self.places.names.insert(name.clone(), place);
+        self.places.alike.entry(hash).or_default().push(place);
+        let id = workload.spiffe_id.to_string();
+        self.places.ids.entry(id).or_insert(place);
         self.workloads.push(Known {
             name,
             workload,
             addresses,
+            is_machine,
         });
     }
 
     /// The workload of that name.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&Known> {
-        self.workloads.iter().find(|known| known.name == name)
+        self.workloads.get(*self.places.names.get(name)?)
     }
 
     /// The workload behind an address.
     #[must_use]
     pub fn at(&self, address: IpAddr) -> Option<&Known> {
-        let mut workloads = self.workloads.iter();
-        workloads.find(|known| known.addresses.contains(&address))
+        self.workloads.get(*self.places.addresses.get(&address)?)
     }
 
     /// The workload of an identity; the first, if several have it.
     #[must_use]
     pub fn identified(&self, id: &str) -> Option<&Known> {
-        let mut workloads = self.workloads.iter();
-        workloads.find(|known| known.workload.spiffe_id.to_string() == id)
+        self.workloads.get(*self.places.ids.get(id)?)
     }
 
     /// One end of a flow: `host`, `world`, an address, a workload's name or SPIFFE ID, or labels such as
@@ -272,6 +312,29 @@ impl Inventory {
     }
 }
 
+fn hash(workload: &Workload) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    workload.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Places {
+    /// This name, or with the first number behind it that makes it nobody else's.
+    fn free(&mut self, wanted: String) -> String {
+        if !self.names.contains_key(&wanted) {
+            return wanted;
+        }
+        let number = self.numbers.entry(wanted.clone()).or_insert(2);
+        loop {
+            let name = format!("{wanted}-{number}");
+            *number += 1;
+            if !self.names.contains_key(&name) {
+                return name;
+            }
+        }
+    }
+}
+
 impl Known {
     /// It as the end of a flow.
     #[must_use]
@@ -281,6 +344,19 @@ impl Known {
             workload: self.workload.clone(),
         }
     }
+}
+
+/// Whether an entry of these selectors is for all of a machine, or for its SSH server.
+#[must_use]
+pub fn is_machine<'a>(mut selectors: impl Iterator<Item = &'a str>) -> bool {
+    const OF_MACHINES: [&str; 5] = [
+        "endpoint:host",
+        "systemd:id:ssh.service",
+        "systemd:id:ssh.socket",
+        "systemd:id:sshd.service",
+        "systemd:id:sshd.socket",
+    ];
+    selectors.any(|selector| OF_MACHINES.contains(&selector))
 }
 
 /// The end of a SPIFFE ID's path: what people call the workload.

@@ -16,5 +16,7 @@ pub mod inventory;
 pub mod migrate;
 pub mod observed;
 mod span;
+mod ssh;
 pub mod suggest;
+mod telling;
 mod written;

@@ -4,26 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use crate::entry::{NAMED_PORT, Workload};
+use crate::entry::Workload;
 use crate::model::{Direction, Protocol};
-use crate::read::{NAMESPACE, NAMESPACE_LABELS};
+use crate::read::NAMESPACE;
 use crate::tools::flow::End;
-use crate::tools::inventory::{Inventory, Known};
+use crate::tools::inventory::Inventory;
 use crate::tools::observed::{Observed, Seen};
+use crate::tools::telling::Telling;
 use crate::tools::written::{
     Metadata, Written, WrittenAuthentication, WrittenMessage, WrittenMessages, WrittenPort,
     WrittenPorts, WrittenRule, WrittenSelector, WrittenSpec,
 };
 
-/// Labels that usually say what a workload is, the best first.
-const TELLING: [&str; 6] = [
-    "app.kubernetes.io/name",
-    "k8s-app",
-    "app",
-    "name",
-    "run",
-    "component",
-];
+/// What `handfast tunnel verify` sends to see a packet through the tunnel (RFC 863): nobody's traffic.
+const PROBE: (Protocol, u16) = (Protocol::Udp, 9);
 
 /// The most ports that one item of `toPorts` lists; more become a range.
 const MAX_PORTS: usize = 40;
@@ -74,8 +68,19 @@ pub fn suggest(
     proofs: Proofs,
 ) -> Result<Suggestion, serde_norway::Error> {
     let mut suggestion = Suggestion::default();
+    let telling = Telling::new(inventory);
     let mut seen: BTreeMap<(String, Direction), BTreeMap<Far, Traffic>> = BTreeMap::new();
     let mut unknown = BTreeSet::new();
+    let (probes, observed): (Vec<_>, Vec<_>) = observed
+        .iter()
+        .partition(|flow| (flow.protocol, flow.port) == PROBE);
+    if !probes.is_empty() {
+        suggestion.notes.push(format!(
+            "{} flows to udp/9 are left out: `handfast tunnel verify` sends such to see a packet through the tunnel. \
+             A workload that listens there needs a rule by hand",
+            probes.len()
+        ));
+    }
     for flow in observed {
         let passed = |seen: &Seen| matches!(seen, Seen::Forwarded | Seen::Audit | Seen::Held);
         if !flow.seen.keys().any(passed) {
@@ -97,11 +102,11 @@ pub fn suggest(
                 continue;
             };
             let known = inventory.identified(&workload.spiffe_id.to_string());
-            let Some(known) = known.filter(|known| !telling(known, inventory).is_empty()) else {
+            let Some(known) = known.filter(|known| !telling.labels(known).is_empty()) else {
                 unknown.insert(workload.spiffe_id.to_string());
                 continue;
             };
-            let far = name(far, &known.workload, inventory);
+            let far = name(far, &known.workload, inventory, &telling);
             let traffic = seen.entry((known.name.clone(), direction)).or_default();
             traffic.entry(far).or_default().add(flow);
         }
@@ -138,7 +143,7 @@ pub fn suggest(
             spec: WrittenSpec {
                 description: format!("What {name} was seen to receive and send, and no more."),
                 endpoint_selector: WrittenSelector {
-                    match_labels: telling(known, inventory),
+                    match_labels: telling.labels(known),
                 },
                 ingress,
                 egress,
@@ -168,49 +173,12 @@ impl Traffic {
     }
 }
 
-/// The fewest labels that tell a workload from every other one, if any do; otherwise all that it has.
-fn telling(known: &Known, inventory: &Inventory) -> BTreeMap<String, String> {
-    let labels = &known.workload.labels;
-    let own = |key: &&String| {
-        !key.starts_with(NAMED_PORT)
-            && !key.starts_with(NAMESPACE_LABELS)
-            && key.as_str() != NAMESPACE
-    };
-    let all = || labels.iter().filter(|(key, _)| own(key));
-    let home = labels.get(NAMESPACE);
-    let tells = |chosen: &BTreeMap<String, String>| {
-        let others = inventory.workloads.iter().filter(|other| {
-            other.workload.spiffe_id != known.workload.spiffe_id
-                && other.workload.labels.get(NAMESPACE) == home
-        });
-        let has = |other: &Known, (key, value): (&String, &String)| {
-            other.workload.labels.get(key) == Some(value)
-        };
-        others
-            .into_iter()
-            .all(|other| !chosen.iter().all(|label| has(other, label)))
-    };
-    let single = |key: &str| {
-        let (key, value) = labels.get_key_value(key)?;
-        Some(BTreeMap::from([(key.clone(), value.clone())]))
-    };
-    let mut singles = TELLING
-        .iter()
-        .filter_map(|key| single(key))
-        .chain(all().filter_map(|(key, _)| single(key)));
-    singles
-        .find(tells)
-        .unwrap_or_else(|| all().map(|(k, v)| (k.clone(), v.clone())).collect())
-}
-
-fn name(end: &End, near: &Workload, inventory: &Inventory) -> Far {
+fn name(end: &End, near: &Workload, inventory: &Inventory, telling: &Telling<'_>) -> Far {
     match end {
         End::Workload { workload, .. } => {
             let id = workload.spiffe_id.to_string();
             let known = inventory.identified(&id);
-            let mut labels = known
-                .map(|known| telling(known, inventory))
-                .unwrap_or_default();
+            let mut labels = known.map(|known| telling.labels(known)).unwrap_or_default();
             let theirs = workload.labels.get(NAMESPACE);
             if let (Some(namespace), true) = (theirs, theirs != near.labels.get(NAMESPACE)) {
                 labels.insert(NAMESPACE.to_owned(), namespace.clone());

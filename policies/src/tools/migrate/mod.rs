@@ -5,6 +5,7 @@ mod tree;
 use serde_norway::{Mapping, Value};
 
 use crate::model::{Authentication, Kind};
+use crate::read::items;
 use crate::read::yaml::{self, Node};
 use crate::set::{PolicySet, ReadError, Source};
 use crate::tools::diff::{Change, diff};
@@ -66,7 +67,7 @@ pub fn migrate(
                 message: malformed.message,
             }]
         })?;
-        for node in &documents {
+        for node in documents.iter().flat_map(items) {
             match take(&source.name, node) {
                 Some(document) => moving.push(document),
                 None => migration.warnings.push(format!(
@@ -156,9 +157,10 @@ fn widenings(
 }
 
 fn take<'a>(file: &'a str, node: &Node) -> Option<Moving<'a>> {
-    let Value::Mapping(document) = plain(node) else {
+    let Value::Mapping(mut document) = plain(node) else {
         return None;
     };
+    forget_the_cluster(&mut document);
     let kind = document.get("kind").and_then(Value::as_str)?;
     let kinds = [
         Kind::CiliumNetworkPolicy.to_string(),
@@ -176,6 +178,26 @@ fn take<'a>(file: &'a str, node: &Node) -> Option<Moving<'a>> {
         name,
         document,
     })
+}
+
+/// What only the API server writes: put back, it would be refused, or believed.
+fn forget_the_cluster(document: &mut Mapping) {
+    document.remove("status");
+    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_mapping_mut) {
+        for key in [
+            "creationTimestamp",
+            "generation",
+            "managedFields",
+            "resourceVersion",
+            "selfLink",
+            "uid",
+        ] {
+            metadata.remove(key);
+        }
+        if let Some(Value::Mapping(annotations)) = metadata.get_mut("annotations") {
+            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        }
+    }
 }
 
 impl Moving<'_> {
