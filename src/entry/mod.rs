@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, ensure};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use handfast_ca::client::admin::{Admin, NewEntry};
-use handfast_ca::client::operators::EntryFilter;
+use handfast_ca::client::operators::{EntryFilter, FoundEntry};
 use handfast_ca::model::{Entry, Labels, Selector};
 
 use crate::ca::CaSocket;
@@ -271,6 +271,9 @@ pub async fn run(args: EntryArgs) -> anyhow::Result<()> {
             fields,
             output,
         } => {
+            for text in &selector {
+                possible(&text.parse()?)?;
+            }
             let entry = NewEntry {
                 spiffe_id,
                 parent: fields.parent_id.filter(|parent| parent != "any"),
@@ -300,6 +303,12 @@ pub async fn run(args: EntryArgs) -> anyhow::Result<()> {
             dry_run,
         } => {
             let entries = file::read(&files)?;
+            for entry in &entries {
+                let of = || format!("entry of {}", entry.spiffe_id);
+                for text in &entry.selectors {
+                    possible(&text.parse()?).with_context(of)?;
+                }
+            }
             let outcome = admin.import_entries(&entries, update, dry_run).await?;
             let would = if dry_run { "would be " } else { "" };
             outln!(
@@ -331,7 +340,16 @@ async fn list(admin: &mut Admin, asked: List) -> anyhow::Result<()> {
         expires_before_ms: before,
         node: asked.node,
     };
-    show(&admin.query_entries(&filter).await?, asked.output)
+    let found = admin.find_entries(&filter).await?;
+    let rows = found.iter().map(|FoundEntry { entry, owner }| {
+        let mut row = row(entry);
+        // Which one it is stands among the selectors.
+        let kind = owner.as_deref().and_then(|owner| owner.rsplit_once('/'));
+        row.push(kind.map_or("-", |(kind, _)| kind).to_owned());
+        row
+    });
+    let header: Vec<_> = HEADER.into_iter().chain(["FOLLOWS"]).collect();
+    asked.output.print(&found, &header, rows)
 }
 
 async fn update(admin: &mut Admin, asked: Update) -> anyhow::Result<()> {
@@ -341,6 +359,7 @@ async fn update(admin: &mut Admin, asked: Update) -> anyhow::Result<()> {
         entry.spiffe_id = id.parse().with_context(|| format!("SPIFFE ID {id:?}"))?;
     }
     if !asked.selector.is_empty() {
+        asked.selector.iter().try_for_each(possible)?;
         entry.selectors = asked.selector;
     }
     for what in asked.clear {
@@ -409,6 +428,16 @@ async fn delete(
     Ok(())
 }
 
+/// Refuses what is true of no workload: an entry with it would be a slip that nobody notices.
+fn possible(selector: &Selector) -> anyhow::Result<()> {
+    match handfast_agent::identity::in_vain(&selector.kind, &selector.value) {
+        None => Ok(()),
+        Some(hint) => {
+            anyhow::bail!("selector {selector} matches no workload: {hint}; nothing was changed")
+        }
+    }
+}
+
 /// A kind that agents of this version cannot look at is taken, since a newer agent may; it must not pass unnoticed.
 fn warn_of_unknown(entry: &Entry) {
     for selector in &entry.selectors {
@@ -421,42 +450,41 @@ fn warn_of_unknown(entry: &Entry) {
     }
 }
 
+const HEADER: [&str; 7] = [
+    "ENTRY",
+    "SPIFFE ID",
+    "PARENT",
+    "SELECTORS",
+    "LABELS",
+    "EXPIRES",
+    "REVISION",
+];
+
+fn row(entry: &Entry) -> Vec<String> {
+    let selectors: Vec<String> = entry.selectors.iter().map(ToString::to_string).collect();
+    let labels: Vec<String> = entry
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    vec![
+        entry.id.clone(),
+        entry.spiffe_id.to_string(),
+        entry
+            .parent_id
+            .as_ref()
+            .map_or_else(|| "any".to_owned(), ToString::to_string),
+        selectors.join(","),
+        labels.join(","),
+        entry
+            .expires_at_ms
+            .map_or_else(|| "-".to_owned(), |end| timestamp(end / 1000)),
+        entry.revision.to_string(),
+    ]
+}
+
 fn show(entries: &[Entry], output: OutputArgs) -> anyhow::Result<()> {
-    let row = |entry: &Entry| {
-        let selectors: Vec<String> = entry.selectors.iter().map(ToString::to_string).collect();
-        let labels: Vec<String> = entry
-            .labels
-            .iter()
-            .map(|(key, value)| format!("{key}={value}"))
-            .collect();
-        vec![
-            entry.id.clone(),
-            entry.spiffe_id.to_string(),
-            entry
-                .parent_id
-                .as_ref()
-                .map_or_else(|| "any".to_owned(), ToString::to_string),
-            selectors.join(","),
-            labels.join(","),
-            entry
-                .expires_at_ms
-                .map_or_else(|| "-".to_owned(), |end| timestamp(end / 1000)),
-            entry.revision.to_string(),
-        ]
-    };
-    output.print(
-        &entries,
-        &[
-            "ENTRY",
-            "SPIFFE ID",
-            "PARENT",
-            "SELECTORS",
-            "LABELS",
-            "EXPIRES",
-            "REVISION",
-        ],
-        entries.iter().map(row),
-    )
+    output.print(&entries, &HEADER, entries.iter().map(row))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod acknowledge;
 mod attest;
 mod audit_heads;
+mod forms;
 mod join;
 mod link;
 mod reattest;
@@ -24,6 +25,7 @@ use spiffe::SpiffeId;
 
 pub use attest::pod_uid;
 pub use audit_heads::AuditHeads;
+pub use forms::in_vain;
 pub use join::{K8sPsatFile, Method, Standing, X509PopFiles, join};
 pub use link::{Credentials, FromCa, Link, NotReached};
 pub use reattest::Reattest;

@@ -36,6 +36,17 @@ pub struct EntryFilter {
     pub node: Option<String>,
 }
 
+/// An entry that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct FoundEntry {
+    /// The entry.
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// What it follows outside of the registry, such as `kubernetes/pod/UID`: whoever keeps it so writes it anew if it is
+    /// changed by hand. None for an operator's own.
+    pub owner: Option<String>,
+}
+
 /// What became of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct ImportOutcome {
@@ -95,6 +106,12 @@ impl Admin {
 
     /// The entries that fit, ordered by SPIFFE ID.
     pub async fn query_entries(&mut self, filter: &EntryFilter) -> Result<Vec<Entry>, Error> {
+        let found = self.find_entries(filter).await?;
+        Ok(found.into_iter().map(|found| found.entry).collect())
+    }
+
+    /// The same, with what they follow.
+    pub async fn find_entries(&mut self, filter: &EntryFilter) -> Result<Vec<FoundEntry>, Error> {
         let request = proto::QueryEntriesRequest {
             spiffe_id: filter.spiffe_id.clone().unwrap_or_default(),
             parent_id: filter.parent.clone().unwrap_or_default(),
@@ -107,9 +124,11 @@ impl Admin {
         let reply = self.registry_client().query_entries(request).await;
         let mut pieces = reply.map_err(refused)?.into_inner();
         let mut entries = Vec::new();
-        while let Some(piece) = pieces.message().await.map_err(refused)? {
+        while let Some(mut piece) = pieces.message().await.map_err(refused)? {
             for entry in piece.entries {
-                entries.push(Entry::try_from(entry)?);
+                let entry = Entry::try_from(entry)?;
+                let owner = piece.owners.remove(&entry.id);
+                entries.push(FoundEntry { entry, owner });
             }
         }
         Ok(entries)

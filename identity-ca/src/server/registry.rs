@@ -1,5 +1,6 @@
 //! Entries, nodes and servers, for operators who look for some, or change many.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -32,7 +33,7 @@ pub(super) fn service(state: Arc<State>) -> Service {
 
 #[tonic::async_trait]
 impl Registry for Service {
-    type QueryEntriesStream = ReceiverStream<Result<proto::Entries, Status>>;
+    type QueryEntriesStream = ReceiverStream<Result<proto::FoundEntries, Status>>;
 
     async fn query_entries(
         &self,
@@ -40,14 +41,21 @@ impl Registry for Service {
     ) -> Result<Response<Self::QueryEntriesStream>, Status> {
         self.state.operator(&request, Role::Auditor)?;
         let found = self.find(request.into_inner())?;
+        let owners = self.owners().await;
         let (sender, pieces) = mpsc::channel(2);
         tokio::spawn(async move {
             for piece in found.chunks(PIECE) {
                 let entries = piece.iter().map(|entry| proto::Entry::from(&**entry));
-                let entries = proto::Entries {
+                let owned = piece
+                    .iter()
+                    .filter_map(|entry| owners.get_key_value(&entry.id));
+                let found = proto::FoundEntries {
                     entries: entries.collect(),
+                    owners: owned
+                        .map(|(id, owner)| (id.clone(), owner.clone()))
+                        .collect(),
                 };
-                if sender.send(Ok(entries)).await.is_err() {
+                if sender.send(Ok(found)).await.is_err() {
                     return;
                 }
             }
@@ -247,6 +255,20 @@ impl Registry for Service {
 }
 
 impl Service {
+    /// What entries follow, by their IDs. A store that does not answer keeps nobody from seeing the entries themselves.
+    async fn owners(&self) -> HashMap<String, String> {
+        match self.state.registry.owned_entries().await {
+            Ok(owned) => owned
+                .into_iter()
+                .map(|(owner, entry)| (entry, owner))
+                .collect(),
+            Err(error) => {
+                tracing::warn!(%error, "what entries follow cannot be read");
+                HashMap::new()
+            }
+        }
+    }
+
     fn find(&self, asked: proto::QueryEntriesRequest) -> Result<Vec<Arc<Entry>>, Error> {
         let now = self.state.now();
         let domain = self.state.authority.trust_domain();
