@@ -2,8 +2,8 @@
 # A real Kubernetes API server (1.20) and etcd for tests, from Debian 12's own packages.
 #
 #   kube-apiserver.sh build DIR      -> DIR/kube-apiserver, DIR/etcd        (once; about 6 minutes, 3 GB while building)
-#   kube-apiserver.sh start DIR RUN  -> starts both on loopback, waits until ready, prints RUN/kubeconfig; with what an
-#                                       earlier start left in RUN, it goes on from there
+#   kube-apiserver.sh start DIR RUN [FLAG…] -> starts both on loopback, waits until ready, prints RUN/kubeconfig; with what
+#                                       an earlier start left in RUN, it goes on from there. FLAGs are the API server's
 #   kube-apiserver.sh stop RUN       -> stops what start started
 #
 # Nothing is installed: packages are unpacked under DIR/build. RBAC is on; the kubeconfig is cluster-admin;
@@ -51,7 +51,7 @@ keys() {
 }
 
 start() {
-  local run etcd_port api_port; run=$(realpath -m "${1:?a run folder}"); mkdir -p "$run"/{pki,etcd}; cd "$run"
+  local run etcd_port api_port; run=$(realpath -m "${1:?a run folder}"); shift; mkdir -p "$run"/{pki,etcd}; cd "$run"
   api_port=${API_PORT:-16443} etcd_port=${ETCD_PORT:-12379}
   [[ -f pki/sa.key ]] || keys
   setsid "$dir/etcd" --data-dir etcd --listen-client-urls "http://127.0.0.1:$etcd_port" --advertise-client-urls "http://127.0.0.1:$etcd_port" \
@@ -61,7 +61,7 @@ start() {
     --secure-port="$api_port" --insecure-port=0 --tls-cert-file=pki/server.crt --tls-private-key-file=pki/server.key --client-ca-file=pki/ca.crt \
     --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=pki/sa.key --service-account-signing-key-file=pki/sa.key \
     --authorization-mode=RBAC --service-cluster-ip-range=10.96.0.0/16 --endpoint-reconciler-type=none \
-    --disable-admission-plugins=ServiceAccount > apiserver.log 2>&1 & echo $! > apiserver.pid
+    --disable-admission-plugins=ServiceAccount "$@" > apiserver.log 2>&1 & echo $! > apiserver.pid
   cat > kubeconfig <<CONF
 apiVersion: v1
 kind: Config
@@ -90,7 +90,7 @@ stop() {
 
 case $command in
   build) build ;;
-  start) start "${3:?a run folder}" ;;
+  start) start "${@:3}" ;;
   stop) stop "$dir" ;;
-  *) echo "usage: kube-apiserver.sh build DIR | start DIR RUN | stop RUN" >&2; exit 2 ;;
+  *) echo "usage: kube-apiserver.sh build DIR | start DIR RUN [FLAG…] | stop RUN" >&2; exit 2 ;;
 esac

@@ -15,7 +15,10 @@ use crate::support::{SOON, repository};
 /// Where handfast's own objects are.
 pub const SYSTEM: &str = "handfast-system";
 const START: Duration = Duration::from_secs(90);
+/// Its port on the loopback of the authority's host.
+pub const PORT: u16 = 16443;
 const SERVER: &str = "https://127.0.0.1:16443";
+const ETCD: &str = "http://127.0.0.1:12379";
 
 /// The folder with the API server's binaries, or why there is none.
 pub fn binaries() -> Result<PathBuf, String> {
@@ -60,8 +63,13 @@ impl Cluster {
 
     /// Starts the API server, again after it was stopped.
     pub fn up(&self) -> anyhow::Result<()> {
-        let words = ["start".into(), self.binaries.clone(), self.run.clone()];
-        let mut start = command(repository("scripts/kube-apiserver.sh"), &words);
+        self.up_with(&[])
+    }
+
+    /// The same with more flags of its own.
+    pub fn up_with(&self, flags: &[&str]) -> anyhow::Result<()> {
+        let mut start = command(repository("scripts/kube-apiserver.sh"), &["start"]);
+        start.arg(&self.binaries).arg(&self.run).args(flags);
         self.place
             .run(&mut start, START)?
             .success("kube-apiserver.sh start")
@@ -76,6 +84,22 @@ impl Cluster {
             .run(&mut stop, SOON)?
             .success("kube-apiserver.sh stop")
             .map(drop)
+    }
+
+    /// Lets etcd forget all that was before now: a watch that asks for it comes too late (410).
+    pub fn compact(&self) -> anyhow::Result<()> {
+        let now = self.etcd("range", &json!({"key": "AA=="}))?;
+        let revision = now["header"]["revision"].as_str().context("no revision")?;
+        let forget = json!({"revision": revision, "physical": true});
+        self.etcd("compaction", &forget).map(drop)
+    }
+
+    fn etcd(&self, what: &str, body: &Value) -> anyhow::Result<Value> {
+        let mut curl = command("curl", &["-sS", "--fail", "--noproxy", "*", "-m", "10"]);
+        curl.args(["--data-binary", &body.to_string()])
+            .arg(format!("{ETCD}/v3/kv/{what}"));
+        let said = self.place.run(&mut curl, SOON)?.success("curl")?;
+        Ok(serde_json::from_str(&said.stdout)?)
     }
 
     /// Asks as the administrator; the status and what was said.

@@ -29,6 +29,7 @@ fn identities_follow_pods_through_rollouts_labels_outages_and_the_end_of_a_names
     // A pod's label, and its namespace's, are signed; what only a rollout changes is not.
     let entry = &mesh.entries_of("shop", "web", 1)[0];
     assert_eq!(entry["labels"]["app"], "web");
+    assert_eq!(entry["owner"], format!("kubernetes/pod/{}", first.uid));
     assert!(
         entry["labels"].get("pod-template-hash").is_none(),
         "{entry}"

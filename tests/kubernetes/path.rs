@@ -49,4 +49,17 @@ fn pods_on_two_nodes_talk_by_the_identities_of_their_service_accounts() {
         Ok(proven.then_some(()))
     })
     .unwrap();
+
+    // On a node the CA cannot be asked; its agent says how the flow stands, and by which rules.
+    let [from, to] =
+        ["client", "web"].map(|account| format!("spiffe://demo.handfast/ns/shop/sa/{account}"));
+    let asked = ["policy", "explain", &from, &format!("{to}:80"), "--proof"];
+    let said = mesh.nodes[1].cli(&asked).unwrap();
+    let said = said.success("policy explain --proof").unwrap();
+    assert!(
+        said.stderr.contains("the CA cannot be asked here"),
+        "{said:?}"
+    );
+    let proven = |line: &str| line.starts_with("pair") && line.contains(" ok ");
+    assert!(said.stdout.lines().any(proven), "{said:?}");
 }

@@ -72,6 +72,22 @@ fn a_policy_is_in_force_says_so_and_ends_with_its_object() {
     })
     .unwrap_or_else(|error| panic!("{error}: {}", mesh.cluster.get(&path).unwrap()));
 
+    // Taken out of the registry by hand, it comes back: the object says what holds.
+    let name = "kubernetes/HandfastPolicy/shop/web";
+    let words = ["policy", "delete", name, "--reason", "a slip"];
+    let said = mesh.authority.cli(&words).unwrap();
+    let said = said.success("policy delete").unwrap();
+    assert!(said.stderr.contains("comes back"), "{said:?}");
+    wait::until("the policy to be back", SOON, || {
+        let listed = mesh
+            .authority
+            .cli(&["policy", "list"])?
+            .success("policy list")?;
+        Ok(listed.stdout.contains("HandfastPolicy").then_some(()))
+    })
+    .unwrap();
+    mesh.until_reached(&stranger, &server, false);
+
     // A mistake is named with its field, and what was in force stays.
     let mistake = json!({"spec": {"ingress": [{"fromEndpoint": [{}]}]}});
     mesh.cluster.patch(&path, &mistake).unwrap();

@@ -5,10 +5,12 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::harness::lab::underlay;
 use crate::harness::mesh::Node;
+use crate::harness::wait;
 use crate::mesh::{AUDIENCE, Mesh};
-use crate::support::{binary, example_policy, fails, serve};
+use crate::support::{SOON, binary, example_policy, fails, serve};
 
-/// A kind of Cilium's, as far as an API server must know it. Whatever stands in it is kept.
+/// A kind of Cilium's, as far as an API server must know it. Whatever stands in it is kept. Of those for the cluster the
+/// status is a resource of its own, as Cilium defines it; others show that it need not be there.
 fn cilium(kind: &str, plural: &str, scope: &str) -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -18,6 +20,10 @@ fn cilium(kind: &str, plural: &str, scope: &str) -> Value {
             "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
             "versions": [{
                 "name": "v2", "served": true, "storage": true,
+                "subresources": match scope {
+                    "Cluster" => json!({"status": {}}),
+                    _ => json!({}),
+                },
                 "schema": {"openAPIV3Schema": {
                     "type": "object", "x-kubernetes-preserve-unknown-fields": true,
                 }},
@@ -155,9 +161,36 @@ fn policies_written_for_cilium_are_in_force_as_they_are() {
         }))
         .unwrap();
     mesh.until_reached(&good, &server, false);
-    mesh.cluster
-        .delete("/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies/nobody")
-        .unwrap();
+
+    // Of a mistake in it whoever looks at it is told, and the last good version stays.
+    let nobody = "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies/nobody";
+    let valid = |status: &str, words: &str| {
+        wait::until(&format!("Valid={status} {words:?}"), SOON, || {
+            let object = mesh.cluster.get(nobody)?;
+            let conditions = object["status"]["conditions"].as_array().cloned();
+            Ok(conditions
+                .unwrap_or_default()
+                .into_iter()
+                .find(|condition| {
+                    condition["type"] == "Valid"
+                        && condition["status"] == status
+                        && condition["message"].as_str().unwrap().contains(words)
+                }))
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", mesh.cluster.get(nobody).unwrap()))
+    };
+    valid("True", "can be read");
+    let mistake = json!({"spec": {"ingressDeny": [{"fromEndpoint": [{}]}]}});
+    mesh.cluster.patch(nobody, &mistake).unwrap();
+    valid("False", "fromEndpoint");
+    // Events about what is in no namespace are in this one.
+    let event = mesh.refused("default", "nobody");
+    assert!(
+        event.contains("the last good version stays in force"),
+        "{event}"
+    );
+    assert!(!mesh.reaches(&good, &server));
+    mesh.cluster.delete(nobody).unwrap();
     mesh.until_reached(&good, &server, true);
 
     // A mistake leaves the last good version in force, and an event says what is wrong.
