@@ -699,6 +699,35 @@ fn nothing_managed_crosses_the_wire_in_cleartext() {
 }
 
 #[test]
+fn the_wire_knows_a_workloads_packet_by_its_mark_whatever_source_a_masquerade_gave_it() {
+    let Some(mut node) = Node::new("masqueraded") else {
+        return;
+    };
+    for a in families() {
+        let to_them = frame(&ip(a.world, a.them, TCP, &tcp(40000, 80, SYN)));
+        let dropped = Outcome::Drop(Reason::WireOut);
+        assert_eq!(node.run("wire_egress", GATED, &to_them), dropped);
+        // What the node itself or somebody outside sends has no such mark; nor is the way home a leak.
+        assert_eq!(node.run("wire_egress", HOST, &to_them), Outcome::Pass(0));
+        let to_us = frame(&ip(a.world, a.me, TCP, &tcp(40000, 80, SYN)));
+        assert_eq!(
+            node.run("wire_egress", GATED, &to_us),
+            Outcome::Pass(SOURCE)
+        );
+        let marked = node.run("wire_ingress", GATED, &to_them);
+        assert_eq!(marked, Outcome::Pass(OUTSIDE));
+        // To a joining node it goes as before.
+        let joining = ["10.2.0.0/16".parse().unwrap(), "fd02::/16".parse().unwrap()];
+        node.tables().set_joining(&joining).unwrap();
+        assert_eq!(
+            node.run("wire_egress", GATED, &to_them),
+            Outcome::Pass(SOURCE)
+        );
+        node.tables().set_joining(&[]).unwrap();
+    }
+}
+
+#[test]
 fn the_wire_drops_what_policy_refused_and_forgets_foreign_marks() {
     let Some(mut node) = Node::new("undecided") else {
         return;

@@ -48,8 +48,7 @@ static REVISION: Array<u64> = Array::pinned(1, BPF_F_RDONLY_PROG);
 pub static ENDPOINTS: HashMap<u32, Endpoint> =
     HashMap::pinned(4096, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
 #[map(name = "interfaces")]
-static INTERFACES: HashMap<u32, u32> =
-    HashMap::pinned(4096, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
+static INTERFACES: HashMap<u32, u32> = HashMap::pinned(4096, BPF_F_NO_PREALLOC | BPF_F_RDONLY_PROG);
 #[map(name = "usage")]
 pub static USAGE: HashMap<u32, Usage> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
 #[map(name = "locals")]

@@ -1,8 +1,10 @@
 //! The tripwire on underlay and overlay interfaces: nothing between two managed addresses passes
-//! in cleartext, bare or inside an encapsulation, whatever went wrong before.
+//! in cleartext, bare or inside an encapsulation, whatever went wrong before; nor what a masquerade has made of it.
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use handfast_layout::{Config, Hook, MARK_OUTSIDE, Reason, is_undecided, packet::outer};
+use handfast_layout::{
+    Config, Hook, MARK_OUTSIDE, MARK_SOURCE, PEER_SELF, Reason, is_undecided, packet::outer,
+};
 
 use crate::{
     maps, report,
@@ -48,7 +50,7 @@ fn watch(skb: &Skb, work: &mut Work, config: &Config, bare: Reason, inside: Reas
     if !find(skb, work) {
         return PASS;
     }
-    if managed(work) {
+    if managed(work) || hidden(work) {
         return cleartext(skb, work, config, bare);
     }
     if find_inside(skb, work) && managed(work) {
@@ -89,6 +91,25 @@ fn find_inside(skb: &Skb, work: &mut Work) -> bool {
         }
         None => false,
     }
+}
+
+/// Whether a workload's packet goes to another node's prefix with a source that is not its own any more: where routes into
+/// the tunnel are gone, a masquerade gives it the node's.
+#[inline(always)]
+fn hidden(work: &mut Work) -> bool {
+    let (src, dst) = (work.outer.src, work.outer.dst);
+    work.joining = 0;
+    if work.hook != Hook::WireEgress as u8 || work.mark & MARK_SOURCE == 0 {
+        return false;
+    }
+    if work.prefix(dst).is_none_or(|peer| peer == PEER_SELF) {
+        return false;
+    }
+    // For the event.
+    work.unread();
+    work.packet.src = src;
+    work.packet.dst = dst;
+    true
 }
 
 /// Whether both ends are managed.
