@@ -29,18 +29,7 @@ pub(super) async fn remarks() -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let redirecting = redirecting(Path::new(MAPS));
     found.extend(redirecting.map(|remark| ("other network", remark)));
-    match probe::netkit().await {
-        Ok(devices) if !devices.is_empty() => found.push((
-            "netkit",
-            format!(
-                "{} are netkit devices, whose packets do not pass the hooks that gates are on: workloads behind \
-                 them cannot be endpoints; use veth pairs",
-                devices.join(", ")
-            ),
-        )),
-        Ok(_) => {}
-        Err(error) => found.push(("netkit", format!("links cannot be listed: {error}"))),
-    }
+    found.extend(netkit().await.map(|remark| ("netkit", remark)));
     let bridges = bridges(Path::new("/sys/class/net"));
     if !bridges.is_empty() {
         for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
@@ -62,8 +51,22 @@ pub(super) async fn remarks() -> Vec<(&'static str, String)> {
 
 /// Networks at work here whose programs may hand packets to workloads past the gates; nothing in the packets or in the
 /// kernel's tables tells whether they do.
-pub(crate) fn past_the_gates() -> Vec<String> {
-    redirecting(Path::new(MAPS)).collect()
+pub(crate) async fn past_the_gates() -> Vec<String> {
+    let found = redirecting(Path::new(MAPS));
+    found.chain(netkit().await).collect()
+}
+
+/// Devices whose own programs decide where a packet goes before any hook that a gate could be on.
+async fn netkit() -> Option<String> {
+    match probe::netkit().await {
+        Ok(devices) if devices.is_empty() => None,
+        Ok(devices) => Some(format!(
+            "{} are netkit devices, whose own programs hand packets on before the hooks that gates are on: workloads behind \
+             them cannot be endpoints; use veth pairs (Cilium: bpf.datapathMode=veth)",
+            devices.join(", ")
+        )),
+        Err(error) => Some(format!("links cannot be listed: {error}")),
+    }
 }
 
 fn redirecting(maps: &Path) -> impl Iterator<Item = String> {

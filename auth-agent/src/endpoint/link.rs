@@ -65,6 +65,12 @@ pub async fn attach(node: &Handle, request: &LinkRequest) -> Result<Attached, En
     if let Some((host, workload)) = matching(&outer, &inner) {
         return adopt(request, netns_inode, host, workload).await;
     }
+    if let Some(netkit) = inner.iter().find(|link| link.kind == Kind::Netkit) {
+        return Err(EndpointError::Netkit {
+            netns: request.netns.to_string(),
+            interface: netkit.name.clone(),
+        });
+    }
     if request.addresses.is_empty() {
         return Err(EndpointError::NoLink(request.netns.to_string()));
     }
@@ -153,8 +159,17 @@ struct Link {
     name: String,
     mac: [u8; 6],
     peer: Option<u32>,
-    veth: bool,
+    kind: Kind,
     addresses: Vec<IpAddr>,
+}
+
+/// What kind of interface one is, as far as workloads' links go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Veth,
+    /// Programs of its own decide before any hook of a gate.
+    Netkit,
+    Other,
 }
 
 impl From<LinkMessage> for Link {
@@ -164,7 +179,7 @@ impl From<LinkMessage> for Link {
             name: String::new(),
             mac: [0; 6],
             peer: None,
-            veth: false,
+            kind: Kind::Other,
             addresses: Vec::new(),
         };
         for attribute in message.attributes {
@@ -177,9 +192,12 @@ impl From<LinkMessage> for Link {
                 }
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
                 LinkAttribute::LinkInfo(infos) => {
-                    link.veth = infos
-                        .iter()
-                        .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                    let kind = infos.iter().find_map(|info| match info {
+                        LinkInfo::Kind(InfoKind::Veth) => Some(Kind::Veth),
+                        LinkInfo::Kind(InfoKind::Netkit) => Some(Kind::Netkit),
+                        _ => None,
+                    });
+                    link.kind = kind.unwrap_or(Kind::Other);
                 }
                 _ => {}
             }
@@ -190,10 +208,11 @@ impl From<LinkMessage> for Link {
 
 /// The pair of veth ends, one here and one in the namespace, that name each other.
 fn matching<'a>(outer: &'a [Link], inner: &'a [Link]) -> Option<(&'a Link, &'a Link)> {
-    inner.iter().filter(|link| link.veth).find_map(|workload| {
+    let is_veth = |link: &&Link| link.kind == Kind::Veth;
+    inner.iter().filter(is_veth).find_map(|workload| {
         outer
             .iter()
-            .filter(|host| host.veth)
+            .filter(is_veth)
             .find(|host| workload.peer == Some(host.index) && host.peer == Some(workload.index))
             .map(|host| (host, workload))
     })

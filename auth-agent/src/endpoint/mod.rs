@@ -78,6 +78,17 @@ pub enum EndpointError {
         "network namespace {0} has no link to this node, and no --address was given to make one; nothing was changed"
     )]
     NoLink(String),
+    /// The namespace's link is of a kind that gates cannot stand on.
+    #[error(
+        "network namespace {netns} is linked by {interface}, a netkit device: its own programs hand packets on before the hooks \
+         that gates are on. Give the workload a veth pair (Cilium: bpf.datapathMode=veth); nothing was changed"
+    )]
+    Netkit {
+        /// The namespace.
+        netns: String,
+        /// Its device.
+        interface: String,
+    },
     /// There is no control group of version 2.
     #[error(
         "the unified control groups (version 2) are not mounted, by which sockets of this machine are told apart: \

@@ -66,7 +66,7 @@ pub(super) struct Started {
 pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<Started, RunError> {
     require_root()?;
     tunnel_start::refuse_same_names(&config)?;
-    tunnel_start::refuse_host_routing(&config)?;
+    tunnel_start::refuse_host_routing(&config).await?;
     let store = NodeStore::open(&config.data_dir)?;
     let identity = Arc::new(store.identity()?);
     let verifier = store.trust()?;

@@ -1,4 +1,5 @@
-//! Our nftables table: what it is to do, and whether it still does; our routes are looked at with it.
+//! Our nftables table: what it is to do, and whether it still does; our routes, and whether our gates come first, are
+//! looked at with it.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -65,6 +66,10 @@ impl Agent {
         }
         if let Err(error) = self.mend_routes().await {
             self.alarm(format!("routes: {error}"));
+        }
+        match self.gates.put_first() {
+            Ok(found) => found.into_iter().for_each(|what| self.alarm(what)),
+            Err(error) => self.alarm(format!("gates: {error}")),
         }
     }
 

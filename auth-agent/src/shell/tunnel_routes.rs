@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::RunError;
 use super::agent::Agent;
+use super::contradictions::Contradictions;
 use crate::identity::KnownNode;
 
 impl Agent {
@@ -53,9 +54,11 @@ impl Agent {
         let nodes = &self.knowledge.nodes;
         let joining = nodes.iter().any(|n| n.spiffe_id == own && n.joining);
         let managed = |n: &&KnownNode| n.spiffe_id != own && !n.joining && !joining;
+        let sound = Contradictions::of(&own, &self.node.prefixes, nodes);
         for node in nodes.iter().filter(managed) {
             let device = on.get(node.spiffe_id.as_str()).copied().unwrap_or(usual);
-            routes.entry(device).or_default().extend(&node.prefixes);
+            let prefixes = node.prefixes.iter().filter(|p| sound.allow_route(p));
+            routes.entry(device).or_default().extend(prefixes);
         }
         routes
     }

@@ -92,10 +92,10 @@ async fn open_wireguard(config: &AgentConfig, underlay: Vec<IpAddr>) -> Result<D
 }
 
 /// Gates that packets go past protect nobody.
-pub(super) fn refuse_host_routing(config: &AgentConfig) -> Result<(), RunError> {
+pub(super) async fn refuse_host_routing(config: &AgentConfig) -> Result<(), RunError> {
     let found = match config.beside_host_routing {
         true => Vec::new(),
-        false => crate::check::past_the_gates(),
+        false => crate::check::past_the_gates().await,
     };
     if found.is_empty() {
         return Ok(());

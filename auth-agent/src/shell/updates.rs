@@ -11,6 +11,7 @@ use handfast_ca::verify::Verifier;
 use super::RunError;
 use super::agent::Agent;
 use super::alarms::Topic;
+use super::contradictions::Contradictions;
 use crate::core::{self, Event, NodeInfo};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::identity::{
@@ -306,6 +307,14 @@ impl Agent {
 
     /// The nodes of the mesh: the core learns where to dial, the routing table which prefixes are theirs.
     pub(super) async fn apply_nodes(&mut self) -> Result<(), RunError> {
+        let own = self.node.spiffe_id.to_string();
+        let sound = Contradictions::of(&own, &self.node.prefixes, &self.knowledge.nodes);
+        let believed = |node: &KnownNode| {
+            let prefixes = node.prefixes.iter().copied();
+            prefixes
+                .filter(|p| node.spiffe_id == own || sound.allow_prefix(p))
+                .collect()
+        };
         let nodes: Vec<NodeInfo> = self
             .knowledge
             .nodes
@@ -314,9 +323,12 @@ impl Agent {
                 id: node.spiffe_id.clone(),
                 name: node.name.clone(),
                 addresses: node.underlay.clone(),
-                prefixes: node.prefixes.clone(),
+                prefixes: believed(node),
             })
             .collect();
+        for told in sound.told {
+            self.alarm(told);
+        }
         // Whoever is managed now is so before anything else is done.
         let joining: Vec<_> = self
             .knowledge

@@ -1,13 +1,18 @@
 //! Which interfaces the tripwire watches: all that have an address of their own and are not ours or a workload's.
+//!
+//! A bridge with an address of this node's own prefixes is where a network has its workloads (`cni0`), and no underlay: what
+//! they send to other nodes passes it between their gates and the tunnel's. Its ports are watched in its place, but for
+//! veth links, which lead to namespaces of this machine.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
+use ipnet::IpNet;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
-use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use tokio::sync::Notify;
 
 use super::agent::Agent;
@@ -77,28 +82,136 @@ impl Agent {
             .try_collect()
             .await
             .map_err(failed("list interfaces"))?;
-        let mut ours = vec![self.config.hold_device.clone()];
+        let links: Vec<Interface> = links.into_iter().map(Interface::from).collect();
+        let mut ours = vec![self.config.hold_device.clone(), "lo".to_owned()];
         let tunnels = tunnel_start::device_names(&self.config)?;
         ours.extend(tunnels.iter().map(ToString::to_string));
-        let watched = links.into_iter().filter_map(|link| {
-            let index = link.header.index;
-            let name = link.attributes.into_iter().find_map(|a| match a {
-                LinkAttribute::IfName(name) => Some(name),
-                _ => None,
-            })?;
-            let endpoints = self.endpoints.all();
-            let workload = endpoints.iter().any(|endpoint| endpoint.ifindex == index);
-            let addressed = addresses.iter().any(|(of, _)| *of == index);
-            let watched = addressed && !workload && name != "lo" && !ours.contains(&name);
-            watched.then_some((index, name))
-        });
-        Ok(watched.collect())
+        let endpoints = self.endpoints.all();
+        let is_workload = |index| endpoints.iter().any(|endpoint| endpoint.ifindex == index);
+        let others = links
+            .into_iter()
+            .filter(|link| !is_workload(link.index) && !ours.contains(&link.name));
+        let others: Vec<_> = others.collect();
+        Ok(watched(&others, addresses, &self.node.prefixes))
     }
+}
+
+/// What has to be known of an interface.
+#[derive(Debug, Default)]
+struct Interface {
+    index: u32,
+    name: String,
+    is_bridge: bool,
+    is_veth: bool,
+    /// The bridge, or the like, whose port it is.
+    master: Option<u32>,
+}
+
+impl From<LinkMessage> for Interface {
+    fn from(message: LinkMessage) -> Self {
+        let mut interface = Self {
+            index: message.header.index,
+            ..Self::default()
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => interface.name = name,
+                LinkAttribute::Controller(index) => interface.master = Some(index),
+                LinkAttribute::LinkInfo(infos) => {
+                    let is = |kind| infos.contains(&LinkInfo::Kind(kind));
+                    interface.is_bridge = is(InfoKind::Bridge);
+                    interface.is_veth = is(InfoKind::Veth);
+                }
+                _ => {}
+            }
+        }
+        interface
+    }
+}
+
+/// Of interfaces that are neither ours nor workloads', those to watch.
+fn watched(
+    links: &[Interface],
+    addresses: &[(u32, IpAddr)],
+    own: &[IpNet],
+) -> BTreeSet<(u32, String)> {
+    let has = |index: u32, wanted: &dyn Fn(&IpAddr) -> bool| {
+        let mut all = addresses.iter();
+        all.any(|(of, address)| *of == index && wanted(address))
+    };
+    let is_own = |address: &IpAddr| own.iter().any(|prefix| prefix.contains(address));
+    let inside = |link: &Interface| link.is_bridge && has(link.index, &is_own);
+    let of_workloads: BTreeSet<u32> = links
+        .iter()
+        .filter(|link| inside(link))
+        .map(|link| link.index)
+        .collect();
+    let watched = links.iter().filter(|link| {
+        let port = link
+            .master
+            .is_some_and(|bridge| of_workloads.contains(&bridge));
+        let leads_out = has(link.index, &|_| true) || (port && !link.is_veth);
+        leads_out && !of_workloads.contains(&link.index)
+    });
+    watched
+        .map(|link| (link.index, link.name.clone()))
+        .collect()
 }
 
 fn failed(doing: &'static str) -> impl FnOnce(rtnetlink::Error) -> RunError {
     move |error| RunError::Io {
         doing,
         source: std::io::Error::other(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(index: u32, name: &str) -> Interface {
+        Interface {
+            index,
+            name: name.to_owned(),
+            ..Interface::default()
+        }
+    }
+
+    #[test]
+    fn a_bridge_of_workloads_is_not_watched_and_what_leads_out_of_it_is() {
+        let bridge = |index, name| Interface {
+            is_bridge: true,
+            ..interface(index, name)
+        };
+        let port = |index, name, master| Interface {
+            master: Some(master),
+            ..interface(index, name)
+        };
+        let links = [
+            interface(2, "eth0"),
+            bridge(3, "br-lan"),
+            port(4, "eth1", 3),
+            bridge(5, "cni0"),
+            port(6, "vxlan7", 5),
+            Interface {
+                is_veth: true,
+                ..port(7, "veth-unknown", 5)
+            },
+            // A tunnel device of flannel's has an address of the node's own prefix, and leads out.
+            interface(8, "flannel.1"),
+            interface(9, "nothing"),
+        ];
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let addresses = [
+            (2, address("192.0.2.1")),
+            (3, address("198.51.100.1")),
+            (5, address("10.1.0.1")),
+            (5, address("fd01::1")),
+            (8, address("10.1.0.0")),
+        ];
+        let own = ["10.1.0.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()];
+        let watched = watched(&links, &addresses, &own);
+        let names: Vec<&str> = watched.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!(names, ["eth0", "br-lan", "vxlan7", "flannel.1"]);
     }
 }
