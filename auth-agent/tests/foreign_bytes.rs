@@ -82,8 +82,28 @@ fn audit_lines_are_sealed_or_refused() {
 }
 
 #[test]
+fn what_lies_in_adopted_maps_is_what_an_agent_writes_or_nothing() {
+    feed("adopted", 200_000);
+}
+
+#[test]
+fn answers_of_the_kernel_and_of_a_daemon_are_read_or_refused() {
+    feed("answers", 100_000);
+}
+
+#[test]
 fn authenticators_of_another_making_are_refused() {
     feed("authenticators", 20_000);
+}
+
+#[test]
+fn backups_are_whole_and_as_they_were_written_or_refused() {
+    feed("backups", 20_000);
+}
+
+#[test]
+fn files_of_entries_are_written_as_they_were_read() {
+    feed("entry_files", 20_000);
 }
 
 #[test]

@@ -19,6 +19,8 @@
 )]
 
 mod error;
+#[doc(hidden)]
+pub mod foreign;
 mod ipsec;
 mod keys;
 mod mtu;

@@ -58,7 +58,7 @@ pub struct Routes {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Route {
+pub(crate) struct Route {
     prefix: IpNet,
     /// Into this device, or the fallback.
     device: Option<u32>,
@@ -400,7 +400,7 @@ fn table_of(message: &RouteMessage) -> u32 {
 }
 
 /// One of our routes as the kernel tells it; none for what we would not have made.
-fn read(message: &RouteMessage) -> Option<Route> {
+pub(crate) fn read(message: &RouteMessage) -> Option<Route> {
     if message.header.protocol != OURS {
         return None;
     }

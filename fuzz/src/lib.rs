@@ -12,10 +12,14 @@
     dead_code
 )]
 
+mod adopted;
+mod answers;
 mod audit;
 mod authority;
+mod backups;
 mod bundles;
 mod certificates;
+mod entry_files;
 mod events;
 mod frames;
 mod packets;
@@ -46,6 +50,16 @@ pub const TARGETS: &[Target] = &[
         seeds: proofs::seeds,
     },
     Target {
+        name: "adopted",
+        run: adopted::run,
+        seeds: adopted::seeds,
+    },
+    Target {
+        name: "answers",
+        run: answers::run,
+        seeds: answers::seeds,
+    },
+    Target {
         name: "audit",
         run: audit::run,
         seeds: audit::seeds,
@@ -56,6 +70,11 @@ pub const TARGETS: &[Target] = &[
         seeds: authority::seeds,
     },
     Target {
+        name: "backups",
+        run: backups::run,
+        seeds: backups::seeds,
+    },
+    Target {
         name: "bundles",
         run: bundles::run,
         seeds: bundles::seeds,
@@ -64,6 +83,11 @@ pub const TARGETS: &[Target] = &[
         name: "certificates",
         run: certificates::run,
         seeds: certificates::seeds,
+    },
+    Target {
+        name: "entry_files",
+        run: entry_files::run,
+        seeds: entry_files::seeds,
     },
     Target {
         name: "events",

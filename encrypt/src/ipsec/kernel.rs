@@ -12,6 +12,8 @@ use netlink_packet_xfrm::constants::{
     IPPROTO_ESP, XFRM_MODE_TUNNEL, XFRM_POLICY_ALLOW, XFRM_POLICY_FWD, XFRM_POLICY_IN,
     XFRM_POLICY_OUT, XFRM_STATE_AF_UNSPEC, XFRM_STATE_ESN,
 };
+use netlink_packet_xfrm::policy::ModifyMessage as PolicyMessage;
+use netlink_packet_xfrm::state::ModifyMessage as StateMessage;
 use netlink_packet_xfrm::{Address, UserTemplate, XfrmAttrs};
 use xfrmnetlink::Handle;
 use xfrmnetlink::constants::ENC_AEAD_ALG_AES_GCM;
@@ -54,7 +56,7 @@ pub(super) struct Path {
 
 /// What an association is known by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SaId {
+pub(crate) struct SaId {
     pub(super) source: IpAddr,
     pub(super) destination: IpAddr,
     pub(super) spi: u32,
@@ -62,7 +64,7 @@ pub(super) struct SaId {
 
 /// An association as the kernel tells it; never its key.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Reading {
+pub(crate) struct Reading {
     /// The peer's number.
     pub(super) number: u32,
     pub(super) bytes: u64,
@@ -75,14 +77,14 @@ pub(super) struct Reading {
 
 /// A policy of ours, as far as it can be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct PolicyId {
+pub(crate) struct PolicyId {
     pub(super) prefix: IpNet,
     pub(super) way: Way,
 }
 
 /// A policy as the kernel tells it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct PolicyReading {
+pub(crate) struct PolicyReading {
     /// The peer's number.
     pub(super) number: u32,
     /// The association that it names, or 0.
@@ -91,7 +93,7 @@ pub(super) struct PolicyReading {
 
 /// The kernel's three places of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Way {
+pub(crate) enum Way {
     In,
     Forward,
     Out,
@@ -198,35 +200,10 @@ impl Xfrm {
             .try_collect()
             .await
             .map_err(|error| refused("listing security associations", &error))?;
-        let mut found = BTreeMap::new();
-        for message in messages {
-            let ours = message.nlas.contains(&XfrmAttrs::IfId(self.interface));
-            let info = message.user_sa_info;
-            let (Some(source), Some(destination)) = (
-                address(&info.saddr, info.family),
-                address(&info.id.daddr, info.family),
-            ) else {
-                continue;
-            };
-            if !ours || info.id.proto != IPPROTO_ESP {
-                continue;
-            }
-            let id = SaId {
-                source,
-                destination,
-                spi: info.id.spi,
-            };
-            let reading = Reading {
-                number: info.reqid,
-                bytes: info.lifetime_cur.bytes,
-                packets: info.lifetime_cur.packets,
-                used: (info.lifetime_cur.use_time > 0).then_some(info.lifetime_cur.use_time),
-                replayed: u64::from(info.stats.replay) + u64::from(info.stats.replay_window),
-                forged: u64::from(info.stats.integrity_failed),
-            };
-            found.insert(id, reading);
-        }
-        Ok(found)
+        let ours = messages.iter();
+        Ok(ours
+            .filter_map(|message| association(message, self.interface))
+            .collect())
     }
 
     /// Makes a policy exactly this, in one step: what has this prefix at its far end goes through this peer's
@@ -294,43 +271,66 @@ impl Xfrm {
             .try_collect()
             .await
             .map_err(|error| refused("listing policies", &error))?;
-        let mut found = BTreeMap::new();
-        for message in messages {
-            if !message.nlas.contains(&XfrmAttrs::IfId(self.interface)) {
-                continue;
-            }
-            let info = message.user_policy_info;
-            let reading = message.nlas.iter().find_map(|attribute| match attribute {
-                XfrmAttrs::Template(templates) => templates.first().map(|first| PolicyReading {
-                    number: first.reqid,
-                    spi: first.id.spi,
-                }),
-                _ => None,
-            });
-            let held = message
-                .nlas
-                .iter()
-                .any(|attribute| matches!(attribute, XfrmAttrs::Mark(_)));
-            let Some(way) = Way::of(info.direction, held) else {
-                continue;
-            };
-            let chosen = &info.selector;
-            let (far, bits) = match way {
-                Way::Out => (&chosen.daddr, chosen.prefixlen_d),
-                _ => (&chosen.saddr, chosen.prefixlen_s),
-            };
-            let prefix = address(far, chosen.family).and_then(|far| IpNet::new(far, bits).ok());
-            if let Some(prefix) = prefix {
-                // One without a template that is not for what was held is nobody's: it would let anything pass.
-                let plain = PolicyReading {
-                    number: if held { info.priority } else { 0 },
-                    spi: 0,
-                };
-                found.insert(PolicyId { prefix, way }, reading.unwrap_or(plain));
-            }
-        }
-        Ok(found)
+        let ours = messages.iter();
+        Ok(ours
+            .filter_map(|message| policy(message, self.interface))
+            .collect())
     }
+}
+
+/// An association of this interface as the kernel tells it; none for what we would not have made.
+pub(crate) fn association(message: &StateMessage, interface: u32) -> Option<(SaId, Reading)> {
+    let ours = message.nlas.contains(&XfrmAttrs::IfId(interface));
+    let info = &message.user_sa_info;
+    if !ours || info.id.proto != IPPROTO_ESP {
+        return None;
+    }
+    let id = SaId {
+        source: address(&info.saddr, info.family)?,
+        destination: address(&info.id.daddr, info.family)?,
+        spi: info.id.spi,
+    };
+    let reading = Reading {
+        number: info.reqid,
+        bytes: info.lifetime_cur.bytes,
+        packets: info.lifetime_cur.packets,
+        used: (info.lifetime_cur.use_time > 0).then_some(info.lifetime_cur.use_time),
+        replayed: u64::from(info.stats.replay) + u64::from(info.stats.replay_window),
+        forged: u64::from(info.stats.integrity_failed),
+    };
+    Some((id, reading))
+}
+
+/// The same of a policy.
+pub(crate) fn policy(message: &PolicyMessage, interface: u32) -> Option<(PolicyId, PolicyReading)> {
+    if !message.nlas.contains(&XfrmAttrs::IfId(interface)) {
+        return None;
+    }
+    let info = &message.user_policy_info;
+    let reading = message.nlas.iter().find_map(|attribute| match attribute {
+        XfrmAttrs::Template(templates) => templates.first().map(|first| PolicyReading {
+            number: first.reqid,
+            spi: first.id.spi,
+        }),
+        _ => None,
+    });
+    let held = message
+        .nlas
+        .iter()
+        .any(|attribute| matches!(attribute, XfrmAttrs::Mark(_)));
+    let way = Way::of(info.direction, held)?;
+    let chosen = &info.selector;
+    let (far, bits) = match way {
+        Way::Out => (&chosen.daddr, chosen.prefixlen_d),
+        _ => (&chosen.saddr, chosen.prefixlen_s),
+    };
+    let prefix = IpNet::new(address(far, chosen.family)?, bits).ok()?;
+    // One without a template that is not for what was held is nobody's: it would let anything pass.
+    let plain = PolicyReading {
+        number: if held { info.priority } else { 0 },
+        spi: 0,
+    };
+    Some((PolicyId { prefix, way }, reading.unwrap_or(plain)))
 }
 
 /// Any address of the prefix's family at our end.

@@ -57,6 +57,7 @@ use zeroize::Zeroizing;
 
 use self::chain::{Chain, Direction};
 use self::kernel::{SaId, Way, Xfrm};
+pub(crate) use self::kernel::{association, policy};
 pub use self::options::{IpsecOptions, Lifetime};
 use self::peer::{Means, PeerState};
 use self::spent::Spent;

@@ -33,6 +33,11 @@ use crate::{
     Status, Tunnel,
 };
 
+/// How many peers a daemon's answer names; none if it is refused.
+pub(crate) fn peers(answer: &[u8]) -> Option<usize> {
+    Some(uapi::reading(answer).ok()?.peers.len())
+}
+
 /// Seconds between keepalives where one is wanted at once.
 const ROUSING: u16 = 25;
 
