@@ -325,6 +325,59 @@ fn a_policy_that_closes_a_machine_leaves_its_exempt_ports_open() {
     assert!(listed.stdout.contains("tcp/2222"), "{}", listed.stdout);
 }
 
+/// What a command says as JSON.
+fn said(mesh: &Mesh, words: &[&str]) -> serde_json::Value {
+    let said = mesh.authority.cli(words).unwrap();
+    let said = said.success(&words.join(" ")).unwrap();
+    serde_json::from_str(&said.stdout).unwrap()
+}
+
+#[test]
+fn a_policy_that_cuts_ssh_goes_back_by_itself_and_one_that_is_confirmed_stays() {
+    let Some(_turn) = support::turn("host endpoints, confirm or roll back") else {
+        return;
+    };
+    let mesh = Mesh::start();
+    let Some(groups) = Groups::new(&mesh.lab) else {
+        return;
+    };
+    let client = mesh.workload(&mesh.n2, "nginx", &["run=nginx"], 2);
+    let own = attach(&mesh, &groups, &["--no-exempt"]);
+    let _ssh = serve(&mesh.lab, &mesh.n1, &groups, "unit", 22);
+    let reached = |limit| support::curl(&client, &at(own[0], 22), limit);
+    assert_eq!(reached(10).as_deref(), Ok(PAGE), "{}", mesh.evidence());
+
+    let path = mesh.lab.dir().join("cut.yaml");
+    std::fs::write(&path, CLOSED).unwrap();
+    let path = path.display().to_string();
+    let apply = ["policy", "apply", &path, "--confirm-within", "20s", "-o", "json"];
+    let applied = said(&mesh, &apply);
+    assert_eq!(applied["on_trial"]["policies"][0]["key"], "CiliumNetworkPolicy/machine");
+    wait::until("the cut", SOON, || Ok(reached(2).is_err().then_some(()))).unwrap();
+    let second = mesh.authority.cli(&["policy", "apply", &path]).unwrap();
+    support::fails(&second, &["policy confirm", "policy revert", "nothing was changed"]);
+    // Nobody who came by SSH can confirm.
+    wait::until("the way back", SOON.saturating_mul(2), || {
+        Ok((reached(2).as_deref() == Ok(PAGE)).then_some(()))
+    })
+    .unwrap();
+    let status = said(&mesh, &["policy", "status", "-o", "json"]);
+    assert!(status["on_trial"].is_null(), "{status}");
+    let late = mesh.authority.cli(&["policy", "confirm"]).unwrap();
+    support::fails(&late, &["nothing was changed"]);
+
+    said(&mesh, &apply);
+    said(&mesh, &["policy", "confirm", "-o", "json"]);
+    wait::until("the cut", SOON, || Ok(reached(2).is_err().then_some(()))).unwrap();
+    let listed = said(&mesh, &["policy", "list", "-o", "json"]);
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+    let acts = ["ca", "audit", "--act", "policy", "--output", "json"];
+    let acts = mesh.authority.cli(&acts).unwrap().stdout;
+    for word in ["policy.revert", "nobody confirmed them in time", "policy.confirm"] {
+        assert!(acts.contains(word), "no {word:?} in: {acts}");
+    }
+}
+
 #[test]
 fn a_group_that_is_made_anew_is_found_again_and_what_cannot_be_is_refused() {
     let Some(_turn) = support::turn("host endpoints, refused") else {
