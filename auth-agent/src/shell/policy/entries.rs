@@ -13,7 +13,8 @@ use crate::endpoint::EndpointId;
 
 impl PolicyTable {
     /// What is allowed where no policy closes a direction: everything, and between managed addresses as the default
-    /// says. What lies outside the mesh has no identity and no tunnel: neither can be asked of it.
+    /// says. What lies outside the mesh has no identity and no tunnel: neither can be asked of it. Nobody known is who comes
+    /// in clear while a node is joining: there is no tunnel yet.
     pub(super) fn open(
         &self,
         endpoint: EndpointId,
@@ -23,6 +24,7 @@ impl PolicyTable {
     ) {
         let (auth, encryption) = match IdentityNumber(identity) {
             IdentityNumber::ANY => (self.default_authentication(), true),
+            IdentityNumber::UNKNOWN => (self.default_authentication(), false),
             IdentityNumber::HOST | IdentityNumber::WORLD => (Auth::Disabled, false),
             IdentityNumber(number) if number >= IdentityNumber::FIRST_CIDR.0 => {
                 (Auth::Disabled, false)
@@ -85,6 +87,7 @@ impl PolicyTable {
     ) {
         let remote = self.matrix.remote(identity);
         let outside = matches!(remote, Some(Remote::Host | Remote::World | Remote::Cidr(_)));
+        let in_clear = outside || matches!(remote, Some(Remote::Unknown));
         for entry in entries {
             let value = PolicyValue {
                 verdict: match entry.verdict {
@@ -101,7 +104,7 @@ impl PolicyTable {
                 },
                 encryption: match entry.encryption {
                     Some(encryption) => encryption == Encryption::Required,
-                    None => !outside,
+                    None => !in_clear,
                 },
                 rule: entry.rule.0,
             };

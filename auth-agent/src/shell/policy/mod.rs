@@ -296,6 +296,7 @@ impl PolicyTable {
         for endpoint in &self.strangers {
             for identity in [
                 IdentityNumber::ANY,
+                IdentityNumber::UNKNOWN,
                 IdentityNumber::HOST,
                 IdentityNumber::WORLD,
             ] {

@@ -66,6 +66,66 @@ fn what_lies_outside_the_mesh_is_asked_for_no_tunnel() {
     }
 }
 
+/// What comes in clear while a node is joining comes from nobody known: there is no tunnel that could be asked for.
+#[test]
+fn while_a_node_joins_a_tunnel_is_asked_for_only_by_a_rule_that_names_it() {
+    let rules = |rule: &str| {
+        let text = format!(
+            "apiVersion: handfast.io/v1alpha1\nkind: HandfastPolicy\nmetadata: {{name: p}}\nspec:\n  endpointSelector: \
+             {{}}\n  ingress:\n  - {rule}\n"
+        );
+        let name = "p".into();
+        Arc::new(PolicySet::read(vec![handfast_policies::Source { name, text }]).unwrap())
+    };
+    let unknown = |table: &PolicyTable, direction: Direction| -> Vec<_> {
+        let found = table.installed().filter(|(key, _)| {
+            (key.packets.identity, key.packets.direction) == (IdentityNumber::UNKNOWN, direction)
+        });
+        found
+            .map(|(_, value)| (value.verdict, value.encryption, value.auth))
+            .collect()
+    };
+    let allow = handfast_bpf::Verdict::Allow;
+    let mut table = PolicyTable::new(DefaultAuthentication::Background);
+    table.set_endpoint(2, None);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    for direction in [Direction::Ingress, Direction::Egress] {
+        let open = [(allow, false, Auth::Disabled); 2];
+        assert_eq!(
+            unknown(&table, direction),
+            open,
+            "the endpoint, and one that nobody knows yet"
+        );
+    }
+    table.set_endpoint(2, Some(workload("db", "run=db")));
+    for (rule, expected) in [
+        (
+            "toPorts: [{ports: [{port: 80}]}]",
+            vec![(allow, false, Auth::Disabled)],
+        ),
+        (
+            "{toPorts: [{ports: [{port: 80}]}], encryption: {mode: required}}",
+            vec![(allow, true, Auth::Disabled)],
+        ),
+        (
+            "{toPorts: [{ports: [{port: 80}]}], authentication: {mode: required}}",
+            vec![(allow, false, Auth::Required)],
+        ),
+        // Labels are those of somebody known.
+        ("fromEndpoints: [{matchLabels: {run: db}}]", vec![]),
+    ] {
+        table.replace_set(rules(rule));
+        table.remove_endpoint(2);
+        let mut found = unknown(&table, Direction::Ingress);
+        found.dedup();
+        assert_eq!(found, expected, "{rule}");
+    }
+    let mut table = PolicyTable::new(DefaultAuthentication::Required);
+    table.set_endpoint(1, Some(workload("web", "run=nginx")));
+    let proven = [(allow, false, Auth::Required)];
+    assert_eq!(unknown(&table, Direction::Ingress), proven);
+}
+
 #[test]
 fn an_exempt_port_is_open_to_everybody_whatever_a_policy_closes_or_denies() {
     let denied = NGINX.replace(
