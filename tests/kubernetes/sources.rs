@@ -183,8 +183,8 @@ fn policies_written_for_cilium_are_in_force_as_they_are() {
     let mistake = json!({"spec": {"ingressDeny": [{"fromEndpoint": [{}]}]}});
     mesh.cluster.patch(nobody, &mistake).unwrap();
     valid("False", "fromEndpoint");
-    // Events about what is in no namespace are in this one.
-    let event = mesh.refused("default", "nobody");
+    // Where this API server has events about what is in no namespace; later ones have them in `default`.
+    let event = mesh.refused("kube-system", "nobody");
     assert!(
         event.contains("the last good version stays in force"),
         "{event}"

@@ -11,6 +11,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 
 use super::config::WorkloadsConfig;
+use super::news::{News, note};
 use super::watch::watch;
 use super::workload::{PodFacts, Rules};
 use super::world::{Plan, Registered, World};
@@ -42,7 +43,7 @@ pub(super) async fn follow(
     client: &Client,
     config: &WorkloadsConfig,
     registrar: &Registrar,
-    recorder: &events::Recorder,
+    news: &News,
 ) {
     let mut follower = Follower {
         world: World::new(Rules {
@@ -51,7 +52,7 @@ pub(super) async fn follow(
         }),
         known: known(registrar).await,
         registrar,
-        recorder,
+        news,
         compare: true,
     };
     let pods = watch(
@@ -112,7 +113,7 @@ struct Follower<'a> {
     /// Pod UID → entry.
     known: HashMap<String, String>,
     registrar: &'a Registrar,
-    recorder: &'a events::Recorder,
+    news: &'a News,
     /// All entries are to be looked at.
     compare: bool,
 }
@@ -215,34 +216,8 @@ impl Follower<'_> {
             action: "Register".to_owned(),
             secondary: None,
         };
-        publish(self.recorder, event, reference);
+        self.news.publish(event, reference);
     }
-}
-
-/// Tells whoever looks at the object; nobody waits for it.
-pub(super) fn publish(recorder: &events::Recorder, event: events::Event, about: ObjectReference) {
-    let recorder = recorder.clone();
-    tokio::spawn(async move {
-        let published = recorder.publish(&event, &about);
-        match tokio::time::timeout(Duration::from_secs(2), published).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::info!(%error, "an event was not published"),
-            Err(_) => tracing::info!("an event was not published in time"),
-        }
-    });
-}
-
-/// An event's note has at most a kilobyte.
-pub(super) fn note(text: &str) -> String {
-    let mut note = String::new();
-    for character in text.chars() {
-        if note.len() + character.len_utf8() > 1000 {
-            note.push('…');
-            break;
-        }
-        note.push(character);
-    }
-    note
 }
 
 pub(super) fn watch_broke(what: &str, error: &watcher::Error) {

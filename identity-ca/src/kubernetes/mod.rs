@@ -11,6 +11,7 @@ mod cost;
 mod entries;
 mod leader;
 mod listed;
+mod news;
 mod object;
 mod policies;
 mod prefixes;
@@ -25,10 +26,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::{Client, Config};
 
 use self::leader::Leader;
+use self::news::News;
 use self::psat::K8sPsat;
 use self::status::Statuses;
 use crate::Error;
@@ -101,12 +103,12 @@ impl Cluster {
             controller: CONTROLLER.to_owned(),
             instance: Some(identity),
         };
-        let recorder = Recorder::new(client.clone(), reporter);
+        let news = News::new(client.clone(), reporter);
         let work = || async {
             let workloads = async {
                 match &config.workloads {
                     Some(workloads) => {
-                        entries::follow(&client, workloads, &registrar, &recorder).await;
+                        entries::follow(&client, workloads, &registrar, &news).await;
                     }
                     None => std::future::pending().await,
                 }
@@ -114,7 +116,7 @@ impl Cluster {
             let policies = async {
                 match &checker {
                     Some(checker) if !config.policies.is_empty() => {
-                        let statuses = Statuses::new(client.clone(), recorder.clone());
+                        let statuses = Statuses::new(client.clone(), news.clone());
                         policies::follow(&client, &config.policies, checker, &registrar, statuses)
                             .await;
                     }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DynamicObject, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::config::PolicyKind;
-use super::entries::{note, publish};
+use super::news::{News, note};
 use super::object::{Key, Object};
 use crate::model::Node;
 use crate::server::Registrar;
@@ -48,15 +48,15 @@ struct Said {
 /// All of them.
 pub(super) struct Statuses {
     client: Client,
-    recorder: Recorder,
+    news: News,
     said: BTreeMap<Key, Said>,
 }
 
 impl Statuses {
-    pub(super) fn new(client: Client, recorder: Recorder) -> Self {
+    pub(super) fn new(client: Client, news: News) -> Self {
         Self {
             client,
-            recorder,
+            news,
             said: BTreeMap::new(),
         }
     }
@@ -182,7 +182,7 @@ impl Statuses {
             action: "Check".to_owned(),
             secondary: None,
         };
-        publish(&self.recorder, event, about);
+        self.news.publish(event, about);
     }
 }
 
