@@ -17,7 +17,7 @@ use super::{
     NodeStore, Reattest, Renewed, Svids, Workloads,
 };
 use crate::clock::Clock;
-use crate::shell::give_back_heap;
+use crate::shell::{give_back_heap, keep_heap_together};
 
 const HOUSEKEEPING: Duration = Duration::from_secs(2);
 const QUEUE: usize = 64;
@@ -46,6 +46,7 @@ impl Standalone {
     /// Starts the agent of a node that has joined. `folder`, if it lies in memory, keeps workloads' SVIDs for the
     /// next one.
     pub fn start(store: NodeStore, folder: Option<PathBuf>) -> Result<Self, IdentityError> {
+        keep_heap_together();
         let identity = Arc::new(store.identity()?);
         let verifier = store.trust()?;
         let node = verifier

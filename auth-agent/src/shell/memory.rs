@@ -31,6 +31,19 @@ impl Memory {
     }
 }
 
+/// Threads that allocate share so many heaps; each has holes of its own where something was needed for a moment.
+#[cfg(target_env = "gnu")]
+const HEAPS: libc::c_int = 2;
+
+/// To be called before much is allocated: what is kept lies together, and what is given back is whole pages.
+pub(crate) fn keep_heap_together() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes two integers, and may be called at any time on any thread. If it is refused, more is used.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, HEAPS);
+    }
+}
+
 /// What was freed goes back to the system, wherever in the heap it lies.
 pub(crate) fn give_back_heap() {
     #[cfg(target_env = "gnu")]

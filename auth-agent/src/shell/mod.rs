@@ -55,7 +55,7 @@ use crate::clock;
 use crate::config::AgentConfig;
 
 pub use detach::detach;
-pub(crate) use memory::give_back_heap;
+pub(crate) use memory::{give_back_heap, keep_heap_together};
 pub use readiness::Readiness;
 pub use run::run;
 pub use start::hold_off;

@@ -17,7 +17,7 @@ use super::readiness::Readiness;
 use super::requests::Next;
 use super::start::{self, Started};
 use super::tunnel_worker::Outcome;
-use super::{RunError, wires};
+use super::{RunError, keep_heap_together, wires};
 use crate::admin::Asked;
 use crate::clock;
 use crate::config::AgentConfig;
@@ -41,6 +41,7 @@ const LAST_ORDERS: Duration = Duration::from_millis(500);
 /// What keeps it from starting; nothing is left half set up. Once it runs, it does not end by itself, but where a
 /// `detach` could take away only a part.
 pub async fn run(config: AgentConfig, readiness: Readiness) -> Result<(), RunError> {
+    keep_heap_together();
     let Started {
         mut agent,
         net,

@@ -14,6 +14,7 @@ mod kills;
 mod memory;
 mod outage;
 mod push;
+mod recovery;
 mod registry;
 mod revocation;
 mod rotation;

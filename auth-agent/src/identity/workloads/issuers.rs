@@ -27,7 +27,11 @@ pub(super) fn shared(
     let mut authority = None;
     let certificates = chain.into_iter().enumerate();
     let shared = certificates.map(|(at, certificate)| {
-        if at == 0 || certificate.len() > MAX_SIZE {
+        if at == 0 {
+            // Copied: it lies among what came with it, all of which is given back now.
+            return CertificateDer::from(certificate.to_vec());
+        }
+        if certificate.len() > MAX_SIZE {
             return certificate;
         }
         let kept: &'static [u8] = match known.get_key_value(certificate.as_ref()) {

@@ -4,6 +4,7 @@
 //! asked for when a workload that they match asks for its identity, and dropped when nobody needs them any more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use handfast_ca::model::Selector;
@@ -29,10 +30,12 @@ const CHANGING: u64 = 5;
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// By age, then key: the order of a workload's identities.
-    entries: BTreeMap<(u64, Arc<str>), Arc<KnownEntry>>,
+    entries: Vec<Arc<KnownEntry>>,
     by_id: HashMap<Arc<str>, Arc<KnownEntry>>,
-    /// Entries by one selector that must be there as it is written.
-    by_selector: HashMap<(String, String), Vec<Arc<KnownEntry>>>,
+    /// Entries by the hash of one selector that must be there as it is written, sorted. Lists, since they are made
+    /// anew at each change anyway, and take no more than they hold.
+    by_selector: Vec<(u64, Arc<KnownEntry>)>,
+    hashes: RandomState,
     /// Entries that have no such one.
     patterns: Vec<Arc<KnownEntry>>,
     demands: Demands,
@@ -69,43 +72,58 @@ impl Table {
         now: u64,
     ) -> Vec<Arc<str>> {
         let before = std::mem::take(&mut self.by_id);
-        self.entries.clear();
         self.by_selector.clear();
         self.patterns.clear();
         self.demands = Demands::default();
         for entry in entries {
-            // One that has not changed stays the one that it is: memory for one list only.
-            let entry = match before.get(entry.id.as_str()) {
-                Some(known) if *known == entry => Arc::clone(known),
-                _ => entry,
+            // One that has not changed stays the one that it is, key and all: memory for one list only.
+            let (id, entry) = match before.get_key_value(entry.id.as_str()) {
+                Some((id, known)) if *known == entry => (Arc::clone(id), Arc::clone(known)),
+                Some((id, _)) => (Arc::clone(id), entry),
+                None => (entry.id.as_str().into(), entry),
             };
-            self.insert(entry);
+            self.insert(id, entry);
         }
-        self.ready = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.parent_id.as_deref() == Some(node))
+        self.by_id.shrink_to_fit();
+        self.by_selector.sort_unstable_by_key(|(hash, _)| *hash);
+        self.by_selector.shrink_to_fit();
+        self.entries = self.by_id.values().map(Arc::clone).collect();
+        self.entries.sort_unstable_by(|one, other| {
+            (one.created_at_ms, &one.id).cmp(&(other.created_at_ms, &other.id))
+        });
+        let ready = self.entries.iter();
+        self.ready = ready
+            .filter(|entry| entry.parent_id.as_deref() == Some(node))
             .take(MAX_READY)
-            .map(|((_, id), _)| Arc::clone(id))
+            .filter_map(|entry| self.by_id.get_key_value(entry.id.as_str()))
+            .map(|(id, _)| Arc::clone(id))
             .collect();
+        self.ready.shrink_to_fit();
         self.after_entries(&before, now)
     }
 
-    fn insert(&mut self, entry: Arc<KnownEntry>) {
-        let id: Arc<str> = entry.id.as_str().into();
+    fn insert(&mut self, id: Arc<str>, entry: Arc<KnownEntry>) {
         self.demands = self.demands.or(Demands::of(entry.selectors()));
-        let exact = entry.selectors.iter().find(|(kind, _)| kind != "cgroup");
+        let exact = entry.selectors().find(|(kind, _)| *kind != "cgroup");
         match exact {
-            Some(selector) => self
-                .by_selector
-                .entry(selector.clone())
-                .or_default()
-                .push(Arc::clone(&entry)),
+            Some(selector) => {
+                let hash = self.hashes.hash_one(selector);
+                self.by_selector.push((hash, Arc::clone(&entry)));
+            }
             None => self.patterns.push(Arc::clone(&entry)),
         }
-        let order = (entry.created_at_ms, Arc::clone(&id));
-        self.entries.insert(order, Arc::clone(&entry));
         self.by_id.insert(id, entry);
+    }
+
+    /// Entries of which this may be the selector: others with the same hash are among them.
+    fn with_selector(&self, selector: &Selector) -> impl Iterator<Item = &Arc<KnownEntry>> {
+        let hash = self
+            .hashes
+            .hash_one((selector.kind.as_str(), selector.value.as_str()));
+        let begin = self.by_selector.partition_point(|(known, _)| *known < hash);
+        let from = self.by_selector.iter().skip(begin);
+        from.take_while(move |(known, _)| *known == hash)
+            .map(|(_, entry)| entry)
     }
 
     /// SVIDs follow their entries: dropped with them, asked for anew where the CA would sign something else.
@@ -148,11 +166,7 @@ impl Table {
     pub(super) fn matching(&self, found: &[Selector], now: u64) -> Vec<Arc<str>> {
         let exact = found
             .iter()
-            .filter_map(|selector| {
-                self.by_selector
-                    .get(&(selector.kind.clone(), selector.value.clone()))
-            })
-            .flatten();
+            .flat_map(|selector| self.with_selector(selector));
         let matching: BTreeMap<(u64, &str), &Arc<KnownEntry>> = exact
             .chain(&self.patterns)
             .filter(|entry| !entry.is_over(now) && matches(entry.selectors(), found))
@@ -167,7 +181,7 @@ impl Table {
 
     /// All entries, the oldest first.
     pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<KnownEntry>> {
-        self.entries.values()
+        self.entries.iter()
     }
 
     /// An entry.
@@ -393,7 +407,7 @@ impl Table {
     /// Entries whose time came to an end between two moments (unix seconds).
     pub(super) fn ended(&self, after: u64, now: u64) -> bool {
         self.entries
-            .values()
+            .iter()
             .any(|entry| entry.is_over(now) && !entry.is_over(after))
     }
 
