@@ -12,7 +12,6 @@ mod scenarios;
 #[path = "../../../../../bpf-auth-map/tests/support/mod.rs"]
 mod support;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,6 +35,8 @@ const EPOCH: bpf::Epoch = bpf::Epoch(3);
 const FIRST: u32 = 256;
 const CONNECTIONS: u32 = 4096;
 const SCTP: u8 = 132;
+/// The interface of every packet of a test run: the loopback.
+const LINK: u32 = 1;
 /// What programs say: go on, or drop.
 const NEXT: u32 = u32::MAX;
 const DROP: u32 = 2;
@@ -45,8 +46,7 @@ struct Judge {
     kernel: Kernel,
     table: PolicyTable,
     pods: Vec<String>,
-    /// By endpoint number; 0 has what no endpoint's link has.
-    programs: BTreeMap<u32, Ebpf>,
+    programs: Ebpf,
     source_port: u16,
     _pins: Pins,
 }
@@ -72,10 +72,11 @@ impl Judge {
         };
         let kernel = Kernel::open(options).unwrap();
         let pods: Vec<String> = pods.keys().cloned().collect();
-        let endpoints = 1..=u32::try_from(pods.len()).unwrap();
-        let programs = std::iter::once((0, load(&pins, 0)))
-            .chain(endpoints.map(|endpoint| (endpoint, load(&pins, endpoint))))
-            .collect();
+        let programs = EbpfLoader::new()
+            .default_map_pin_directory(pins.path())
+            .map_max_entries("connections", CONNECTIONS)
+            .load(OBJECT)
+            .unwrap();
         let judge = Self {
             kernel,
             table: PolicyTable::new(DefaultAuthentication::Background),
@@ -241,12 +242,20 @@ impl Judge {
         ))
     }
 
-    /// Through these programs one after the other, each with its endpoint. Whatever drops must be policy.
+    /// Through these programs one after the other, each on the link of its endpoint (0 for a link that is nobody's).
+    /// Whatever drops must be policy.
     fn walk(&mut self, packet: &[u8], programs: &[(&'static str, u32)]) -> Way {
         let mut mark = 0;
         let before = self.kernel.tables().counters().unwrap();
         for (name, endpoint) in programs {
-            let program = self.program(name, *endpoint);
+            let tables = self.kernel.tables();
+            match *endpoint {
+                0 => tables.remove_interface(LINK).unwrap(),
+                endpoint => tables
+                    .set_interface(LINK, bpf::EndpointId(endpoint))
+                    .unwrap(),
+            }
+            let program = self.program(name);
             let done = test_run(program, Came { mark, by: 3 }, packet, 1);
             match done.verdict {
                 NEXT => mark = done.mark,
@@ -276,24 +285,14 @@ impl Judge {
     }
 
     /// A program's descriptor; it is loaded when first asked for.
-    fn program(&mut self, name: &str, endpoint: u32) -> RawFd {
-        let object = self.programs.get_mut(&endpoint).unwrap();
-        let program: &mut SchedClassifier = object.program_mut(name).unwrap().try_into().unwrap();
+    fn program(&mut self, name: &str) -> RawFd {
+        let program = self.programs.program_mut(name).unwrap();
+        let program: &mut SchedClassifier = program.try_into().unwrap();
         if program.fd().is_err() {
             program.load().unwrap();
         }
         program.fd().unwrap().as_fd().as_raw_fd()
     }
-}
-
-/// The programs of one endpoint's link, on the maps that are pinned.
-fn load(pins: &Pins, endpoint: u32) -> Ebpf {
-    EbpfLoader::new()
-        .default_map_pin_directory(pins.path())
-        .map_max_entries("connections", CONNECTIONS)
-        .override_global("ENDPOINT", &endpoint, true)
-        .load(OBJECT)
-        .unwrap()
 }
 
 /// The endpoint and the identity of the pod in this place.
