@@ -51,14 +51,9 @@ enum Command {
         /// pem (roots) or spiffe (SPIFFE's JSON form)
         #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Format::Spiffe)]
         format: Format,
-        /// Why; stands in the audit log
-        #[arg(
-            long,
-            default_value = "",
-            hide_default_value = true,
-            value_name = "TEXT"
-        )]
-        reason: String,
+        /// Why; needed if another bundle of it stands there already; stands in the audit log
+        #[arg(long, value_name = "TEXT", value_parser = crate::reason::read)]
+        reason: Option<String>,
         /// Say what is in the file, and change nothing
         #[arg(long)]
         dry_run: bool,
@@ -95,7 +90,7 @@ pub async fn run(args: BundleArgs) -> anyhow::Result<()> {
             }
             let mut admin = args.socket.connect().await?;
             admin
-                .set_bundle(&bundle, &reason)
+                .set_bundle(&bundle, reason.as_deref().unwrap_or_default())
                 .await
                 .context("nothing was changed")?;
             outln!("set the {}", summary(&bundle));

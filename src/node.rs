@@ -1,10 +1,11 @@
 //! `handfast node`: the nodes of the registry.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use handfast_ca::NodeName;
 use handfast_ca::client::admin::Admin;
+use handfast_ca::client::operators::EntryFilter;
 use handfast_ca::model::{Node, NodeAct};
 
 use crate::ca::CaSocket;
@@ -38,6 +39,17 @@ enum Command {
     Ban(Change),
     /// Lift bans: the nodes may attest again
     Unban(Change),
+    /// Strike nodes off that are gone for good, with what is kept for them alone
+    #[command(
+        after_help = "A node goes if it never joined, if it is on the deny list (revoked or banned, which it stays), or if its\nlast certificate has ended. Its prefixes belong to nobody then: what is still sent there leaves as\ntraffic to the outside does, until another node has them.\n\nExample, for a machine that has just died:\n  handfast revoke --node web1 --reason \"disk lost\"\n  handfast node delete web1 --with-entries --reason \"disk lost\""
+    )]
+    Delete {
+        #[command(flatten)]
+        change: Change,
+        /// Delete the entries along with it that have one of these nodes as their parent; without it they are in the way
+        #[arg(long)]
+        with_entries: bool,
+    },
     /// From joining to managed: from now on nothing between these nodes and managed ones may go in cleartext
     Enforce {
         #[command(flatten)]
@@ -69,6 +81,10 @@ pub async fn run(args: NodeArgs) -> anyhow::Result<()> {
         Command::Evict(order) => change(&mut admin, NodeAct::Evict, order).await,
         Command::Ban(order) => change(&mut admin, NodeAct::Ban, order).await,
         Command::Unban(order) => change(&mut admin, NodeAct::Unban, order).await,
+        Command::Delete {
+            change: order,
+            with_entries,
+        } => delete(&mut admin, order, with_entries).await,
         Command::Enforce {
             change: order,
             undo: false,
@@ -108,6 +124,46 @@ async fn change(admin: &mut Admin, act: NodeAct, order: Change) -> anyhow::Resul
     } else {
         outln!("{}: {refused}; nothing was changed", names.join(", "));
     }
+    Ok(())
+}
+
+async fn delete(admin: &mut Admin, order: Change, with_entries: bool) -> anyhow::Result<()> {
+    if order.dry_run {
+        let nodes = admin.nodes().await?;
+        for name in &order.names {
+            let Some(node) = nodes.iter().find(|node| node.name == *name) else {
+                bail!("there is no node {name}; nothing was changed");
+            };
+            let below = EntryFilter {
+                parent: Some(name.to_string()),
+                ..EntryFilter::default()
+            };
+            let entries = admin.query_entries(&below).await?;
+            let heard = node.seen_at_ms.map_or_else(
+                || "never heard".to_owned(),
+                |ms| format!("last heard {}", timestamp(ms / 1000)),
+            );
+            outln!("{name} ({}, {heard}) would be deleted", state(node));
+            let fate = match with_entries {
+                true => "would be deleted along with it",
+                false => "is in the way (--with-entries)",
+            };
+            for entry in entries {
+                outln!("entry {} {} {fate}", entry.id, entry.spiffe_id);
+            }
+        }
+        outln!("nothing was changed");
+        return Ok(());
+    }
+    let entries = admin
+        .delete_nodes(&order.names, with_entries, &order.reason)
+        .await?;
+    let names: Vec<String> = order.names.iter().map(ToString::to_string).collect();
+    let along = match entries.len() {
+        0 => String::new(),
+        count => format!(", with {count} of its entries"),
+    };
+    outln!("{}: deleted{along}", names.join(", "));
     Ok(())
 }
 

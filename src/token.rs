@@ -8,12 +8,13 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use handfast_ca::NodeName;
 use handfast_ca::client::admin::TokenRequest;
-use handfast_ca::model::{Node, SESSION_PORT};
+use handfast_ca::model::{Node, SESSION_PORT, TokenRecord};
 use handfast_ca::token::TokenFile;
 use ipnet::IpNet;
+use serde::Serialize;
 
 use crate::ca::CaSocket;
-use crate::output::timestamp;
+use crate::output::{OutputArgs, timestamp};
 
 /// Join tokens: each works once, for one node
 #[derive(Debug, Args)]
@@ -31,6 +32,17 @@ enum Command {
         after_help = "Example:\n  handfast token create --node web1 --prefix 10.1.0.0/24 --underlay 192.0.2.10 \\\n      --ca-address 192.0.2.1:7251 --out web1.join\nThen carry the file to the node, and run there:\n  handfast agent join web1.join"
     )]
     Create(Create),
+    /// Tokens that were made and not used: open, or void and why
+    List {
+        /// Those of this node
+        #[arg(long, value_name = "NAME")]
+        node: Option<NodeName>,
+        /// Also those that were used or have expired
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -61,7 +73,54 @@ struct Create {
 
 /// Runs the command.
 pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
-    let Command::Create(create) = args.command;
+    match args.command {
+        Command::Create(create) => self::create(&args.socket, create).await,
+        Command::List { node, all, output } => list(&args.socket, node, all, output).await,
+    }
+}
+
+async fn list(
+    socket: &CaSocket,
+    node: Option<NodeName>,
+    all: bool,
+    output: OutputArgs,
+) -> anyhow::Result<()> {
+    let mut admin = socket.connect().await?;
+    let now = admin.status().await?.now_ms;
+    let tokens = admin.tokens().await?.into_iter();
+    let shown: Vec<Listed> = tokens
+        .filter(|token| node.as_ref().is_none_or(|node| token.node == *node))
+        .map(|token| Listed {
+            state: token.state(now),
+            token,
+        })
+        .filter(|one| all || matches!(one.state, "open" | "void"))
+        .collect();
+    output.print(
+        &shown,
+        &["NODE", "STATE", "MADE", "UNTIL", "WHY"],
+        shown.iter().map(|Listed { state, token }| {
+            let used = token.used_at_ms.map(|ms| timestamp(ms / 1000));
+            vec![
+                token.node.to_string(),
+                (*state).to_owned(),
+                timestamp(token.created_at_ms / 1000),
+                timestamp(token.expires_at_ms / 1000),
+                used.map_or_else(|| token.void.clone(), |at| format!("used at {at}")),
+            ]
+        }),
+    )
+}
+
+/// A token with its state in one word.
+#[derive(Serialize)]
+struct Listed {
+    state: &'static str,
+    #[serde(flatten)]
+    token: TokenRecord,
+}
+
+async fn create(socket: &CaSocket, create: Create) -> anyhow::Result<()> {
     // First, so that a token which cannot be kept is not made.
     let file = match create.out.as_os_str() == "-" {
         true => None,
@@ -75,7 +134,7 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
         ttl: create.ttl,
         joining: create.joining,
     };
-    let mut admin = args.socket.connect().await?;
+    let mut admin = socket.connect().await?;
     if let Some((node, address)) = taken(&admin.nodes().await?, &request) {
         bail!(
             "underlay address {address} is that of node {node}, which is reached there; nothing was changed. If {node} is gone for good, revoke it first (`handfast revoke --node {node}`)"

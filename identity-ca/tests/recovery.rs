@@ -267,7 +267,8 @@ async fn a_backup_that_was_cut_off_or_changed_restores_nothing() {
     let end = text.trim_end().rfind('\n').unwrap() + 1;
     let without_end = whole[..end].to_vec();
     let garbage = b"not a backup\n".to_vec();
-    for bad in [cut, changed, without_end, garbage, Vec::new()] {
+    let longer = [whole.as_slice(), b"{}\n"].concat();
+    for bad in [cut, changed, without_end, garbage, longer, Vec::new()] {
         fs::write(&backup, &bad).unwrap();
         let error = restore(&order(&backup, &dir)).await.unwrap_err();
         assert!(

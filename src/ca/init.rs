@@ -68,7 +68,7 @@ pub async fn run(args: InitArgs) -> anyhow::Result<()> {
     if offline || setup.dir.join("request.csr").exists() {
         outln!("its issuing CA waits for the root: {dir}/request.csr");
         outln!(
-            "next: where the root's key is, handfast ca root sign --server {} request.csr --out issuing.crt; here, handfast ca root install --dir {dir} issuing.crt",
+            "next: where the root's key is, handfast ca root sign --dir ROOT --server {} request.csr --out issuing.crt (ROOT: the folder of root.key); here, handfast ca root install --dir {dir} issuing.crt",
             setup.server
         );
     } else {

@@ -1,9 +1,9 @@
 //! `handfast ca restore`: a CA from a backup, and the end of its wait.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use handfast_ca::backup::{Restore, restore};
+use handfast_ca::backup::{Restore, examine, restore};
 
 use super::{CaSocket, Dir};
 use crate::output::timestamp;
@@ -15,7 +15,7 @@ use crate::output::timestamp;
 /// visit if the CA answers at its old address.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  handfast ca restore /mnt/backup/ca-2026-01-31 --passphrase-file /root/backup.passphrase\n  handfast ca restore --finish --reason 'half of the nodes are gone for good'"
+    after_help = "Examples:\n  handfast ca restore /mnt/backup/ca-2026-01-31 --passphrase-file /root/backup.passphrase\n  handfast ca restore /mnt/backup/ca-2026-01-31 --dry-run\n  handfast ca restore --finish --reason 'half of the nodes are gone for good'"
 )]
 pub struct RestoreArgs {
     /// The backup
@@ -41,6 +41,9 @@ pub struct RestoreArgs {
     /// Why, for the audit log
     #[arg(long, requires = "finish", value_parser = crate::reason::read)]
     reason: Option<String>,
+    /// Read the backup to its end, say what is in it, and make nothing
+    #[arg(long, conflicts_with_all = ["finish", "server", "root_key", "passphrase_file"])]
+    dry_run: bool,
     #[command(flatten)]
     dir: Dir,
     #[command(flatten)]
@@ -52,6 +55,9 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let Some(backup) = args.file else {
         return finish(&args.socket, &args.reason.unwrap_or_default()).await;
     };
+    if args.dry_run {
+        return tell(&backup);
+    }
     let order = Restore {
         backup,
         dir: args.dir.dir,
@@ -74,12 +80,32 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     let dir = order.dir.display();
     if restored.waits_for_root {
         outln!(
-            "next: have {dir}/request.csr signed with `handfast ca root sign` where the root's key is, then `handfast ca root install --dir {dir} ANSWER`"
+            "next: have {dir}/request.csr signed where the root's key is (`handfast ca root sign --dir ROOT --server NAME request.csr --out issuing.crt`), then here `handfast ca root install --dir {dir} issuing.crt` and `handfast ca serve --dir {dir}`"
         );
     } else {
         let passphrase = super::root::serve_option(order.passphrase_file.as_deref());
         outln!("next: handfast ca serve --dir {dir}{passphrase}");
     }
+    Ok(())
+}
+
+fn tell(backup: &Path) -> anyhow::Result<()> {
+    let held = examine(backup)?;
+    outln!(
+        "{} is whole: the CA of {} (server {}) as it was at {}",
+        backup.display(),
+        held.trust_domain,
+        held.server,
+        timestamp(held.at_ms / 1000)
+    );
+    for (table, rows) in &held.rows {
+        outln!("{table}: {rows}");
+    }
+    match held.keys.as_slice() {
+        [] => outln!("no keys: the root's key must come from elsewhere"),
+        keys => outln!("sealed keys: {}", keys.join(", ")),
+    }
+    outln!("nothing was restored");
     Ok(())
 }
 

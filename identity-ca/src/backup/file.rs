@@ -224,7 +224,14 @@ impl<R: BufRead> Lines<R> {
                         "was changed after it was written: its hash does not fit. Nothing was restored",
                     ));
                 }
-                return Ok(None);
+                let rest = self.reader.fill_buf();
+                return match rest.map_err(Error::io("cannot read", &self.path))? {
+                    [] => Ok(None),
+                    _ => Err(problem(
+                        &self.path,
+                        "goes on behind its end. Nothing was restored",
+                    )),
+                };
             }
             self.digest.update(&line);
             if !text.starts_with(b"{\"key\"") {

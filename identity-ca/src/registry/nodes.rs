@@ -52,17 +52,23 @@ pub(crate) struct NodeOrder {
     pub(crate) managed: bool,
 }
 
-/// The nodes of the last snapshot, and the number up to which it knows them: who has to get along with all nodes reads
-/// those that have changed since.
+/// The nodes of the last snapshot: who has to get along with all nodes reads those that have changed since.
 #[derive(Debug, Clone, Default)]
-pub(super) struct KnownNodes(Arc<Mutex<Option<(u64, Arc<Mesh>)>>>);
+pub(super) struct KnownNodes(Arc<Mutex<Option<Known>>>);
+
+#[derive(Debug, Clone)]
+struct Known {
+    /// The last change of nodes in it.
+    number: u64,
+    mesh: Arc<Mesh>,
+}
 
 impl KnownNodes {
-    fn lock(&self) -> MutexGuard<'_, Option<(u64, Arc<Mesh>)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn last(&self) -> Option<(u64, Arc<Mesh>)> {
+    fn last(&self) -> Option<Known> {
         self.lock().clone()
     }
 }
@@ -84,7 +90,8 @@ impl Registry {
 
     /// Keeps what a snapshot knows, up to the number of the last change of nodes.
     pub(super) fn know_nodes(&self, number: u64, nodes: &Arc<Mesh>) {
-        *self.known.lock() = Some((number, Arc::clone(nodes)));
+        let mesh = Arc::clone(nodes);
+        *self.known.lock() = Some(Known { number, mesh });
     }
 
     /// All nodes as a change sees them, itself included.
@@ -93,7 +100,8 @@ impl Registry {
         let deleted: i64 = sqlx::query_scalar("SELECT nodes_deleted FROM sequence")
             .fetch_one(&mut **change)
             .await?;
-        let Some((number, mesh)) = known.filter(|(number, _)| *number >= uint(deleted)) else {
+        let known = known.filter(|known| known.number >= uint(deleted));
+        let Some(Known { number, mesh }) = known else {
             let all = self.nodes_since(change, None).await?;
             return Ok(Arc::new(Mesh::of(all, 0)));
         };

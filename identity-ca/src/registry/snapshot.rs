@@ -176,12 +176,16 @@ impl Registry {
         now: &Revisions,
         deny: &DenyList,
     ) -> Result<Arc<Mesh>, Error> {
-        let known = before.filter(|before| before.revisions.nodes >= now.nodes_deleted);
+        let mut known = before.filter(|before| before.revisions.nodes >= now.nodes_deleted);
         let since = known.map(|before| before.revisions.nodes);
         let mut changed = Vec::new();
         if since != Some(now.nodes) {
             let mut reader = self.store.reader().acquire().await?;
             changed = self.nodes_since(&mut reader, since).await?;
+            if changed.is_empty() && known.take().is_some() {
+                // A server of an earlier version on the same store does not say which.
+                changed = self.nodes_since(&mut reader, None).await?;
+            }
         }
         let Some(before) = known else {
             let all = changed.into_iter().map(|node| judged(node, deny));

@@ -298,7 +298,7 @@ impl OwnCertificate {
             shown.as_ref().map_or(issuer.is_some(), |shown| {
                 now_ms() / 1000 >= shown.due
                     || Some(&shown.issuer) != issuer.as_ref()
-                    || issuer.is_some() && shown.roots != authority.authorities().shown()
+                    || issuer.is_some() && shown.has_left(&authority.authorities().shown())
             })
         };
         if stale {
@@ -317,6 +317,11 @@ impl ResolvesServerCert for OwnCertificate {
 }
 
 impl Shown {
+    /// Does it show a root that is shown no more? One that has come can wait for the next issuing CA.
+    fn has_left(&self, roots: &[CertificateDer<'_>]) -> bool {
+        self.roots.iter().any(|root| !roots.contains(root))
+    }
+
     fn fresh(authority: &Authority, issuer: String) -> Result<Self, Error> {
         let roots = authority.authorities().shown();
         let (key, issued) = authority.server_identity(&roots)?;
