@@ -74,7 +74,8 @@ fn outage(mesh: &Mesh, relay: &Relay, round: usize, [now, then]: [&Pod; 2], serv
     wait::until("the namespace's label to be signed", SOON, || {
         let entries = mesh.entries_of("shop", "web", 1);
         let label = &entries[0]["labels"]["io.cilium.k8s.namespace.labels.round"];
-        Ok((*label == round.to_string()).then_some(()))
+        let signed = label.as_str().and_then(|label| label.parse().ok());
+        Ok((signed == Some(round)).then_some(()))
     })
     .unwrap();
     mesh.until_reached(then, server, true);
