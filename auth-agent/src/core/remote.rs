@@ -282,11 +282,13 @@ impl Core {
             .get(&leaf)
             .filter(|proven| proven.not_after > now.wall)
             .map(|proven| proven.identity);
-        let local = self
-            .locals
-            .get(&address)
-            .and_then(|endpoint| self.identity_of(*endpoint))
-            .filter(|local| !self.is_revoked(*local));
+        let endpoint = self.locals.get(&address).copied();
+        let identity = endpoint.and_then(|endpoint| self.identity_of(endpoint));
+        if endpoint.is_some() && identity.is_none() {
+            // Who it is has yet to be said: a refusal would be remembered for longer than that takes.
+            return self.count("resolves-early");
+        }
+        let local = identity.filter(|local| !self.is_revoked(*local));
         let paired = match (local, asker) {
             (Some(local), Some(asker)) if self.pairing(local, asker).wanted => Some(local),
             _ => None,

@@ -75,6 +75,30 @@ fn who_has_yet_to_get_its_svid_is_announced_with_it_and_not_refused_before() {
 }
 
 #[test]
+fn an_endpoint_that_nobody_has_named_yet_is_not_refused() {
+    let mut bench = Bench::new();
+    bench.live(1, LOWER, true);
+    bench.proven(1, LOWER, "db", 1, false);
+    let endpoint = |identity| Event::EndpointAdded {
+        endpoint: EndpointId(1),
+        addresses: BTreeSet::from([ip("10.109.0.1")]),
+        identity,
+    };
+    bench.feed(endpoint(None));
+    let effects = bench.frame(
+        1,
+        Frame::Resolve {
+            address: ip("10.109.0.1"),
+            leaf_hash: leaf(1),
+        },
+    );
+    assert!(sent(&effects, 1).is_empty());
+    bench.feed(endpoint(Some(identity("web"))));
+    let effects = bench.svid("web", 1, WALL + DAY);
+    announced_generation(&effects, "10.109.0.1");
+}
+
+#[test]
 fn a_refusal_is_remembered_for_a_while_and_discards_what_waits() {
     let (mut bench, _) = held_on(false);
     let address = ip("10.122.0.1");
