@@ -2,7 +2,8 @@
 //! says is checked once, here.
 
 use crate::model::{
-    Denial, Entry, Node, NodeObservations, ObservedPair, PolicyDocument, PolicyTrial, Selector, Subject, TriedPolicy,
+    Denial, Entry, Node, NodeObservations, ObservedPair, PolicyDocument, PolicyTrial, Selector,
+    Subject, TriedPolicy,
 };
 use crate::names::operator_id;
 use crate::{Error, proto};

@@ -350,12 +350,26 @@ fn a_policy_that_cuts_ssh_goes_back_by_itself_and_one_that_is_confirmed_stays() 
     let path = mesh.lab.dir().join("cut.yaml");
     std::fs::write(&path, CLOSED).unwrap();
     let path = path.display().to_string();
-    let apply = ["policy", "apply", &path, "--confirm-within", "20s", "-o", "json"];
+    let apply = [
+        "policy",
+        "apply",
+        &path,
+        "--confirm-within",
+        "20s",
+        "-o",
+        "json",
+    ];
     let applied = said(&mesh, &apply);
-    assert_eq!(applied["on_trial"]["policies"][0]["key"], "CiliumNetworkPolicy/machine");
+    assert_eq!(
+        applied["on_trial"]["policies"][0]["key"],
+        "CiliumNetworkPolicy/machine"
+    );
     wait::until("the cut", SOON, || Ok(reached(2).is_err().then_some(()))).unwrap();
     let second = mesh.authority.cli(&["policy", "apply", &path]).unwrap();
-    support::fails(&second, &["policy confirm", "policy revert", "nothing was changed"]);
+    support::fails(
+        &second,
+        &["policy confirm", "policy revert", "nothing was changed"],
+    );
     // Nobody who came by SSH can confirm.
     wait::until("the way back", SOON.saturating_mul(2), || {
         Ok((reached(2).as_deref() == Ok(PAGE)).then_some(()))
@@ -373,7 +387,11 @@ fn a_policy_that_cuts_ssh_goes_back_by_itself_and_one_that_is_confirmed_stays() 
     assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
     let acts = ["ca", "audit", "--act", "policy", "--output", "json"];
     let acts = mesh.authority.cli(&acts).unwrap().stdout;
-    for word in ["policy.revert", "nobody confirmed them in time", "policy.confirm"] {
+    for word in [
+        "policy.revert",
+        "nobody confirmed them in time",
+        "policy.confirm",
+    ] {
         assert!(acts.contains(word), "no {word:?} in: {acts}");
     }
 }

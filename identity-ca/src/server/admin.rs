@@ -214,10 +214,7 @@ impl Admin for Service {
         let documents = self
             .state
             .change(move |state| async move {
-                state
-                    .registry
-                    .apply_policies(&orders, trial.as_ref())
-                    .await
+                state.registry.apply_policies(&orders, trial.as_ref()).await
             })
             .await;
         let documents = self
