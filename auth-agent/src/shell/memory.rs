@@ -2,6 +2,10 @@
 //!
 //! Loading the programs reads all of the kernel's type information, some thirty megabytes, of which nothing is kept.
 //! The allocator would keep that for later.
+//!
+//! The program's own pages are a file's, and the kernel's to drop; but until it wants them they count as the agent's, the
+//! many that only its start or a command needed included. So they are let go too: those that are in use come back at the
+//! first touch, from the page cache, sixteen at a time.
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +24,7 @@ impl Memory {
     /// The start is over.
     pub(super) fn started(&mut self) {
         give_back_heap();
+        let_go_of_program();
         *self = Self::new();
     }
 
@@ -50,5 +55,39 @@ pub(crate) fn give_back_heap() {
     // SAFETY: takes an integer, and may be called at any time on any thread.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+unsafe extern "C" {
+    /// Where the program lies: the linker's names for the first byte, and for the end of what is executed.
+    static __executable_start: u8;
+    static etext: u8;
+}
+
+/// Between the two lies nothing that is ever written.
+fn let_go_of_program() {
+    let page = usize::try_from(
+        nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+            .ok()
+            .flatten()
+            .unwrap_or(0),
+    );
+    let Some(page) = page.ok().filter(|page| page.is_power_of_two()) else {
+        return;
+    };
+    let start = (&raw const __executable_start)
+        .addr()
+        .next_multiple_of(page);
+    let end = (&raw const etext).addr() & !(page - 1);
+    if start < end {
+        // SAFETY: whole pages of a private mapping of a file, without a write to any: what is dropped is read again as
+        // it was. If it is refused, they stay.
+        unsafe {
+            libc::madvise(
+                std::ptr::with_exposed_provenance_mut(start),
+                end - start,
+                libc::MADV_DONTNEED,
+            );
+        }
     }
 }
