@@ -41,7 +41,54 @@ fn what_happened_on_a_node_is_in_its_metrics() {
     assert_eq!(support::curl(&good, &url, 5).as_deref(), Ok(PAGE));
     assert!(support::curl(&bad, &url, 1).is_err());
 
+    // The node asks for its workload's identity as the workload does.
+    let socket = format!("unix://{}", mesh.n1.run_dir().join("agent.sock").display());
+    let fetch = ["svid", "fetch", "x509", "--socket", &socket];
+    let fetched = good
+        .place
+        .run(&mut command(support::binary(), &fetch), SOON);
+    fetched.unwrap().success("svid fetch").unwrap();
+    let stranger = mesh
+        .n1
+        .host
+        .place
+        .run(&mut command(support::binary(), &fetch), SOON);
+    assert!(stranger.unwrap().success("svid fetch").is_err());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.unwrap().as_secs_f64();
+
     let at_least = [
+        ("handfast_agent_svids{kind=\"node\"}", 1.0),
+        ("handfast_agent_svids{kind=\"proof\"}", 2.0),
+        ("handfast_agent_svids{kind=\"workload\"}", 1.0),
+        (
+            "handfast_agent_svid_nearest_expiry_timestamp_seconds{kind=\"node\"}",
+            now,
+        ),
+        (
+            "handfast_agent_svid_nearest_expiry_timestamp_seconds{kind=\"proof\"}",
+            now,
+        ),
+        (
+            "handfast_agent_svid_nearest_expiry_timestamp_seconds{kind=\"workload\"}",
+            now,
+        ),
+        ("handfast_agent_issue_seconds_count{kind=\"workload\"}", 1.0),
+        ("handfast_agent_ca_connected", 1.0),
+        ("handfast_agent_ca_sequence", 1.0),
+        ("handfast_agent_bundle_sequence", 1.0),
+        ("handfast_agent_deny_list_number", 1.0),
+        ("handfast_agent_watched_workloads", 0.0),
+        ("handfast_agent_workload_attestation_seconds_count", 2.0),
+        ("handfast_agent_workload_api_calls_total{code=\"Ok\"}", 1.0),
+        (
+            "handfast_agent_workload_api_calls_total{code=\"PermissionDenied\"}",
+            1.0,
+        ),
+        (
+            "handfast_agent_workload_api_streams{method=\"FetchX509SVID\"}",
+            0.0,
+        ),
         ("handfast_agent_handshake_seconds_count", 1.0),
         ("handfast_agent_proof_verification_seconds_count", 1.0),
         (
