@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use handfast_ca::authority;
 use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::admin::{Admin, TokenRequest};
-use handfast_ca::client::{AgentClient, Joined, SvidKind, SvidRequest};
+use handfast_ca::client::{AgentClient, Joined, Section, SvidKind, SvidRequest};
 use handfast_ca::deny::DenyList;
+use handfast_ca::model::Subject;
 use handfast_ca::server::{DEFAULT_PORT, Options, Server};
 use handfast_ca::verify::Verifier;
 use tokio::task::JoinHandle;
@@ -345,4 +346,50 @@ async fn a_database_that_goes_away_under_load_loses_nothing_and_doubles_nothing(
             break;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_deleted_at_one_server_is_gone_at_the_other_and_its_tokens_are_void() {
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (mut east, mut west) = two(folder.path(), &postgres.url("handfast")).await;
+    let joined = join(&mut west, "web1", "10.1.0.0/24").await;
+    let gone = join(&mut west, "old1", "10.2.0.0/24").await;
+    let agent = connect(west.address, &joined).await;
+    let mut updates = agent.updates().await.unwrap();
+    let of = |nodes: &[handfast_ca::model::Node]| -> Vec<String> {
+        nodes.iter().map(|node| node.name.to_string()).collect()
+    };
+    let first = next(&mut updates).await.nodes.unwrap();
+    assert_eq!(of(first.named()), ["old1", "web1"]);
+    let subject = Subject::Node(gone.node.name.clone());
+    east.admin.revoke(&subject, "a test").await.unwrap();
+    let nodes = [gone.node.name.clone()];
+    let deleted = east.admin.delete_nodes(&nodes, false, "a test").await;
+    assert!(deleted.unwrap().is_empty());
+    loop {
+        if let Some(Section::All(all)) = next(&mut updates).await.nodes {
+            assert_eq!(of(&all), ["web1"]);
+            break;
+        }
+    }
+    let listed = west.admin.tokens().await.unwrap();
+    assert_eq!(listed.len(), 2);
+    assert!(listed.iter().all(|token| token.used_at_ms.is_some()));
+    // What one server registers, the other keeps from what it gives.
+    let overlapping = TokenRequest {
+        node: "new1".parse().unwrap(),
+        prefixes: vec!["10.1.0.0/25".parse().unwrap()],
+        underlay: vec!["192.0.2.10".to_owned()],
+        ca_address: east.address.to_string(),
+        ttl: Duration::from_secs(600),
+        joining: false,
+    };
+    let refused = east.admin.create_token(&overlapping).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("of node web1"), "{refused}");
+    join(&mut east, "new1", "10.2.0.0/24").await;
+    assert_eq!(west.admin.status().await.unwrap().tokens_open, 0);
 }

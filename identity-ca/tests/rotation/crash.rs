@@ -99,7 +99,12 @@ impl Mortal {
         let mut admin = self.admin().await;
         for _ in 0..800 {
             let status = admin.rotations().await.unwrap();
-            if status.live.is_empty() {
+            // What the journal says the server takes in a moment later.
+            let taken_in = status
+                .authorities
+                .iter()
+                .all(|record| matches!(record.state.as_str(), "active" | "retired"));
+            if status.live.is_empty() && taken_in {
                 return status.ended.first().map(|rotation| rotation.stage.clone());
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
