@@ -119,7 +119,12 @@ impl Traffic {
                 *slowest = (*slowest).max(taken);
             }
             Err(error) => {
-                locked(&self.lost).push(format!("{} after {taken:?}: {error:#}", backend.address))
+                // By the clock of the agents' logs.
+                let now = time::OffsetDateTime::now_utc().time();
+                locked(&self.lost).push(format!(
+                    "{} at {now} after {taken:?}: {error:#}",
+                    backend.address
+                ));
             }
         }
     }
