@@ -1,32 +1,28 @@
 //! The maps that the agent writes, typed. Every write is one system call; the order of writes is
 //! the caller's, and the gates see each at once.
 
+mod endpoints;
 mod flows;
 mod hosts;
 pub(crate) mod policy;
+mod prefixes;
 mod raw;
+mod remotes;
+mod sessions;
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    net::IpAddr,
-    time::Duration,
-};
+use std::collections::HashSet;
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData, PerCpuArray, lpm_trie::Key},
+    maps::{Array, MapData, PerCpuArray},
 };
 use handfast_layout as layout;
 use ipnet::IpNet;
 use layout::{Addr, Reason};
 
+pub(crate) use self::prefixes::net;
 use self::raw::{Hash, Lpm};
-use crate::{
-    Announced, AnnouncedState, Endpoint, EndpointId, Epoch, Error, Identity, IdentityNumber, Local,
-    Pair, PairKey, PeerNumber, Remote, Session, SessionState, Settings,
-    clock::nanoseconds,
-    types::{to_addr, to_ip},
-};
+use crate::{Error, Settings};
 
 /// The tables. Shared freely: every method takes `&self`.
 pub struct Tables {
@@ -201,208 +197,6 @@ impl Tables {
         map.set(0, config, 0).map_err(error)
     }
 
-    /// Writes an endpoint.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn set_endpoint(&self, id: EndpointId, endpoint: &Endpoint) -> Result<(), Error> {
-        let value = layout::Endpoint {
-            ifindex: endpoint.ifindex,
-            identity: endpoint.identity.0,
-            mac: endpoint.mac,
-            host_mac: endpoint.host_mac,
-            flags: 0,
-        };
-        self.endpoints.set(&id.0, &value)
-    }
-
-    /// Forgets an endpoint and what it used up. Its addresses are removed apart.
-    ///
-    /// # Errors
-    /// A map could not be written.
-    pub fn remove_endpoint(&self, id: EndpointId) -> Result<(), Error> {
-        self.endpoints.remove(&id.0)?;
-        self.usage.remove(&id.0)
-    }
-
-    /// Tells the gates whose interface this is. To be done before they are attached to it: on an interface of nobody's
-    /// they let nothing pass.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn set_interface(&self, ifindex: u32, endpoint: EndpointId) -> Result<(), Error> {
-        self.interfaces.set(&ifindex, &endpoint.0)
-    }
-
-    /// Forgets the interfaces that are not among these.
-    ///
-    /// # Errors
-    /// The map could not be read or written.
-    pub fn keep_interfaces(&self, known: &BTreeSet<u32>) -> Result<(), Error> {
-        self.interfaces.retain(|ifindex, _| known.contains(ifindex))
-    }
-
-    /// Forgets an interface.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_interface(&self, ifindex: u32) -> Result<(), Error> {
-        self.interfaces.remove(&ifindex)
-    }
-
-    /// All endpoints.
-    ///
-    /// # Errors
-    /// The map could not be read.
-    pub fn endpoints(&self) -> Result<Vec<(EndpointId, Endpoint)>, Error> {
-        self.endpoints.all(|id, value| {
-            let endpoint = Endpoint {
-                ifindex: value.ifindex,
-                identity: IdentityNumber(value.identity),
-                mac: value.mac,
-                host_mac: value.host_mac,
-            };
-            (EndpointId(id), endpoint)
-        })
-    }
-
-    /// Gives an address to an endpoint.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn set_local(&self, address: IpAddr, local: Local) -> Result<(), Error> {
-        let value = layout::Local {
-            endpoint: local.endpoint.0,
-            identity: local.identity.0,
-        };
-        self.changing(|| self.locals.set(&to_addr(address), &value))
-    }
-
-    /// Takes an address away.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_local(&self, address: IpAddr) -> Result<(), Error> {
-        self.changing(|| self.locals.remove(&to_addr(address)))
-    }
-
-    /// All local addresses.
-    ///
-    /// # Errors
-    /// The map could not be read.
-    pub fn locals(&self) -> Result<Vec<(IpAddr, Local)>, Error> {
-        self.locals.all(|addr, value| {
-            let local = Local {
-                endpoint: EndpointId(value.endpoint),
-                identity: IdentityNumber(value.identity),
-            };
-            (to_ip(addr), local)
-        })
-    }
-
-    /// Writes what is known of a remote address, or a refusal.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn set_remote(&self, address: IpAddr, remote: &Remote) -> Result<(), Error> {
-        let value = layout::Remote {
-            identity: remote.identity.0,
-            peer: remote.peer.0,
-            epoch: remote.epoch.0,
-            flags: if remote.refused_until.is_some() {
-                layout::REMOTE_REFUSED
-            } else {
-                0
-            },
-            generation: remote.generation,
-            expires: remote.refused_until.map_or(0, nanoseconds),
-        };
-        self.changing(|| self.remotes.set(&to_addr(address), &value))
-    }
-
-    /// Writes that a peer does not say who has an address: it is not asked for until then.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn refuse_remote(
-        &self,
-        address: IpAddr,
-        peer: PeerNumber,
-        until: Duration,
-    ) -> Result<(), Error> {
-        let refusal = Remote {
-            identity: IdentityNumber::UNKNOWN,
-            peer,
-            epoch: Epoch(0),
-            generation: 0,
-            refused_until: Some(until),
-        };
-        self.set_remote(address, &refusal)
-    }
-
-    /// Forgets a remote address.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_remote(&self, address: IpAddr) -> Result<(), Error> {
-        self.changing(|| self.remotes.remove(&to_addr(address)))
-    }
-
-    /// Makes a prefix managed: it is this node's, by [`PeerNumber::LOCAL`].
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn set_prefix(&self, prefix: IpNet, peer: PeerNumber) -> Result<(), Error> {
-        let joining = raw::lock(&self.joining);
-        let is_joining = joining.contains(&prefix.trunc());
-        self.write_prefix(prefix, peer, is_joining)?;
-        match peer {
-            PeerNumber::LOCAL => self.set_self_joining(is_joining),
-            _ => Ok(()),
-        }
-    }
-
-    /// Says which prefixes' nodes are joining: all of them, each time. Cleartext from those and to them is counted
-    /// under [`Reason::WireJoining`] instead of being dropped, at once; prefixes that are set later keep to it too.
-    ///
-    /// # Errors
-    /// The map could not be read or written; what was not reached stays as it was until the next call.
-    pub fn set_joining(&self, prefixes: &[IpNet]) -> Result<(), Error> {
-        let mut joining = raw::lock(&self.joining);
-        *joining = prefixes.iter().map(IpNet::trunc).collect();
-        // What the gates have counts, not what was asked for before: that may not have been reached.
-        let all = self.prefixes.all(|key, value| {
-            let is_joining = value.flags & layout::PREFIX_JOINING != 0;
-            net(key.prefix_len(), key.data()).map(|net| (net, PeerNumber(value.peer), is_joining))
-        })?;
-        let mut is_self = false;
-        for (prefix, peer, is_joining) in all.into_iter().flatten() {
-            let wanted = joining.contains(&prefix);
-            is_self |= wanted && peer == PeerNumber::LOCAL;
-            if is_joining != wanted {
-                self.write_prefix(prefix, peer, wanted)?;
-            }
-        }
-        self.set_self_joining(is_self)
-    }
-
-    /// What a gate of a workload reads instead of looking its own node's prefix up.
-    fn set_self_joining(&self, joining: bool) -> Result<(), Error> {
-        let is_set = self.config()?.flags & layout::SELF_JOINING != 0;
-        if is_set == joining {
-            return Ok(());
-        }
-        self.change_config(|config| set_flag(config, layout::SELF_JOINING, joining))
-    }
-
-    fn write_prefix(&self, prefix: IpNet, peer: PeerNumber, joining: bool) -> Result<(), Error> {
-        let value = layout::Prefix {
-            peer: peer.0,
-            flags: if joining { layout::PREFIX_JOINING } else { 0 },
-        };
-        self.changing(|| self.prefixes.set(&net_key(prefix), &value))
-    }
-
     /// How many entries each table that fills up with use can have.
     pub fn capacities(&self) -> [(&'static str, u32); 13] {
         [
@@ -420,220 +214,6 @@ impl Tables {
             self.holds.capacity(),
             self.parked.capacity(),
         ]
-    }
-
-    /// Forgets a prefix.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_prefix(&self, prefix: IpNet) -> Result<(), Error> {
-        self.changing(|| self.prefixes.remove(&net_key(prefix)))
-    }
-
-    /// All prefixes.
-    ///
-    /// # Errors
-    /// The map could not be read.
-    pub fn prefixes(&self) -> Result<Vec<(IpNet, PeerNumber)>, Error> {
-        self.prefixes.understood(|key, value| {
-            net(key.prefix_len(), key.data()).map(|net| (net, PeerNumber(value.peer)))
-        })
-    }
-
-    /// Writes a session.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn set_session(&self, peer: PeerNumber, session: &Session) -> Result<(), Error> {
-        let value = layout::Session {
-            oldest: session.oldest.0,
-            current: session.current.0,
-            expiry: nanoseconds(session.expires),
-            state: match session.state {
-                SessionState::Pending => layout::SESSION_PENDING,
-                SessionState::Ready => layout::SESSION_READY,
-                SessionState::Cut => layout::SESSION_CUT,
-            },
-            reserved: 0,
-        };
-        self.changing(|| self.sessions.set(&peer.0, &value))
-    }
-
-    /// Forgets a session.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_session(&self, peer: PeerNumber) -> Result<(), Error> {
-        self.changing(|| self.sessions.remove(&peer.0))
-    }
-
-    /// Writes how far an announcement of ours is.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn set_announced(
-        &self,
-        address: IpAddr,
-        peer: PeerNumber,
-        announced: &Announced,
-    ) -> Result<(), Error> {
-        let value = layout::Announced {
-            endpoint: announced.endpoint.0,
-            epoch: announced.epoch.0,
-            state: match announced.state {
-                AnnouncedState::Sent => layout::ANNOUNCED_SENT,
-                AnnouncedState::Confirmed => layout::ANNOUNCED_CONFIRMED,
-                AnnouncedState::Withdrawing => layout::ANNOUNCED_WITHDRAWING,
-            },
-            reserved: 0,
-            generation: announced.generation,
-        };
-        let key = layout::AnnouncedKey {
-            local: to_addr(address),
-            peer: peer.0,
-        };
-        self.changing(|| self.announced.set(&key, &value))
-    }
-
-    /// Forgets an announcement of ours.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_announced(&self, address: IpAddr, peer: PeerNumber) -> Result<(), Error> {
-        let key = layout::AnnouncedKey {
-            local: to_addr(address),
-            peer: peer.0,
-        };
-        self.changing(|| self.announced.remove(&key))
-    }
-
-    /// All announcements of ours.
-    ///
-    /// # Errors
-    /// The map could not be read.
-    pub fn announced(&self) -> Result<Vec<(IpAddr, PeerNumber, Announced)>, Error> {
-        self.announced.all(|key, value| {
-            let announced = Announced {
-                endpoint: EndpointId(value.endpoint),
-                epoch: Epoch(value.epoch),
-                state: match value.state {
-                    layout::ANNOUNCED_SENT => AnnouncedState::Sent,
-                    layout::ANNOUNCED_CONFIRMED => AnnouncedState::Confirmed,
-                    _ => AnnouncedState::Withdrawing,
-                },
-                generation: value.generation,
-            };
-            (to_ip(key.local), PeerNumber(key.peer), announced)
-        })
-    }
-
-    /// Writes what is known of an identity.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn set_identity(&self, number: IdentityNumber, identity: &Identity) -> Result<(), Error> {
-        let value = layout::Identity {
-            valid_until: nanoseconds(identity.valid_until),
-            revoked: u32::from(identity.revoked),
-            reserved: 0,
-        };
-        self.changing(|| self.identities.set(&number.0, &value))
-    }
-
-    /// Forgets an identity.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_identity(&self, number: IdentityNumber) -> Result<(), Error> {
-        self.changing(|| self.identities.remove(&number.0))
-    }
-
-    /// Gives a CIDR outside the mesh an identity, so that rules can name it.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn set_cidr(&self, cidr: IpNet, identity: IdentityNumber) -> Result<(), Error> {
-        self.cidrs.set(&net_key(cidr), &identity.0)
-    }
-
-    /// Forgets a CIDR.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_cidr(&self, cidr: IpNet) -> Result<(), Error> {
-        self.cidrs.remove(&net_key(cidr))
-    }
-
-    /// All CIDRs.
-    ///
-    /// # Errors
-    /// The map could not be read.
-    pub fn cidrs(&self) -> Result<Vec<(IpNet, IdentityNumber)>, Error> {
-        self.cidrs.understood(|key, identity| {
-            net(key.prefix_len(), key.data()).map(|net| (net, IdentityNumber(*identity)))
-        })
-    }
-
-    /// Records a pair.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn set_pair(&self, key: PairKey, pair: Pair) -> Result<(), Error> {
-        let value = layout::Auth {
-            expiry: nanoseconds(pair.expires),
-            epoch: pair.epoch.0,
-            reserved: 0,
-        };
-        self.auth.set(&auth_key(key), &value)
-    }
-
-    /// Forgets a pair.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_pair(&self, key: PairKey) -> Result<(), Error> {
-        self.auth.remove(&auth_key(key))
-    }
-
-    /// All pairs.
-    ///
-    /// # Errors
-    /// The map could not be read.
-    pub fn pairs(&self) -> Result<Vec<(PairKey, Pair)>, Error> {
-        self.auth.all(|key, value| {
-            let key = PairKey {
-                local: IdentityNumber(key.local),
-                remote: IdentityNumber(key.remote),
-                peer: PeerNumber(key.peer),
-            };
-            let pair = Pair {
-                expires: Duration::from_nanos(value.expiry),
-                epoch: Epoch(value.epoch),
-            };
-            (key, pair)
-        })
-    }
-
-    /// Removes what a peer's ended sessions left: pairs, remotes and announcements of an epoch
-    /// below this one.
-    ///
-    /// # Errors
-    /// A map could not be written; those before it are swept.
-    pub fn sweep_epoch(&self, peer: PeerNumber, below: Epoch) -> Result<(), Error> {
-        self.auth
-            .retain(|key, value| key.peer != peer.0 || value.epoch >= below.0)?;
-        self.changing(|| {
-            self.remotes.retain(|_, value| {
-                value.peer != peer.0
-                    || value.epoch >= below.0
-                    || value.flags & layout::REMOTE_REFUSED != 0
-            })?;
-            self.announced.retain(|key, value| {
-                key.peer != peer.0
-                    || value.epoch >= below.0
-                    || value.state == layout::ANNOUNCED_WITHDRAWING
-            })
-        })
     }
 
     /// All counters, those that are 0 too.
@@ -663,37 +243,9 @@ impl Tables {
     }
 }
 
-fn auth_key(key: PairKey) -> layout::AuthKey {
-    layout::AuthKey::new(key.local.0, key.remote.0, key.peer.0)
-}
-
 fn set_flag(config: &mut layout::Config, flag: u32, on: bool) {
     match on {
         true => config.flags |= flag,
         false => config.flags &= !flag,
     }
-}
-
-/// IPv4 prefixes lie in the last 32 of the 128 bits.
-fn net_key(net: IpNet) -> Key<Addr> {
-    let bits = u32::from(net.prefix_len());
-    let bits = if net.addr().is_ipv4() {
-        96 + bits
-    } else {
-        bits
-    };
-    Key::new(bits, to_addr(net.network()))
-}
-
-/// A prefix as an agent writes it; none for any other bytes.
-pub(crate) fn net(bits: u32, addr: Addr) -> Option<IpNet> {
-    let ip = to_ip(addr);
-    let length = if ip.is_ipv4() {
-        bits.checked_sub(96)?
-    } else {
-        bits
-    };
-    let net = IpNet::new(ip, u8::try_from(length).ok()?).ok()?;
-    let written = net_key(net);
-    ((written.prefix_len(), written.data()) == (bits, addr)).then_some(net)
 }
