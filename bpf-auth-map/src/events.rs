@@ -4,9 +4,15 @@ use std::{net::IpAddr, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use handfast_layout::{self as layout, EventKind, Hook, Reason};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::timeout,
+};
 
 use crate::{Direction, EndpointId, Error, IdentityNumber, PeerNumber, types::to_ip};
+
+/// Programs wake nobody for most of what they tell: the ring is looked at so often.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,18 +76,17 @@ impl Events {
     /// The runtime is shutting down.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
-            let mut ready = self
-                .ring
-                .readable_mut()
-                .await
-                .map_err(|source| Error::io("waiting for events", source))?;
-            while let Some(record) = ready.get_inner_mut().next() {
+            while let Some(record) = self.ring.get_mut().next() {
                 // A record that cannot be read is from programs of another version: skipped.
                 if let Some(event) = Event::parse(&record) {
                     return Ok(event);
                 }
             }
-            ready.clear_ready();
+            if let Ok(woken) = timeout(LOOK, self.ring.readable_mut()).await {
+                woken
+                    .map_err(|source| Error::io("waiting for events", source))?
+                    .clear_ready();
+            }
         }
     }
 }

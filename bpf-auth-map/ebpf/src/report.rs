@@ -1,6 +1,9 @@
 //! Counting, and telling the agent.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_boot_ns};
+use aya_ebpf::{
+    bindings::{BPF_NOEXIST, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::bpf_ktime_get_boot_ns,
+};
 use handfast_layout::{Addr, Config, EGRESS, Event, EventKind, Hook, Reason, Usage};
 
 use crate::{
@@ -10,6 +13,8 @@ use crate::{
 };
 
 const SECOND: u64 = 1_000_000_000;
+
+const _: () = assert!(BPF_RB_FORCE_WAKEUP - 1 == BPF_RB_NO_WAKEUP);
 
 /// Counts.
 #[inline(always)]
@@ -71,7 +76,7 @@ pub fn drop_from_host(skb: &Skb, endpoint: u32, reason: Reason, local: Addr, rem
         event.local = local;
         event.remote = remote;
     }
-    entry.submit(0);
+    entry.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
 /// Tells the agent, if the endpoint's budget and the ring have room.
@@ -123,7 +128,11 @@ fn write(skb: &Skb, work: &mut Work, config: &Config, kind: EventKind, reason: u
         event.local = if outward { packet.src } else { packet.dst };
         event.remote = if outward { packet.dst } else { packet.src };
     }
-    entry.submit(0);
+    // Only a question wakes the agent; what people may look at waits until it looks, and costs a new flow no switch of
+    // tasks on the way. Without a branch, which would have the verifier walk what follows twice.
+    let other = reason ^ Reason::RemoteUnknown as u32;
+    let is_other = (other | other.wrapping_neg()) >> 31;
+    entry.submit(u64::from(BPF_RB_FORCE_WAKEUP - is_other));
 }
 
 /// Whether this endpoint may still send an event this second.
