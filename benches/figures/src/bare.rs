@@ -1,6 +1,7 @@
 //! A tunnel without gates, as a measure: two hosts of a lab, a workload behind each, WireGuard by hand between them.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -27,6 +28,16 @@ pub struct Bare {
 pub struct Held {
     _daemons: Vec<Process>,
     _hosts: [Host; 2],
+    sockets: [PathBuf; 2],
+}
+
+impl Drop for Held {
+    /// A daemon that is killed leaves its socket.
+    fn drop(&mut self) {
+        for socket in &self.sockets {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
 }
 
 impl Bare {
@@ -46,6 +57,8 @@ impl Bare {
             client: one.workload,
             server: two.workload,
             _held: Held {
+                sockets: [&one, &two]
+                    .map(|end| format!("/run/wireguard/{}.sock", end.device).into()),
                 _daemons: one.daemon.into_iter().chain(two.daemon).collect(),
                 _hosts: [one.host, two.host],
             },
