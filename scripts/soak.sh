@@ -13,7 +13,7 @@ while [ "$SECONDS" -lt "$end" ]; do
     seed=$((RANDOM << 15 | RANDOM))
     echo "== HANDFAST_SEED=$seed HANDFAST_FUZZ_SEED=$seed"
     HANDFAST_SEED=$seed HANDFAST_HISTORIES=${HISTORIES:-100000} HANDFAST_PROGRESS=10000 \
-        cargo test --locked --quiet --release -p handfast-agent --test core_simulation many_histories -- --nocapture
+        cargo test --locked --quiet --profile soak -p handfast-agent --test core_simulation many_histories -- --nocapture
     HANDFAST_FUZZ_SEED=$seed HANDFAST_FUZZ_ROUNDS=200000 \
         cargo test --locked --quiet -p handfast-agent --test foreign_bytes
     HANDFAST_SEED=$seed HANDFAST_KILLS=200 cargo test --locked --quiet -p handfast --test e2e -- kills restarts

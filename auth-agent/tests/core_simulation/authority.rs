@@ -123,12 +123,14 @@ impl World {
         let known = node.deny.as_ref().map_or(0, |list| list.number);
         if list.number > known {
             node.deny = Some(list.clone());
+            // Each list by itself: the next one, in the same moment, may lift what this one says.
+            self.drop_revoked(index);
             self.feed(index, Event::DenyList(list));
         }
     }
 
     /// An agent asks anew where the deny list has the serial of its own SVID.
-    pub fn drop_revoked(&mut self, index: usize) {
+    fn drop_revoked(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         let Some(list) = node.deny.clone() else {
             return;

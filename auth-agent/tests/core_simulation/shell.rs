@@ -52,7 +52,6 @@ impl World {
             let Some(core) = self.nodes[index].core.as_mut() else {
                 return;
             };
-            let heard_list = batch.iter().any(|e| matches!(e, Event::DenyList(_)));
             let mut effects = core.handle_all(now, batch);
             if self.nodes[index].unstored && effects.first() != Some(&Effect::Persist) {
                 effects.insert(0, Effect::Persist);
@@ -98,9 +97,6 @@ impl World {
                 self.nodes[index].kernel.apply(&effect);
                 self.check_after(index, &effect);
                 self.carry_out(index, effect, &mut events);
-            }
-            if heard_list {
-                self.drop_revoked(index);
             }
         }
     }

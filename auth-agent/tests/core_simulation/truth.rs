@@ -49,6 +49,8 @@ pub struct Facts {
     oldest: BTreeMap<PeerNumber, (u32, Duration)>,
     /// Peers whose tunnels went with a cut that the disk has not taken.
     cut_unstored: BTreeSet<PeerNumber>,
+    /// What `ended` had of peers before a cut that the disk has not taken.
+    ended_before: BTreeMap<PeerNumber, Option<u32>>,
     /// Those of which the next agent knew nothing: for it the session stood, and for the peer too.
     cut_forgotten: BTreeSet<PeerNumber>,
 }
@@ -80,10 +82,17 @@ impl Facts {
 
     pub fn all_stored(&mut self) {
         self.cut_unstored.clear();
+        self.ended_before.clear();
     }
 
     pub fn forgets_unstored(&mut self) {
         self.cut_forgotten.append(&mut self.cut_unstored);
+        for (peer, before) in std::mem::take(&mut self.ended_before) {
+            match before {
+                Some(epoch) => self.ended.insert(peer, epoch),
+                None => self.ended.remove(&peer),
+            };
+        }
     }
 
     /// This end of a tunnel may have been made anew in a session that stands, without keys that the other end has.
@@ -122,8 +131,13 @@ impl World {
     /// A session's epochs as the core has them, whether or not the kernel takes them.
     pub fn note_epoch(&mut self, index: usize, peer: PeerNumber, session: SessionEntry) {
         let at = self.at;
-        let facts = &mut self.nodes[index].facts;
+        let node = &mut self.nodes[index];
+        let facts = &mut node.facts;
         if session.state == SessionState::Cut {
+            if node.unstored {
+                let before = facts.ended.get(&peer).copied();
+                facts.ended_before.entry(peer).or_insert(before);
+            }
             // Epochs that were not stored have not begun, and their numbers may come again.
             let newest = facts.newest.get(&peer).copied().unwrap_or_default();
             facts.ended.insert(peer, session.current.min(newest));
