@@ -52,13 +52,13 @@ impl Bare {
         let (one, two) = (one?, two?);
         one.meet(&two)?;
         two.meet(&one)?;
+        let sockets = [&one, &two].map(|end| format!("/run/wireguard/{}.sock", end.device).into());
         let bare = Self {
             address: two.address.parse()?,
             client: one.workload,
             server: two.workload,
             _held: Held {
-                sockets: [&one, &two]
-                    .map(|end| format!("/run/wireguard/{}.sock", end.device).into()),
+                sockets,
                 _daemons: one.daemon.into_iter().chain(two.daemon).collect(),
                 _hosts: [one.host, two.host],
             },
