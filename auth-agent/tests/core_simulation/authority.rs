@@ -123,18 +123,13 @@ impl World {
         let known = node.deny.as_ref().map_or(0, |list| list.number);
         if list.number > known {
             node.deny = Some(list.clone());
-            // Each list by itself: the next one, in the same moment, may lift what this one says.
-            self.drop_revoked(index);
             self.feed(index, Event::DenyList(list));
         }
     }
 
     /// An agent asks anew where the deny list has the serial of its own SVID.
-    fn drop_revoked(&mut self, index: usize) {
+    pub fn drop_revoked(&mut self, index: usize, list: &DenyList) {
         let node = &mut self.nodes[index];
-        let Some(list) = node.deny.clone() else {
-            return;
-        };
         let revoked = |_: &Identity, svid: &mut LocalIdentity| list.serials.contains(&svid.serial);
         let lost: Vec<Identity> = node
             .svids

@@ -48,6 +48,12 @@ impl World {
                     self.say(|| format!("node {index} <- {event:?}"));
                 }
             }
+            // Each by itself: the next one, in the same moment, may lift what this one says.
+            let heard = batch.iter().filter_map(|event| match event {
+                Event::DenyList(list) => Some(list.clone()),
+                _ => None,
+            });
+            let heard: Vec<_> = heard.collect();
             let now = self.nodes[index].now(self.at);
             let Some(core) = self.nodes[index].core.as_mut() else {
                 return;
@@ -97,6 +103,9 @@ impl World {
                 self.nodes[index].kernel.apply(&effect);
                 self.check_after(index, &effect);
                 self.carry_out(index, effect, &mut events);
+            }
+            for list in heard {
+                self.drop_revoked(index, &list);
             }
         }
     }
