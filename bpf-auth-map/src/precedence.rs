@@ -27,8 +27,7 @@ pub(crate) fn is_overtaken(
     gate: &attach::Gate,
 ) -> Result<bool, ProgramError> {
     let running = running(&interface.name, gate.direction())?;
-    let there = running.iter().any(|name| name == gate.program);
-    Ok(there && !is_first(&running, gate.program))
+    Ok(runs(&running, gate.program) && !is_first(&running, gate.program))
 }
 
 /// All gates that do not come first. One whose interface is gone is in nobody's way.
@@ -50,7 +49,7 @@ pub(crate) fn look(links: &Path) -> Result<Vec<Preceded>, Error> {
             source: source.into(),
         })?;
         if !is_first(&running, gate.program) {
-            let there = running.iter().any(|name| name == gate.program);
+            let there = runs(&running, gate.program);
             found.push(Preceded {
                 attachment,
                 interface: interface.name,
@@ -61,16 +60,18 @@ pub(crate) fn look(links: &Path) -> Result<Vec<Preceded>, Error> {
     Ok(found)
 }
 
+/// Whether this program of ours is on the hook at all.
+fn runs(running: &[String], program: &str) -> bool {
+    running.iter().any(|name| name == program)
+}
+
 /// Whether this program of ours comes first.
-pub(crate) fn is_first(running: &[String], program: &str) -> bool {
+fn is_first(running: &[String], program: &str) -> bool {
     running.first().is_some_and(|first| first == program)
 }
 
 /// Names of the programs on a hook, in their order.
-pub(crate) fn running(
-    interface: &str,
-    direction: TcAttachType,
-) -> Result<Vec<String>, ProgramError> {
+fn running(interface: &str, direction: TcAttachType) -> Result<Vec<String>, ProgramError> {
     let (_, programs) = SchedClassifier::query_tcx(interface, direction)?;
     let name = |program: aya::programs::ProgramInfo| {
         program.name_as_str().unwrap_or("without a name").to_owned()
