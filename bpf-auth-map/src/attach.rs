@@ -17,7 +17,14 @@ use aya::{
     util::KernelVersion,
 };
 
-use crate::{Error, Options, link::Interface, precedence, programs::Programs};
+use crate::{
+    Error, Options,
+    filters::{self, Filter},
+    link::Interface,
+    precedence,
+    programs::Programs,
+    unlink,
+};
 
 /// A program and where it belongs.
 #[derive(Debug)]
@@ -79,7 +86,8 @@ pub(crate) static WIRE: [Gate; 2] = [
 
 /// Our place among clsact filters.
 const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 0x6866);
+/// What ours are known by. Two: to come first again, a gate is for a moment there twice.
+const HANDLES: [TcHandle; 2] = [TcHandle::new(0, 0x6866), TcHandle::new(0, 0x6867)];
 /// Marks the record of a clsact filter.
 const CLSACT: &str = "clsact";
 
@@ -97,7 +105,7 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    fn file(&self) -> String {
+    pub(crate) fn file(&self) -> String {
         let suffix = if self.clsact {
             format!("-{CLSACT}")
         } else {
@@ -193,16 +201,14 @@ pub(crate) fn attach(
             program: name,
             source,
         };
-        let overtaken = !clsact
-            && pin.exists()
-            && precedence::is_overtaken(interface, gate)
-                .map_err(|source| refused(source.into()))?;
-        let program = match overtaken {
+        let overtaken = pin.exists()
+            && precedence::is_overtaken(interface, gate, clsact, &pin).map_err(refused)?;
+        let program = match overtaken && !clsact {
             true => programs.another(options, gate, interface.header_len)?,
             false => programs.get(options, gate, interface.header_len)?,
         };
         let done = if clsact {
-            attach_clsact(program, interface, direction, &pin)
+            attach_clsact(program, interface, direction, &pin, overtaken)
         } else if overtaken {
             attach_ahead(program, interface, direction, &pin)
         } else {
@@ -288,40 +294,72 @@ fn attach_first(
     Ok(())
 }
 
-/// Replaces our filter, or adds it.
+/// Replaces our filter, or adds it: the kernel runs the one first that comes last, so one that somebody has overtaken is added
+/// once more before it goes.
 fn attach_clsact(
     program: &mut SchedClassifier,
     interface: &Interface,
     direction: TcAttachType,
     pin: &Path,
+    overtaken: bool,
 ) -> Result<(), AttachError> {
     // It fails where the qdisc is there already; if it is not, the next step says why.
     let _ = qdisc_add_clsact(&interface.name);
-    let options = || NlOptions {
-        priority: PRIORITY,
-        handle: HANDLE,
-        classid: None,
-    };
-    let id = match program.attach_with_options(
-        &interface.name,
-        direction,
-        TcAttachOptions::Netlink(options()),
-    ) {
-        Ok(id) => id,
-        Err(_) => {
-            let ours = filter(&interface.name, direction)?;
-            program.attach_to_link(ours)?
+    let ours = our_filters(interface.index, direction)?;
+    let (id, former) = match ours.split_first() {
+        Some((first, rest)) if !overtaken => {
+            let link = filter(&interface.name, direction, *first)?;
+            (program.attach_to_link(link)?, rest)
+        }
+        _ => {
+            let free = HANDLES.into_iter().find(|handle| !ours.contains(handle));
+            // Two of ours behind somebody's: the later one goes first.
+            if let (None, Some(last)) = (free, ours.last()) {
+                drop(filter(&interface.name, direction, *last)?);
+            }
+            let options = NlOptions {
+                priority: PRIORITY,
+                handle: free.or(ours.last().copied()).unwrap_or_default(),
+                classid: None,
+            };
+            let options = TcAttachOptions::Netlink(options);
+            let id = program.attach_with_options(&interface.name, direction, options)?;
+            let former = match free {
+                Some(_) => ours.as_slice(),
+                None => ours.split_last().map_or(&[][..], |(_, rest)| rest),
+            };
+            (id, former)
         }
     };
     // Dropping the link would detach the filter.
     std::mem::forget(program.take_link(id)?);
+    for handle in former {
+        drop(filter(&interface.name, direction, *handle)?);
+    }
     let _ = fs::remove_file(pin);
     program.pin(pin)?;
     Ok(())
 }
 
-fn filter(name: &str, direction: TcAttachType) -> io::Result<SchedClassifierLink> {
-    SchedClassifierLink::attached(name, direction, PRIORITY, HANDLE, None)
+/// Filters of ours on a hook, in the order in which they run.
+fn our_filters(ifindex: u32, direction: TcAttachType) -> io::Result<Vec<TcHandle>> {
+    let all = filters::list(ifindex, direction)?.into_iter();
+    let handles = all.map(|filter| TcHandle::from(filter.handle));
+    Ok(handles.filter(|handle| HANDLES.contains(handle)).collect())
+}
+
+/// Whether a filter of the first preference is one of ours.
+pub(crate) fn is_our_filter(filter: &Filter) -> bool {
+    HANDLES.contains(&TcHandle::from(filter.handle))
+}
+
+/// A filter that is there; it goes when this is dropped.
+fn filter(
+    name: &str,
+    direction: TcAttachType,
+    handle: TcHandle,
+) -> io::Result<SchedClassifierLink> {
+    SchedClassifierLink::attached(name, direction, PRIORITY, handle, None)
 }
 
 /// What is attached.
@@ -344,16 +382,18 @@ pub(crate) fn detach(
     let mut gone = list(links)?;
     gone.retain(matches);
     for attachment in &gone {
-        if attachment.clsact {
-            // With the interface the filter is gone too.
-            if let Some(gate) = gate(&attachment.program)
-                && let Ok(interface) = Interface::find(attachment.ifindex)
-                && let Ok(link) = filter(&interface.name, gate.direction())
-            {
-                drop(link);
+        let pin = links.join(attachment.file());
+        if !attachment.clsact {
+            // It may be off its hook already, with its interface.
+            let _ = unlink::detach(&pin);
+        } else if let Some(gate) = gate(&attachment.program)
+            && let Ok(interface) = Interface::find(attachment.ifindex)
+        {
+            let direction = gate.direction();
+            for handle in our_filters(attachment.ifindex, direction).unwrap_or_default() {
+                drop(filter(&interface.name, direction, handle));
             }
         }
-        let pin = links.join(attachment.file());
         fs::remove_file(&pin)
             .map_err(|source| Error::io(format!("removing {}", pin.display()), source))?;
     }

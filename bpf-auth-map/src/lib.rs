@@ -19,6 +19,7 @@ mod cgroup;
 mod clock;
 mod error;
 mod events;
+mod filters;
 #[doc(hidden)]
 pub mod foreign;
 mod hold;
@@ -29,6 +30,7 @@ mod precedence;
 mod programs;
 mod tables;
 mod types;
+mod unlink;
 
 pub use attach::{AttachError, Attachment};
 pub use cgroup::find as find_cgroup;
