@@ -1,4 +1,4 @@
-//! An endpoint's policy, replaced as a whole without a moment of more than either version allows.
+//! Policy, entry by entry.
 
 use aya::maps::lpm_trie::Key;
 use handfast_layout as layout;
@@ -9,41 +9,6 @@ use crate::{
 };
 
 impl Tables {
-    /// Replaces an endpoint's policy. First the denials are written, then what is gone is removed,
-    /// then the rest is written, and then the gates ask anew for every open flow. A packet that
-    /// meets the change halfway is judged by entries of both versions, never by fewer denials.
-    ///
-    /// # Errors
-    /// A map could not be written: the old entries that were not reached yet still stand.
-    pub fn replace_policy(
-        &self,
-        endpoint: EndpointId,
-        entries: &[(PolicyKey, PolicyValue)],
-    ) -> Result<(), Error> {
-        let wanted: std::collections::HashMap<PolicyKey, PolicyValue> =
-            entries.iter().copied().collect();
-        let standing = self.policy(endpoint)?;
-        let old: std::collections::HashMap<PolicyKey, PolicyValue> =
-            standing.iter().copied().collect();
-        let changed = |key: &PolicyKey, value: &PolicyValue| old.get(key) != Some(value);
-        for (key, value) in &wanted {
-            if value.verdict == Verdict::Deny && changed(key, value) {
-                self.policy.set(&to_key(endpoint, key), &to_value(value))?;
-            }
-        }
-        for (key, _) in &standing {
-            if !wanted.contains_key(key) {
-                self.policy.remove(&to_key(endpoint, key))?;
-            }
-        }
-        for (key, value) in &wanted {
-            if value.verdict == Verdict::Allow && changed(key, value) {
-                self.policy.set(&to_key(endpoint, key), &to_value(value))?;
-            }
-        }
-        self.policy_changed()
-    }
-
     /// Adds or replaces some entries of an endpoint's policy: for an identity that has just become
     /// known. Call [`Tables::policy_changed`] if one of them takes something away.
     ///
@@ -65,15 +30,6 @@ impl Tables {
     /// The map could not be written.
     pub fn remove_policy_entry(&self, endpoint: EndpointId, key: &PolicyKey) -> Result<(), Error> {
         self.policy.remove(&to_key(endpoint, key))
-    }
-
-    /// Forgets an endpoint's policy: then nothing is allowed to it or from it.
-    ///
-    /// # Errors
-    /// The map could not be written.
-    pub fn remove_policy(&self, endpoint: EndpointId) -> Result<(), Error> {
-        self.policy
-            .retain(|key, _| key.data().endpoint != endpoint.0)
     }
 
     /// An endpoint's policy.

@@ -16,6 +16,35 @@ use handfast_layout as layout;
 
 use super::{OBJECT, Pins};
 
+/// An endpoint's policy as a whole: an agent writes one entry after the other.
+pub trait WholePolicy {
+    /// Exactly these entries.
+    fn replace_policy(
+        &self,
+        endpoint: EndpointId,
+        entries: &[(PolicyKey, PolicyValue)],
+    ) -> Result<(), Error>;
+
+    /// None at all.
+    fn remove_policy(&self, endpoint: EndpointId) -> Result<(), Error> {
+        self.replace_policy(endpoint, &[])
+    }
+}
+
+impl WholePolicy for Tables {
+    fn replace_policy(
+        &self,
+        endpoint: EndpointId,
+        entries: &[(PolicyKey, PolicyValue)],
+    ) -> Result<(), Error> {
+        for (key, _) in self.policy(endpoint)? {
+            self.remove_policy_entry(endpoint, &key)?;
+        }
+        self.add_policy(endpoint, entries)?;
+        self.policy_changed()
+    }
+}
+
 /// What a program did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
