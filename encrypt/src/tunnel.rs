@@ -42,10 +42,6 @@ pub trait Tunnel: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
-    /// Sets a peer's preshared key in place and touches nothing else; running keys survive.
-    /// [`Error::UnknownPeer`] if the peer is not there.
-    fn rekey(&self, peer: PublicKey, key: PresharedKey) -> BoxFuture<'_, Result<(), Error>>;
-
     /// Opens the device beside this one, as [`crate::Options::second`] explains; it is down, like every new one.
     /// `None` from a kind that changes its keys in place ([`Self::rotate`]).
     fn beside(&self, _key: StaticKey) -> BoxFuture<'_, Result<Option<Arc<dyn Tunnel>>, Error>> {

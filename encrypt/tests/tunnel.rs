@@ -66,10 +66,9 @@ fn a_preshared_key_changed_in_place_under_traffic_loses_nothing() {
         .unwrap();
     for round in 0..10 {
         std::thread::sleep(Duration::from_millis(150));
-        a.tell(&format!("rekey {public_b} round{round}"));
-        std::thread::sleep(Duration::from_millis(50));
-        b.tell(&format!("rekey {public_a} round{round}"));
         // The renewed session's peer, installed again, is the same peer.
+        a.tell(&install(&public_b, &format!("round{round}"), &pair.b));
+        std::thread::sleep(Duration::from_millis(50));
         b.tell(&install(&public_a, &format!("round{round}"), &pair.a));
     }
     let output = String::from_utf8(ping.wait_with_output().unwrap().stdout).unwrap();
@@ -200,7 +199,7 @@ fn keys_of_different_sessions_let_nothing_through_until_they_agree() {
     assert!(!pair.a.reaches(&pair.b));
     assert!(a.tell("status").contains("shaken=false"));
     let public_a = a.tell("key");
-    b.tell(&format!("rekey {public_a} one"));
+    b.tell(&install(&public_a, "one", &pair.a));
     // A handshake that failed silently is tried again after 5 s.
     let deadline = Instant::now() + Duration::from_secs(15);
     while !pair.a.reaches(&pair.b) {
@@ -223,10 +222,7 @@ fn a_removed_peer_is_cut_at_once() {
     b.tell(&format!("remove {public_a}"));
     assert!(!pair.a.reaches(&pair.b));
     b.tell(&format!("remove {public_a}"));
-    assert!(
-        b.ask(&format!("rekey {public_a} again"))
-            .contains("no peer")
-    );
+    assert!(b.ask(&format!("rouse {public_a}")).contains("no peer"));
     // A prefix has one holder.
     let refused = a.ask(&install(&"11".repeat(32), "thief", &pair.b));
     assert!(refused.contains("belongs to peer"), "{refused}");

@@ -120,9 +120,6 @@ impl Tunnel for Fake {
     fn rotate(&self) -> BoxFuture<'_, Result<Vec<PublicKey>, Error>> {
         std::future::ready(Ok(vec![PublicKey::new([12; 32])])).boxed()
     }
-    fn rekey(&self, _: PublicKey, _: PresharedKey) -> BoxFuture<'_, Result<(), Error>> {
-        self.answer("rekey".into())
-    }
     fn remove(&self, key: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
         self.answer(format!("-{}", key.as_bytes()[0]))
     }

@@ -430,15 +430,6 @@ impl Inner {
         there.set_policies(self.means()).await
     }
 
-    async fn rekey(&self, key: PublicKey, secret: PresharedKey) -> Result<(), Error> {
-        let mut state = self.state.lock().await;
-        let kept = match state.peers.get(&key) {
-            Some(there) => there.kept.clone(),
-            None => return Err(Error::UnknownPeer(key)),
-        };
-        self.set_up(&mut state, kept, secret).await
-    }
-
     async fn activate(&self, key: PublicKey) -> Result<(), Error> {
         let mut state = self.state.lock().await;
         match state.peers.get_mut(&key) {

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::kernel::{Reading, SaId};
 use super::peer::PeerState;
 use super::{Inner, Ipsec, PORT};
-use crate::{Device, Error, Health, Peer, PeerStatus, PresharedKey, PublicKey, Status, Tunnel};
+use crate::{Device, Error, Health, Peer, PeerStatus, PublicKey, Status, Tunnel};
 
 impl Tunnel for Ipsec {
     fn public_key(&self) -> PublicKey {
@@ -49,10 +49,6 @@ impl Tunnel for Ipsec {
 
     fn activate(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
         self.inner.activate(peer).boxed()
-    }
-
-    fn rekey(&self, peer: PublicKey, key: PresharedKey) -> BoxFuture<'_, Result<(), Error>> {
-        self.inner.rekey(peer, key).boxed()
     }
 
     fn remove(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {

@@ -33,7 +33,6 @@ pub(super) enum PeerChange {
         keepalive: Option<u16>,
         allowed: Allowed,
     },
-    Rekey(PublicKey, PresharedKey),
     Remove(PublicKey),
 }
 
@@ -50,7 +49,7 @@ impl PeerChange {
     pub(super) fn prefix_count(&self) -> usize {
         match self {
             Self::Set { peer, .. } => peer.prefixes.len(),
-            Self::Rekey(..) | Self::Remove(_) => 0,
+            Self::Remove(_) => 0,
         }
     }
 }

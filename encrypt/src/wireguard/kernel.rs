@@ -54,8 +54,8 @@ fn secret(mut key: Key) -> Option<Zeroizing<[u8; 32]>> {
 
 pub(super) fn apply(name: &DeviceName, change: &Change) -> Result<(), Error> {
     let interface = interface(name)?;
-    // The crate makes a missing device, and a missing peer: neither must happen behind the gates' back.
-    let there = Device::get(&interface, Backend::Kernel).map_err(|error| absent(name, error))?;
+    // The crate makes a missing device: that must not happen behind the gates' back.
+    Device::get(&interface, Backend::Kernel).map_err(|error| absent(name, error))?;
     let mut update = DeviceUpdate::new();
     if let Some(key) = &change.private_key {
         update = update.set_private_key(Key(*key.secret()));
@@ -70,14 +70,6 @@ pub(super) fn apply(name: &DeviceName, change: &Change) -> Result<(), Error> {
         update = update.replace_peers();
     }
     for peer in &change.peers {
-        if let PeerChange::Rekey(key, _) = peer
-            && !there
-                .peers
-                .iter()
-                .any(|peer| peer.config.public_key.0 == *key.as_bytes())
-        {
-            return Err(Error::UnknownPeer(*key));
-        }
         update = update.add_peer(peer_update(peer));
     }
     update.apply(&interface, Backend::Kernel).map_err(|error| {
@@ -91,8 +83,6 @@ pub(super) fn apply(name: &DeviceName, change: &Change) -> Result<(), Error> {
 fn peer_update(change: &PeerChange) -> PeerConfigBuilder {
     match change {
         PeerChange::Remove(key) => PeerConfigBuilder::new(&Key(*key.as_bytes())).remove(),
-        PeerChange::Rekey(key, preshared) => PeerConfigBuilder::new(&Key(*key.as_bytes()))
-            .set_preshared_key(Key(*preshared.secret())),
         PeerChange::Set {
             peer,
             keepalive,

@@ -29,8 +29,7 @@ pub use self::options::{Choice, Options};
 use crate::netlink::Netlink;
 use crate::prefixes::{check_free, normal};
 use crate::{
-    Device, Error, Health, Peer, PeerStatus, PresharedKey, PrivateKey, PublicKey, StaticKey,
-    Status, Tunnel,
+    Device, Error, Health, Peer, PeerStatus, PrivateKey, PublicKey, StaticKey, Status, Tunnel,
 };
 
 /// How many peers a daemon's answer names; none if it is refused.
@@ -264,19 +263,6 @@ impl Inner {
         Ok(())
     }
 
-    async fn rekey(&self, key: PublicKey, preshared: PresharedKey) -> Result<(), Error> {
-        let mut state = self.state.lock().await;
-        if !state.peers.contains_key(&key) {
-            return Err(Error::UnknownPeer(key));
-        }
-        self.apply(&state, PeerChange::Rekey(key, preshared.clone()))
-            .await?;
-        if let Some(peer) = state.peers.get_mut(&key) {
-            peer.preshared_key = preshared;
-        }
-        Ok(())
-    }
-
     /// Both devices receive from here on, whichever of them the node answers by.
     async fn beside(&self, key: StaticKey) -> Result<WireGuard, Error> {
         let options = Options {
@@ -423,10 +409,6 @@ impl Tunnel for WireGuard {
 
     fn install(&self, peer: Peer) -> BoxFuture<'_, Result<(), Error>> {
         self.inner.install(peer).boxed()
-    }
-
-    fn rekey(&self, peer: PublicKey, key: PresharedKey) -> BoxFuture<'_, Result<(), Error>> {
-        self.inner.rekey(peer, key).boxed()
     }
 
     fn remove(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {

@@ -51,11 +51,6 @@ fn set_peer(text: &mut String, change: &PeerChange) {
             line_hex(text, "public_key", key.as_bytes());
             line(text, "remove", true);
         }
-        PeerChange::Rekey(key, preshared) => {
-            line_hex(text, "public_key", key.as_bytes());
-            line(text, "update_only", true);
-            line_hex(text, "preshared_key", preshared.secret());
-        }
         PeerChange::Set {
             peer,
             keepalive,
@@ -230,15 +225,20 @@ mod tests {
     }
 
     #[test]
-    fn a_renewed_preshared_key_is_the_only_thing_that_is_sent() {
+    fn a_renewed_session_sends_a_peers_preshared_key_and_endpoint_only() {
         let change = Change {
-            peers: vec![PeerChange::Rekey(peer().public_key, peer().preshared_key)],
+            peers: vec![PeerChange::Set {
+                peer: peer(),
+                keepalive: None,
+                allowed: Allowed::Keep,
+            }],
             ..Change::default()
         };
         let (public, preshared) = ("ab".repeat(32), "5a".repeat(32));
+        let endpoint = "endpoint=[2001:db8::1]:51872";
         assert_eq!(
             *set(&change),
-            format!("set=1\npublic_key={public}\nupdate_only=true\npreshared_key={preshared}\n\n")
+            format!("set=1\npublic_key={public}\npreshared_key={preshared}\n{endpoint}\n\n")
         );
     }
 

@@ -142,11 +142,6 @@ impl TestAgent {
                 };
                 self.tunnel().install(peer).await?;
             }
-            ["rekey", key, preshared] => {
-                self.tunnel()
-                    .rekey(public_key(key), preshared_key(preshared))
-                    .await?;
-            }
             ["remove", key] => self.tunnel().remove(public_key(key)).await?,
             ["status"] => {
                 let status = self.tunnel().status().await?;
