@@ -21,6 +21,7 @@ mod support;
 
 mod cluster;
 mod conflist;
+mod first_packet;
 mod group;
 mod join;
 mod joining;

@@ -3,6 +3,9 @@
 //! A bridge with an address of this node's own prefixes is where a network has its workloads (`cni0`), and no underlay: what
 //! they send to other nodes passes it between their gates and the tunnel's. Its ports are watched in its place, but for
 //! veth links, which lead to namespaces of this machine.
+//!
+//! A veth link that has addresses of those prefixes and no other is a workload's gateway (what the `ptp` plugin makes): its
+//! gates come a moment later, and the tripwire would take their mark off the workload's first packets until it is gone.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -146,11 +149,15 @@ fn watched(
         .filter(|link| inside(link))
         .map(|link| link.index)
         .collect();
+    let foreign = |address: &IpAddr| !is_own(address);
     let watched = links.iter().filter(|link| {
         let port = link
             .master
             .is_some_and(|bridge| of_workloads.contains(&bridge));
-        let leads_out = has(link.index, &|_| true) || (port && !link.is_veth);
+        let leads_out = match link.is_veth {
+            true => has(link.index, &foreign),
+            false => has(link.index, &|_| true) || port,
+        };
         leads_out && !of_workloads.contains(&link.index)
     });
     watched
@@ -178,13 +185,17 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_of_workloads_is_not_watched_and_what_leads_out_of_it_is() {
+    fn what_leads_to_workloads_is_not_watched_and_what_leads_out_is() {
         let bridge = |index, name| Interface {
             is_bridge: true,
             ..interface(index, name)
         };
         let port = |index, name, master| Interface {
             master: Some(master),
+            ..interface(index, name)
+        };
+        let veth = |index, name| Interface {
+            is_veth: true,
             ..interface(index, name)
         };
         let links = [
@@ -200,6 +211,9 @@ mod tests {
             // A tunnel device of flannel's has an address of the node's own prefix, and leads out.
             interface(8, "flannel.1"),
             interface(9, "nothing"),
+            // What ptp makes for a pod; and a node's own uplink where nodes are namespaces.
+            veth(10, "veth-ptp"),
+            veth(11, "uplink"),
         ];
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         let addresses = [
@@ -208,10 +222,13 @@ mod tests {
             (5, address("10.1.0.1")),
             (5, address("fd01::1")),
             (8, address("10.1.0.0")),
+            (10, address("10.1.0.1")),
+            (11, address("10.1.0.1")),
+            (11, address("192.0.2.7")),
         ];
         let own = ["10.1.0.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()];
         let watched = watched(&links, &addresses, &own);
         let names: Vec<&str> = watched.iter().map(|(_, name)| name.as_str()).collect();
-        assert_eq!(names, ["eth0", "br-lan", "vxlan7", "flannel.1"]);
+        assert_eq!(names, ["eth0", "br-lan", "vxlan7", "flannel.1", "uplink"]);
     }
 }
