@@ -13,7 +13,9 @@ use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Handle, LinkGetRequest, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 
 use super::namespace::{NamespaceName, inside};
 use super::{Endpoint, EndpointError, EndpointId};
@@ -61,9 +63,8 @@ pub struct Attached {
 pub async fn attach(node: &Handle, request: &LinkRequest) -> Result<Attached, EndpointError> {
     let (namespace, netns_inode) = request.netns.open()?;
     let inner = inner_links(&request.netns).await?;
-    let outer = links(node).await?;
-    if let Some((host, workload)) = matching(&outer, &inner) {
-        return adopt(request, netns_inode, host, workload).await;
+    if let Some((host, workload)) = matching(node, &inner).await? {
+        return adopt(request, netns_inode, &host, workload).await;
     }
     if let Some(netkit) = inner.iter().find(|link| link.kind == Kind::Netkit) {
         return Err(EndpointError::Netkit {
@@ -132,11 +133,7 @@ pub async fn open(node: &Handle, endpoint: &Endpoint) -> Result<(), EndpointErro
 
 /// Takes a link of ours away; one that is gone already is no error.
 pub async fn remove(node: &Handle, interface: &str) -> Result<(), EndpointError> {
-    let Some(link) = links(node)
-        .await?
-        .into_iter()
-        .find(|link| link.name == interface)
-    else {
+    let Some(link) = named(node, interface).await? else {
         return Ok(());
     };
     node.link()
@@ -148,7 +145,7 @@ pub async fn remove(node: &Handle, interface: &str) -> Result<(), EndpointError>
 
 /// All interfaces of the node, by index and hardware address: the kernel gives an index anew at once.
 pub async fn interfaces(node: &Handle) -> Result<BTreeSet<(u32, [u8; 6])>, EndpointError> {
-    let all = links(node).await?;
+    let all = dump(node).await?;
     Ok(all.iter().map(|link| (link.index, link.mac)).collect())
 }
 
@@ -206,16 +203,21 @@ impl From<LinkMessage> for Link {
     }
 }
 
-/// The pair of veth ends, one here and one in the namespace, that name each other.
-fn matching<'a>(outer: &'a [Link], inner: &'a [Link]) -> Option<(&'a Link, &'a Link)> {
-    let is_veth = |link: &&Link| link.kind == Kind::Veth;
-    inner.iter().filter(is_veth).find_map(|workload| {
-        outer
-            .iter()
-            .filter(is_veth)
-            .find(|host| workload.peer == Some(host.index) && host.peer == Some(workload.index))
-            .map(|host| (host, workload))
-    })
+/// The pair of veth ends, one here and one in the namespace, that name each other. Only the ones that the namespace's name
+/// are looked at: a node has as many as it has workloads.
+async fn matching<'a>(
+    node: &Handle,
+    inner: &'a [Link],
+) -> Result<Option<(Link, &'a Link)>, EndpointError> {
+    for workload in inner.iter().filter(|link| link.kind == Kind::Veth) {
+        let Some(index) = workload.peer else { continue };
+        let host = one(node.link().get().match_index(index)).await?;
+        let names = |host: &Link| host.kind == Kind::Veth && host.peer == Some(workload.index);
+        if let Some(host) = host.filter(names) {
+            return Ok(Some((host, workload)));
+        }
+    }
+    Ok(None)
 }
 
 async fn adopt(
@@ -272,14 +274,9 @@ async fn make(
         .execute()
         .await
         .map_err(netlink("make the workload's link"))?;
-    let ends = links(node).await?;
-    let find = |wanted: &str| {
-        ends.iter()
-            .find(|link| link.name == wanted)
-            .cloned()
-            .ok_or_else(|| EndpointError::NoLink(request.netns.to_string()))
-    };
-    let (host, inner) = (find(name)?, find(&passing)?);
+    let lost = || EndpointError::NoLink(request.netns.to_string());
+    let host = named(node, name).await?.ok_or_else(lost)?;
+    let inner = named(node, &passing).await?.ok_or_else(lost)?;
     node.link()
         .set(
             LinkUnspec::new_with_index(inner.index)
@@ -398,16 +395,31 @@ async fn inner_links(netns: &NamespaceName) -> Result<Vec<Link>, EndpointError> 
     inside(namespace, |handle| async move { links(&handle).await })
 }
 
+/// The interface of that name.
+async fn named(handle: &Handle, name: &str) -> Result<Option<Link>, EndpointError> {
+    one(handle.link().get().match_name(name)).await
+}
+
+/// The one interface that is asked for, without its addresses; none if there is none.
+async fn one(request: LinkGetRequest) -> Result<Option<Link>, EndpointError> {
+    match request.execute().try_next().await {
+        Ok(found) => Ok(found.map(Link::from)),
+        Err(rtnetlink::Error::NetlinkError(answer)) if answer.raw_code() == -libc::ENODEV => {
+            Ok(None)
+        }
+        Err(error) => Err(netlink("look an interface up")(error)),
+    }
+}
+
+/// All interfaces that `handle` sees, without their addresses.
+async fn dump(handle: &Handle) -> Result<Vec<Link>, EndpointError> {
+    let all = handle.link().get().execute().map_ok(Link::from);
+    all.try_collect().await.map_err(netlink("list interfaces"))
+}
+
 /// All interfaces that `handle` sees, with the addresses that can be announced.
 async fn links(handle: &Handle) -> Result<Vec<Link>, EndpointError> {
-    let mut links: Vec<Link> = handle
-        .link()
-        .get()
-        .execute()
-        .map_ok(Link::from)
-        .try_collect()
-        .await
-        .map_err(netlink("list interfaces"))?;
+    let mut links = dump(handle).await?;
     let addresses: Vec<_> = handle
         .address()
         .get()

@@ -1,7 +1,7 @@
 //! What is remembered of endpoints while the machine is up: one file in the run directory.
 //!
 //! The run directory is emptied by a boot, as are the kernel's maps, so a number is unique for exactly as long as
-//! anything in the kernel can refer to it.
+//! anything in the kernel can refer to it. That is also why nothing here waits for a disk: a pod's start would.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -132,7 +132,7 @@ impl EndpointRecords {
     fn change(&mut self, change: impl FnOnce(&mut State)) -> Result<(), RecordError> {
         let mut next = self.state.clone();
         change(&mut next);
-        files::write_json(&self.path, &next)?;
+        files::write_volatile_json(&self.path, &next)?;
         self.state = next;
         Ok(())
     }
