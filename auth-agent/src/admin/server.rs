@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{MAX_REQUEST, Request};
 
-/// Conversations at once; further ones wait.
-const MAX_CONVERSATIONS: usize = 32;
+/// Conversations at once; further ones wait. Each pod that waits for its identity has one, and people want theirs beside.
+const MAX_CONVERSATIONS: usize = 512;
 
 /// A request on its way to the agent's loop.
 #[derive(Debug)]

@@ -18,5 +18,5 @@ pub use error::CniError;
 pub use input::{Attachment, Command, NetworkConfig};
 pub use plugin::run;
 pub use program::{place_program, remove_program};
-pub use request::{CniRequest, Pod};
+pub use request::{CniRequest, Pod, PodInfo};
 pub use running::{Running, running};

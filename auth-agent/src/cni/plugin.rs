@@ -3,20 +3,18 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::error::{CniError, NEWEST};
 use super::input::{Attachment, Command, NetworkConfig, VERSIONS, Variables};
-use super::request::CniRequest;
-use crate::admin::{Client, ClientError, EndpointInfo, Request};
+use super::request::{CniRequest, PodInfo};
+use crate::admin::{Client, ClientError, Request};
 
 /// For one answer of the agent: it may be busy with other pods.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two looks whether a pod's identity has come.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Does what the variables say with the configuration on `input`; returns what goes to standard output, if anything.
 ///
@@ -57,7 +55,7 @@ async fn add(variables: &Variables, config: NetworkConfig) -> Result<Value, CniE
     let mut agent = Agent::connect(&config.admin_socket)
         .await
         .map_err(CniError::later)?;
-    let attached: EndpointInfo = agent.ask(request).await?;
+    let attached: PodInfo = agent.ask(request).await?;
     if attached.spiffe_id.is_none()
         && let Err(error) = identified(&mut agent, &attachment, &config).await
     {
@@ -80,26 +78,23 @@ async fn identified(
     attachment: &Attachment,
     config: &NetworkConfig,
 ) -> Result<(), CniError> {
-    let (since, timeout) = (Instant::now(), config.identity_timeout());
-    if timeout.is_zero() {
+    let seconds = config.identity_timeout_seconds;
+    if seconds == 0 {
         return Ok(());
     }
-    while since.elapsed() < timeout {
-        tokio::time::sleep(LOOK).await;
-        let request = CniRequest::Look {
-            attachment: attachment.clone(),
-            pod: None,
-        };
-        let found: Option<EndpointInfo> = agent.ask(request).await?;
-        let found = found
-            .ok_or_else(|| CniError::later("the pod's namespace went while it was attached"))?;
-        if found.spiffe_id.is_some() {
-            return Ok(());
-        }
+    let request = CniRequest::Identify {
+        attachment: attachment.clone(),
+        seconds,
+    };
+    let patience = PATIENCE + config.identity_timeout();
+    let found: Option<PodInfo> = agent.ask_within(patience, request).await?;
+    let found =
+        found.ok_or_else(|| CniError::later("the pod's namespace went while it was attached"))?;
+    if found.spiffe_id.is_some() {
+        return Ok(());
     }
     Err(CniError::later(format!(
-        "the CA has registered no identity for this pod within {} s: is it reached (handfast status), and does it follow this cluster?",
-        timeout.as_secs()
+        "the CA has registered no identity for this pod within {seconds} s: is it reached (handfast status), and does it follow this cluster?"
     )))
 }
 
@@ -122,7 +117,7 @@ async fn check(variables: &Variables, config: &NetworkConfig) -> Result<(), CniE
         .await
         .map_err(CniError::later)?;
     let pod = uid(variables, &attachment);
-    let found: Option<EndpointInfo> = agent.ask(CniRequest::Look { attachment, pod }).await?;
+    let found: Option<PodInfo> = agent.ask(CniRequest::Look { attachment, pod }).await?;
     let found =
         found.ok_or_else(|| CniError::unknown_container("the agent has no gates for it"))?;
     if let Some(missing) = addresses
@@ -173,7 +168,15 @@ impl Agent {
     }
 
     async fn ask<T: DeserializeOwned>(&mut self, request: CniRequest) -> Result<T, CniError> {
-        let asked = tokio::time::timeout(PATIENCE, self.0.ask(&Request::Cni(request))).await;
+        self.ask_within(PATIENCE, request).await
+    }
+
+    async fn ask_within<T: DeserializeOwned>(
+        &mut self,
+        patience: Duration,
+        request: CniRequest,
+    ) -> Result<T, CniError> {
+        let asked = tokio::time::timeout(patience, self.0.ask(&Request::Cni(request))).await;
         let answer = asked.map_err(|_| CniError::later("the agent did not answer in time"))?;
         answer.map_err(|error| match error {
             ClientError::Refused(why) => CniError::refused(why),

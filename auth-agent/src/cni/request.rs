@@ -21,11 +21,20 @@ pub struct Pod {
     pub attachment: Option<Attachment>,
 }
 
+/// How a pod stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodInfo {
+    /// The addresses that its gates know.
+    pub addresses: Vec<IpAddr>,
+    /// Who it is; none while no entry is known for it.
+    pub spiffe_id: Option<String>,
+}
+
 /// A request of the plugin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum CniRequest {
-    /// Put gates on the node's side of a pod's link. Answer: [`crate::admin::EndpointInfo`].
+    /// Put gates on the node's side of a pod's link. Answer: [`PodInfo`].
     Add {
         /// Which container and interface.
         attachment: Attachment,
@@ -44,13 +53,20 @@ pub enum CniRequest {
         #[serde(default)]
         pod: Option<String>,
     },
-    /// How does it stand? Answer: [`crate::admin::EndpointInfo`], or null for one that is not attached.
+    /// How does it stand? Answer: [`PodInfo`], or null for one that is not attached.
     Look {
         /// Which container and interface.
         attachment: Attachment,
         /// The pod's UID, as for a removal.
         #[serde(default)]
         pod: Option<String>,
+    },
+    /// Who is it? Answered as soon as an identity is in force for it, or when the time is over. Answer: as to `Look`.
+    Identify {
+        /// Which container and interface.
+        attachment: Attachment,
+        /// For so long.
+        seconds: u16,
     },
     /// Forget the attachments that are not among these. Answer: how many there were.
     Collect {

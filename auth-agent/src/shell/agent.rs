@@ -13,6 +13,7 @@ use handfast_encrypt::{PublicKey, Routes};
 use handfast_policies::Workload;
 
 use super::alarms::{Alarms, Topic};
+use super::awaited::Awaited;
 use super::gates::Gates;
 use super::memory::Memory;
 use super::net::Net;
@@ -82,6 +83,8 @@ pub(super) struct Agent {
     pub(super) endpoints: EndpointRecords,
     pub(super) netlink: rtnetlink::Handle,
     pub(super) running_pods: RunningPods,
+    /// Pods that start when they have an identity.
+    pub(super) awaited: Awaited,
 
     pub(super) observations: Observations,
     /// What peers were asked for `verify`.

@@ -66,7 +66,7 @@ impl Agent {
                 addresses,
             } => {
                 let endpoint = self.cni_add(&attachment, &netns, pod, &addresses).await?;
-                to_value(self.endpoint_info(&endpoint))
+                to_value(self.pod_info(&endpoint))
             }
             CniRequest::Delete { attachment, pod } => {
                 let endpoint = self
@@ -82,10 +82,12 @@ impl Agent {
                 let endpoint = self
                     .attached(&attachment)
                     .or_else(|| self.adopted(pod.as_deref()));
-                to_value(endpoint.map(|endpoint| self.endpoint_info(endpoint)))
+                to_value(endpoint.map(|endpoint| self.pod_info(endpoint)))
             }
             CniRequest::Collect { valid } => to_value(self.cni_collect(&valid).await?),
             CniRequest::Ready => self.takes_pods().map(|()| Value::Null),
+            // Answered when there is something to say.
+            CniRequest::Identify { .. } => Ok(Value::Null),
         }
     }
 
@@ -145,7 +147,7 @@ impl Agent {
         Ok(names.len())
     }
 
-    fn attached(&self, attachment: &Attachment) -> Option<&Endpoint> {
+    pub(super) fn attached(&self, attachment: &Attachment) -> Option<&Endpoint> {
         self.endpoints.all().iter().find(|endpoint| {
             let pod = endpoint.pod.as_ref();
             pod.and_then(|pod| pod.attachment.as_ref()) == Some(attachment)

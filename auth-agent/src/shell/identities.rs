@@ -34,7 +34,9 @@ impl Agent {
             self.feed(event).await;
         }
         self.ca.node_uses(self.svids.authorities());
-        self.renew()
+        self.renew()?;
+        self.tell_awaited();
+        Ok(())
     }
 
     /// Tells policy and core who an endpoint is.

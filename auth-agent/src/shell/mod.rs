@@ -5,6 +5,7 @@
 
 mod agent;
 mod alarms;
+mod awaited;
 mod cni;
 mod contradictions;
 mod detach;

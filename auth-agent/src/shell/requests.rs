@@ -1,5 +1,7 @@
 //! What administrators ask, answered.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -7,6 +9,7 @@ use super::RunError;
 use super::agent::Agent;
 use super::hosts::HostWanted;
 use crate::admin::{Answer, Asked, Request};
+use crate::cni::CniRequest;
 use crate::core::Event;
 
 /// What the loop does after a request.
@@ -33,6 +36,14 @@ impl Agent {
                 self.verify_wire(peer, asked.answer);
                 return next;
             }
+            Request::Cni(CniRequest::Identify {
+                attachment,
+                seconds,
+            }) => {
+                let patience = Duration::from_secs(seconds.into());
+                self.await_identity(attachment, patience, asked.answer);
+                return next;
+            }
             Request::Detach => match self.begin_detach().await {
                 Err(error) => Answer::Error(error.to_string()),
                 Ok(removed) => {
@@ -41,13 +52,10 @@ impl Agent {
                         Ok(_) => Next::Detached,
                         Err(error) => Next::HalfDetached(error.to_string()),
                     };
-                    value(outcome)
+                    to_answer_of(outcome)
                 }
             },
-            request => match self.reply(request).await {
-                Ok(value) => Answer::Value(value),
-                Err(error) => Answer::Error(error.to_string()),
-            },
+            request => to_answer_of(self.reply(request).await),
         };
         // The asker has left: nothing to tell.
         let _ = asked.answer.send(answer);
@@ -124,7 +132,11 @@ pub(super) fn to_value<T: Serialize>(value: T) -> Result<Value, RunError> {
     serde_json::to_value(value).map_err(|error| RunError::Refused(error.to_string()))
 }
 
-fn value<T: Serialize>(outcome: Result<T, RunError>) -> Answer {
+pub(super) fn to_answer<T: Serialize>(value: T) -> Answer {
+    to_answer_of(Ok(value))
+}
+
+fn to_answer_of<T: Serialize>(outcome: Result<T, RunError>) -> Answer {
     match outcome.and_then(to_value) {
         Ok(value) => Answer::Value(value),
         Err(error) => Answer::Error(error.to_string()),

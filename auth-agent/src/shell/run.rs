@@ -301,6 +301,7 @@ impl Agent {
     async fn keep_house(&mut self) {
         self.keep_plugin();
         self.adopt_running_pods().await;
+        self.tell_awaited();
         self.keep_hosts().await;
         if !self.park.is_there()
             && let Err(error) = self.restore_hold()

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::agent::{Agent, workload};
 use super::alarms::Alarms;
+use super::awaited::Awaited;
 use super::gates::Gates;
 use super::identities::private_key;
 use super::memory::Memory;
@@ -187,6 +188,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         tunnels_unrestored: BTreeSet::new(),
         filter: None,
         running_pods: RunningPods::default(),
+        awaited: Awaited::default(),
         observations: Observations::default(),
         memory: Memory::new(),
         questions: Questions::default(),
