@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -45,6 +45,22 @@ pub fn private_dir(path: &Path) -> Result<(), FileError> {
         .mode(0o700)
         .create(path)
         .map_err(io("make the folder", path))
+}
+
+/// Makes a folder private that others can enter, if there is nothing in it. Closed first and looked into then, so that
+/// nobody puts anything there in between; one that has something is left as it was.
+pub fn make_private_if_empty(path: &Path) -> Result<(), FileError> {
+    let found = fs::metadata(path).map_err(io("look at", path))?;
+    let before = found.permissions();
+    if before.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io("close", path))?;
+    let mut inside = fs::read_dir(path).map_err(io("list", path))?;
+    if inside.next().is_some() {
+        fs::set_permissions(path, before).map_err(io("open", path))?;
+    }
+    Ok(())
 }
 
 /// Reads a JSON file; `None` where there is none.

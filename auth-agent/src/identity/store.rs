@@ -210,9 +210,11 @@ pub struct KnownPolicy {
 }
 
 impl NodeStore {
-    /// Makes the folder for a node that has no identity yet.
+    /// Makes the folder for a node that has no identity yet. One that somebody else made for it, a kubelet for a volume
+    /// of its host's, is made private if there is nothing in it yet.
     pub fn create(dir: &Path) -> Result<Self, IdentityError> {
         files::private_dir(dir)?;
+        files::make_private_if_empty(dir)?;
         let store = Self::checked(dir)?;
         if store.path(IDENTITY).exists() {
             return Err(IdentityError::AlreadyJoined(dir.to_owned()));
@@ -441,11 +443,23 @@ mod tests {
     #[test]
     fn a_folder_that_others_can_read_is_refused() {
         let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("key"), "x").unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(
             NodeStore::create(dir.path()),
             Err(IdentityError::TooOpen { mode: 0o755, .. })
         ));
+    }
+
+    #[test]
+    fn an_empty_folder_that_others_can_read_has_nothing_to_hide_and_is_made_private() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o755, 0o777] {
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            NodeStore::create(dir.path()).unwrap();
+            let now = fs::metadata(dir.path()).unwrap().permissions().mode();
+            assert_eq!(now & 0o777, 0o700);
+        }
     }
 
     #[test]
