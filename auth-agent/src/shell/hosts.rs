@@ -208,8 +208,9 @@ impl Agent {
         let underlay = &self.own_underlay();
         if let Some(address) = addresses.iter().find(|a| underlay.contains(a)) {
             return refused(format!(
-                "{address} is this machine's underlay address, by which tunnel, sessions and SSH reach it: the CA signs \
-                 no prefix that contains it. Choose an address of the node's prefixes"
+                "{address} is this machine's underlay address: sessions, the CA, SSH and the tunnel's own packets go on in clear \
+                 by it, which nothing between managed addresses does, so the CA signs no prefix that contains it. Give an \
+                 address of the node's own prefixes, which the machine then has beside it"
             ));
         }
         self.check_addresses(addresses)

@@ -107,14 +107,15 @@ impl Agent {
             let remotes = peer.remotes.iter().filter(fits);
             remotes.map(move |(to, _)| (*from, *id, *to))
         });
-        let (from, id, to) = ways.next()?;
-        let endpoint = self.endpoint(id.0)?;
-        Some(Origin {
-            endpoint: endpoint.name.clone(),
-            // From a workload of the node itself only its own sockets may send.
-            netns: endpoint.netns.clone()?,
-            from,
-            to,
+        ways.find_map(|(from, id, to)| {
+            let endpoint = self.endpoint(id.0)?;
+            Some(Origin {
+                endpoint: endpoint.name.clone(),
+                // From a workload of the node itself only its own sockets may send.
+                netns: endpoint.netns.clone()?,
+                from,
+                to,
+            })
         })
     }
 }
