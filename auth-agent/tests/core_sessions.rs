@@ -428,15 +428,7 @@ fn a_changed_tunnel_key_goes_beside_the_old_one_until_the_successor_takes_over()
     let installs =
         |e: &Effect| matches!(e, Effect::InstallTunnel { peer_key, .. } if *peer_key == [8; 32]);
     assert!(!has(&effects, installs), "it is only claimed");
-    let activates = |e: &Effect| {
-        matches!(
-            e,
-            Effect::ActivateTunnel {
-                conn: ConnId(2),
-                ..
-            }
-        )
-    };
+    let activates = |e: &Effect| matches!(e, Effect::ActivateTunnel { .. });
     assert!(has(&bench.show_key(2), installs));
     let effects = bench.feed(Event::TunnelInstalled { conn: ConnId(2) });
     assert!(!has(&effects, activates));

@@ -140,13 +140,11 @@ pub enum Effect {
         prefixes: Vec<IpNet>,
     },
     /// Both sides have installed what this session gave them, and only its epoch counts from now on: packets leave
-    /// under its keys, and what carried its predecessor goes after a grace. Once a session; nothing if the session's
-    /// tunnel is the one in use already.
+    /// under its keys, and what carried its predecessor goes after a grace. Once a session, and by the next agent
+    /// again; nothing if the session's tunnel is the one in use already.
     ActivateTunnel {
         /// The peer.
         peer: PeerNumber,
-        /// The session's connection.
-        conn: ConnId,
     },
     /// Remove everything of the tunnel toward a peer.
     RemoveTunnel {

@@ -162,6 +162,11 @@ impl Core {
                 peer: peer.number,
                 session,
             });
+            // The last agent may have died before packets left by it. Otherwise the tunnel of a session whose epoch does
+            // not count any more would go on for as long as the peer is away.
+            if session.state == SessionState::Ready && session.oldest == session.current {
+                effects.push(Effect::ActivateTunnel { peer: peer.number });
+            }
         }
         self.write_all_announced(false);
         for effect in effects {

@@ -185,8 +185,7 @@ impl Core {
             return;
         }
         live.activated = true;
-        let conn = live.conn;
-        self.emit(Effect::ActivateTunnel { peer: number, conn });
+        self.emit(Effect::ActivateTunnel { peer: number });
     }
 
     /// A device with another key stands beside the one in use. Successor sessions say the new one; where there are

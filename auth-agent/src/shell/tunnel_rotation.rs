@@ -61,22 +61,9 @@ impl Work {
                 continue;
             };
             let active = Place::new(current, key);
-            self.keys.set(
-                peer,
-                Places {
-                    active: from,
-                    other: Some(active),
-                },
-            )?;
+            self.keys.set(peer, Places::only(from).toward(active))?;
             self.device(current)?.install(installed).await?;
-            self.keys.set(
-                peer,
-                Places {
-                    active,
-                    other: Some(from),
-                },
-            )?;
-            self.newest.insert(peer, active);
+            self.keys.set(peer, Places::moved(active, Some(from)))?;
             self.linger(peer, Some(from), LINGER_MOVED);
             moved = true;
         }

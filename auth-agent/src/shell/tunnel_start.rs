@@ -40,13 +40,11 @@ async fn forget_gone(keys: &mut TunnelKeys, devices: &Devices) -> Result<(), Run
         .map(|(peer, places)| (*peer, *places))
         .collect();
     for (peer, places) in known {
-        let mut standing = places.all().filter(there);
-        match standing.next() {
-            None => keys.remove(peer)?,
-            Some(active) => {
-                let other = standing.next();
-                keys.set(peer, Places { active, other })?;
-            }
+        let other = places.other.filter(there);
+        match (there(&places.active), other) {
+            (true, other) => keys.set(peer, Places { other, ..places })?,
+            (false, Some(only)) => keys.set(peer, Places::only(only))?,
+            (false, None) => keys.remove(peer)?,
         }
     }
     Ok(())

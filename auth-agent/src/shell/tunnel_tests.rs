@@ -308,6 +308,36 @@ async fn a_peers_new_key_is_hosted_beside_its_former_one_until_both_nodes_are_re
 }
 
 #[tokio::test]
+async fn a_move_that_one_agent_began_is_ended_by_the_next() {
+    let mut lab = Lab::new(Fake::default());
+    lab.install(1, 1, 11);
+    lab.installed(1).await;
+    lab.install(2, 1, 21);
+    lab.installed(2).await;
+    let dir = lab.stop().await;
+    let of = |number, key| -> Arc<dyn Tunnel> {
+        let log = Arc::default();
+        Arc::new(Fake {
+            log,
+            number,
+            key,
+            ..Fake::default()
+        })
+    };
+    let devices = Devices::from([(Slot::First, of(0, OWN)), (Slot::Second, of(1, OWN))]);
+    let keys = TunnelKeys::open(dir.path()).unwrap();
+    let current = Arc::clone(&devices[&Slot::First]);
+    let standing = [PeerNumber(1)].into();
+    let (worker, mut heard) = TunnelWorker::start(devices, current, keys, &standing);
+    worker.activate(PeerNumber(1)).unwrap();
+    let moved = timeout(Duration::from_secs(10), heard.recv()).await;
+    assert!(matches!(moved.unwrap(), Some(Outcome::Moved)));
+    let places = worker.standing().peers[&PeerNumber(1)];
+    assert_eq!(places.active.key(), PublicKey::new([21; 32]));
+    assert_eq!(places.other.map(|former| former.slot), Some(Slot::First));
+}
+
+#[tokio::test]
 async fn a_node_whose_own_key_changes_waits_for_its_peers_and_drops_the_empty_device() {
     let mut lab = Lab::new(Fake::default());
     lab.install(1, 1, 11);

@@ -41,8 +41,6 @@ pub(super) struct Work {
     leaving: BTreeSet<PeerNumber>,
     /// Peers whose newest session has taken over, and whose packets do not go by it yet.
     behind: BTreeSet<PeerNumber>,
-    /// What each peer's newest session has.
-    pub(super) newest: BTreeMap<PeerNumber, Place>,
     calling: Vec<Call>,
     lingering: Vec<(Instant, PeerNumber, Place)>,
     /// Waits for the second device to become free.
@@ -75,7 +73,6 @@ impl Work {
             leaving: leaving.copied().collect(),
             keys,
             behind: BTreeSet::new(),
-            newest: BTreeMap::new(),
             calling: Vec::new(),
             lingering: Vec::new(),
             wanted: None,
@@ -159,15 +156,12 @@ impl Work {
         let before = self.keys.get(number);
         let known = before.is_some_and(|places| places.all().any(|there| there == place));
         let places = match before {
-            Some(places) if known => places,
+            Some(places) if places.active != place => places.toward(place),
             Some(places) => Places {
-                other: Some(place),
+                coming: false,
                 ..places
             },
-            None => Places {
-                active: place,
-                other: None,
-            },
+            None => Places::only(place),
         };
         self.keys.set(number, places)?;
         self.lingering.retain(|(_, _, there)| *there != place);
@@ -180,7 +174,6 @@ impl Work {
             }
             return Err(error.into());
         }
-        self.newest.insert(number, place);
         // This one has yet to take over.
         self.behind.remove(&number);
         // The first tunnel to a peer may take its time: packets wait for it. One that takes over must not.
@@ -292,26 +285,16 @@ impl Work {
     }
 
     async fn activate(&mut self, peer: PeerNumber) -> Result<(), RunError> {
-        let (Some(places), Some(place)) = (self.keys.get(peer), self.newest.get(&peer).copied())
-        else {
+        let Some(places) = self.keys.get(peer) else {
             return Ok(());
         };
-        self.device(place.slot)?.activate(place.key()).await?;
-        let former = match places.other {
-            Some(other) if other == place => Some(places.active),
-            other => other,
-        };
+        let active = places.newest();
+        self.device(active.slot)?.activate(active.key()).await?;
+        let former = places.all().find(|place| *place != active);
         if former.is_none() {
             return Ok(());
         }
-        let active = place;
-        self.keys.set(
-            peer,
-            Places {
-                active,
-                other: former,
-            },
-        )?;
+        self.keys.set(peer, Places::moved(active, former))?;
         self.linger(peer, former, LINGER);
         self.publish();
         self.say(Outcome::Moved).await;
@@ -460,7 +443,6 @@ impl Work {
             }
             self.keys.remove(peer)?;
         }
-        self.newest.remove(&peer);
         self.behind.remove(&peer);
         self.lingering.retain(|(_, of, _)| *of != peer);
         self.leaving.remove(&peer);

@@ -56,9 +56,45 @@ pub(super) struct Places {
     pub(super) active: Place,
     /// Where they are to go, or went before.
     pub(super) other: Option<Place>,
+    /// Whether they are to go there: the newest session's tunnel is the other one, and has yet to take over.
+    #[serde(default)]
+    pub(super) coming: bool,
 }
 
 impl Places {
+    /// On one device.
+    pub(super) const fn only(active: Place) -> Self {
+        Self {
+            active,
+            other: None,
+            coming: false,
+        }
+    }
+
+    /// Packets go by one; the former one has yet to leave.
+    pub(super) const fn moved(active: Place, former: Option<Place>) -> Self {
+        Self {
+            active,
+            other: former,
+            coming: false,
+        }
+    }
+
+    /// The same with another place that is about to take over.
+    pub(super) const fn toward(self, next: Place) -> Self {
+        Self {
+            other: Some(next),
+            coming: true,
+            ..self
+        }
+    }
+
+    /// Where what the newest session gave is.
+    pub(super) fn newest(&self) -> Place {
+        let coming = self.other.filter(|_| self.coming);
+        coming.unwrap_or(self.active)
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = Place> + use<> {
         [Some(self.active), self.other].into_iter().flatten()
     }
@@ -165,10 +201,8 @@ mod tests {
     fn a_successor_finds_every_peer_where_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let (old, new) = (PublicKey::new([1; 32]), PublicKey::new([2; 32]));
-        let places = Places {
-            active: Place::new(Slot::Second, new),
-            other: Some(Place::new(Slot::First, old)),
-        };
+        let former = Place::new(Slot::First, old);
+        let places = Places::moved(Place::new(Slot::Second, new), Some(former));
         let mut keys = TunnelKeys::open(dir.path()).unwrap();
         keys.set(PeerNumber(7), places).unwrap();
         keys.set_current(Slot::Second).unwrap();

@@ -116,6 +116,25 @@ fn a_tunnel_of_a_session_that_was_cut_does_not_outlive_an_agent_that_died_of_the
 }
 
 #[test]
+fn a_session_that_took_over_has_its_tunnel_in_use_though_the_agent_died_before() {
+    let activates = |e: &Effect| matches!(e, Effect::ActivateTunnel { .. });
+    let mut old = Bench::paired();
+    let number = old.peer(HIGHER);
+    old.frame(1, Frame::Ready);
+    let mut next = Bench::blank(old.stored.clone(), 2);
+    let effects = next.feed(Event::Settled);
+    assert!(has(&effects, activates), "whatever of the step was lost");
+    old.feed(Event::Disconnected { conn: ConnId(1) });
+    let effects = old.live(2, HIGHER, true);
+    assert!(!has(&effects, activates));
+    let mut next = Bench::blank(old.stored.clone(), 2);
+    let effects = next.feed(Event::Settled);
+    let entry = session(&effects, number).unwrap();
+    assert_eq!((entry.oldest, entry.current), (1, 2));
+    assert!(!has(&effects, activates), "the next has yet to take over");
+}
+
+#[test]
 fn a_snapshot_survives_being_written_down() {
     let stored = Bench::paired().stored.unwrap();
     let text = serde_json::to_string(&stored).unwrap();

@@ -140,11 +140,11 @@ impl Kernel {
     }
 
     /// Packets leave by what the session has installed.
-    pub fn activate_tunnel(&mut self, peer: PeerNumber, session: u64, at: Duration) {
+    pub fn activate_tunnel(&mut self, peer: PeerNumber, at: Duration) {
         let Some(tunnels) = self.tunnels.get_mut(&peer) else {
             return;
         };
-        if let Some(coming) = tunnels.coming.take_if(|coming| coming.session == session) {
+        if let Some(coming) = tunnels.coming.take() {
             let former = tunnels.in_use.replace(coming);
             tunnels.leaving = former.map(|former| (former, at + GRACE));
         }
