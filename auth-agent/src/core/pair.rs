@@ -81,8 +81,7 @@ impl Core {
     pub(super) fn record_local(&mut self, identity: IdentityNumber) {
         let others: Vec<IdentityNumber> = self.bearers.keys().copied().collect();
         for other in others {
-            let wanted =
-                self.pairing(identity, other).wanted || self.pairing(other, identity).wanted;
+            let wanted = self.pairing(identity, other).wanted;
             let mines = self.mine.get(&identity).zip(self.mine.get(&other));
             let revoked = self.is_revoked(identity) || self.is_revoked(other);
             let (true, false, Some((one, two))) = (wanted, revoked, mines) else {
@@ -205,11 +204,7 @@ impl Core {
         let unwanted: BTreeSet<PairKey> = self
             .pairs
             .keys()
-            .filter(|key| {
-                let mutual =
-                    key.peer == PeerNumber::LOCAL && self.pairing(key.remote, key.local).wanted;
-                !mutual && !self.pairing(key.local, key.remote).wanted
-            })
+            .filter(|key| !self.pairing(key.local, key.remote).wanted)
             .copied()
             .collect();
         self.remove_all(&unwanted);

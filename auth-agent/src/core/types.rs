@@ -100,6 +100,6 @@ pub struct Pairing {
 
 /// Policy, as far as the core needs it.
 pub trait PolicyView: Send + Sync {
-    /// Whether the two may meet.
-    fn pairing(&self, local: &Identity, remote: &Identity) -> Pairing;
+    /// Whether the two may meet; the same whichever is named first.
+    fn pairing(&self, one: &Identity, other: &Identity) -> Pairing;
 }

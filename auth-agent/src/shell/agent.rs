@@ -3,7 +3,7 @@
 //! One task owns all of this. Inputs come one at a time; the effects of each are carried out in order before the
 //! next is looked at, which is what the core's ordering promises rest on.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,9 +34,9 @@ use super::{RunError, proofs};
 use crate::clock::Clock;
 use crate::config::AgentConfig;
 use crate::core::{Alarm, ConnId, Core, Effect, Event, Identity, PeerNumber};
-use crate::endpoint::EndpointRecords;
+use crate::endpoint::{EndpointId, EndpointRecords};
 use crate::identity::{
-    AuditHeads, Foreign, Knowledge, Link, NodeStore, Reattest, Svids, Workloads,
+    AuditHeads, Foreign, Knowledge, KnownEntry, Link, NodeStore, Reattest, Svids, Workloads,
 };
 use crate::tls::SessionTls;
 use crate::wire::Frame;
@@ -81,6 +81,8 @@ pub(super) struct Agent {
     pub(super) filter: Option<Filter>,
     pub(super) routes: Routes,
     pub(super) endpoints: EndpointRecords,
+    /// The entry that says who an endpoint is, as policy and core have been told.
+    pub(super) bearers: BTreeMap<EndpointId, Option<Arc<KnownEntry>>>,
     pub(super) netlink: rtnetlink::Handle,
     pub(super) running_pods: RunningPods,
     /// Pods that start when they have an identity.
@@ -215,7 +217,7 @@ impl Agent {
                     events.push_back(Event::TunnelFailed { conn });
                 }
             }
-            Effect::ActivateTunnel { peer, .. } => self.tunnels.activate(peer)?,
+            Effect::ActivateTunnel { peer } => self.tunnels.activate(peer)?,
             Effect::RemoveTunnel { peer } => self.tunnels.remove(peer)?,
             Effect::Discard { key, reason } => {
                 tracing::debug!(?key, %reason, "held packets dropped");

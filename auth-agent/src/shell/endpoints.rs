@@ -137,7 +137,7 @@ impl Agent {
         self.write_policy(&changes)?;
         // Forgotten last: an agent that dies before this does it again.
         self.endpoints.remove(&endpoint.name)?;
-        self.apply_entries().await
+        self.forget_identity(endpoint.id).await
     }
 
     /// Takes over the endpoints of an earlier run; those whose workload is gone meanwhile are withdrawn.

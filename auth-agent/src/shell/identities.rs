@@ -10,18 +10,28 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use super::RunError;
 use super::agent::{Agent, workload};
 use crate::core::{self, Event, Identity};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, EndpointId};
 use crate::identity::{self, KnownEntry, Renewed};
 
 impl Agent {
-    /// Which endpoint is whom, after entries or endpoints have changed.
+    /// Which endpoint is whom, after entries have changed.
     pub(super) async fn apply_entries(&mut self) -> Result<(), RunError> {
-        let endpoints = self.endpoints.all().to_vec();
-        // Without any left, nobody has the properties of one that is gone.
-        self.workloads.set_endpoints(endpoints.clone());
-        for endpoint in &endpoints {
-            self.apply_identity(endpoint).await?;
+        for endpoint in self.endpoints.all().to_vec() {
+            self.apply_identity(&endpoint).await?;
         }
+        self.drop_unwanted().await
+    }
+
+    /// An endpoint is gone, and what it alone was.
+    pub(super) async fn forget_identity(&mut self, endpoint: EndpointId) -> Result<(), RunError> {
+        self.bearers.remove(&endpoint);
+        // Nobody has the properties of one that is gone.
+        self.workloads.set_endpoints(self.endpoints.all().to_vec());
+        self.drop_unwanted().await
+    }
+
+    /// Proof SVIDs that no endpoint has any more.
+    async fn drop_unwanted(&mut self) -> Result<(), RunError> {
         let wanted = self.wanted_entries();
         for gone in self.svids.retain(&wanted) {
             // Another entry may give the same identity: then it lives on with that one's SVID.
@@ -43,11 +53,19 @@ impl Agent {
     pub(super) async fn apply_endpoint(&mut self, endpoint: &Endpoint) -> Result<(), RunError> {
         // Its processes may ask who they are from now on.
         self.workloads.add_endpoint(endpoint.clone());
+        self.bearers.remove(&endpoint.id);
         self.apply_identity(endpoint).await
     }
 
+    /// Tells them what they do not know: one entry more concerns one endpoint, and each costs a look at every identity.
     async fn apply_identity(&mut self, endpoint: &Endpoint) -> Result<(), RunError> {
-        let identity = self.identity_of(endpoint);
+        let entry = self.matching(endpoint).cloned();
+        let identity = entry.as_deref().map(identity);
+        let told = self.bearers.get(&endpoint.id);
+        if told.is_some_and(|told| told.as_deref().map(self::identity) == identity) {
+            self.bearers.insert(endpoint.id, entry);
+            return Ok(());
+        }
         let workload = identity.as_ref().map(workload).transpose()?;
         let changes = self.policy.set_endpoint(endpoint.id, workload);
         self.write_policy_anew(&changes)?;
@@ -57,30 +75,26 @@ impl Agent {
             identity,
         })
         .await;
+        self.bearers.insert(endpoint.id, entry);
         Ok(())
     }
 
-    /// The identity of the first entry that matches; a flow has one identity at each end.
+    /// Who an endpoint is, as policy and core know it.
     pub(super) fn identity_of(&self, endpoint: &Endpoint) -> Option<Identity> {
-        self.entry_of(endpoint).map(|entry| Identity {
-            spiffe_id: entry.spiffe_id.clone(),
-            labels: entry.labels.clone(),
-        })
+        self.bearers.get(&endpoint.id)?.as_deref().map(identity)
     }
 
-    fn entry_of(&self, endpoint: &Endpoint) -> Option<&Arc<KnownEntry>> {
+    /// The first entry that matches; a flow has one identity at each end.
+    fn matching(&self, endpoint: &Endpoint) -> Option<&Arc<KnownEntry>> {
         let mut entries = self.knowledge.entries.iter();
         entries.find(|entry| identity::matches(entry.selectors(), endpoint))
     }
 
     fn wanted_entries(&self) -> Vec<KnownEntry> {
-        let mut wanted = BTreeMap::new();
-        for endpoint in self.endpoints.all() {
-            if let Some(entry) = self.entry_of(endpoint) {
-                wanted.insert(entry.id.clone(), KnownEntry::clone(entry));
-            }
-        }
-        wanted.into_values().collect()
+        let bearing = self.bearers.values().flatten();
+        let wanted: BTreeMap<&str, &KnownEntry> =
+            bearing.map(|entry| (entry.id.as_str(), &**entry)).collect();
+        wanted.into_values().cloned().collect()
     }
 
     /// Asks for every certificate that is due.
@@ -141,6 +155,13 @@ impl Agent {
         }
         self.ca.node_uses(self.svids.authorities());
         Ok(())
+    }
+}
+
+fn identity(entry: &KnownEntry) -> Identity {
+    Identity {
+        spiffe_id: entry.spiffe_id.clone(),
+        labels: entry.labels.clone(),
     }
 }
 
