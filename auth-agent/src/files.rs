@@ -105,7 +105,12 @@ pub fn write_volatile_json<T: Serialize>(path: &Path, value: &T) -> Result<(), F
         path: path.to_owned(),
         message: error.to_string(),
     })?;
-    replace(path, &bytes, Sync::No)
+    write_volatile(path, &bytes)
+}
+
+/// Writes a file that need not outlive a boot in one step, readable by its owner only.
+pub fn write_volatile(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    replace(path, bytes, Sync::No)
 }
 
 /// Writes a file in one step, readable by its owner only.
@@ -179,7 +184,8 @@ pub fn clear_leftovers(folder: &Path) {
     }
 }
 
-fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FileError {
+/// What failed, on which file.
+pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FileError {
     let path = path.to_owned();
     move |source| FileError::Io {
         doing,

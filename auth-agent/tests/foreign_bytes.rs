@@ -122,6 +122,11 @@ fn events_say_what_their_bytes_say_or_are_none() {
 }
 
 #[test]
+fn what_an_agent_has_stored_is_read_as_it_was_or_refused() {
+    feed("journals", 50_000);
+}
+
+#[test]
 fn packets_say_what_their_bytes_say_or_are_refused() {
     feed("packets", 200_000);
 }

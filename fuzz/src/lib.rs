@@ -22,6 +22,7 @@ mod certificates;
 mod entry_files;
 mod events;
 mod frames;
+mod journals;
 mod packets;
 mod policies;
 mod policy_files;
@@ -98,6 +99,11 @@ pub const TARGETS: &[Target] = &[
         name: "packets",
         run: packets::run,
         seeds: packets::seeds,
+    },
+    Target {
+        name: "journals",
+        run: journals::run,
+        seeds: journals::seeds,
     },
     Target {
         name: "policies",

@@ -21,6 +21,7 @@
 mod announce;
 mod ask;
 mod config;
+mod delta;
 mod deny;
 mod dial;
 mod effect;
@@ -31,6 +32,7 @@ mod grant;
 mod greeting;
 mod hold;
 mod identity;
+mod journal;
 mod pair;
 mod peer;
 pub(crate) mod planted;
@@ -56,12 +58,14 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use config::{Config, Limits, Local, Times};
+pub use delta::{Delta, UnknownPeer};
 pub use effect::{
     AnnouncedEntry, AnnouncedState, Effect, PairKey, RemoteEntry, SessionEntry, SessionState,
 };
 pub use event::{
     Connected, DenyList, Event, LocalIdentity, NodeInfo, PeerNode, Policy, RemoteProof,
 };
+pub use journal::{Journal, JournalError};
 #[cfg(feature = "planted-bugs")]
 pub use planted::{Bug, plant, planted};
 pub use reason::{Alarm, CloseReason, Discarded};

@@ -1,7 +1,7 @@
 //! How a node starts, so that nothing ever passes ungated: identity, kernel, tunnel (down), gates, tunnel up,
 //! routes; then what an earlier run left; only then the network.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -37,7 +37,7 @@ use super::{RunError, cni, forwarding, forwarding_path, policies, snapshot_path,
 use crate::admin::{self, Asked};
 use crate::clock::Clock;
 use crate::config::AgentConfig;
-use crate::core::{Config, Core, Local, Snapshot};
+use crate::core::{Config, Core, Local};
 use crate::endpoint::EndpointRecords;
 use crate::files;
 use crate::identity::{
@@ -163,7 +163,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         tunnel_port: opened.current.port(),
     };
     let snapshot_path = snapshot_path(&config);
-    let snapshot: Option<Snapshot> = files::read_json(&snapshot_path)?;
+    let snapshot = Stored::read(&snapshot_path)?;
     let core = Core::new(Config::new(seed()?), local, snapshot);
     let standing = core.view().peers;
     let standing = standing.iter().filter(|peer| peer.session.is_some());
@@ -197,6 +197,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         policy_version: 0,
         policy_error: None,
         unsettled: Unsettled::default(),
+        bearers: BTreeMap::new(),
         ca_connected: false,
         config,
         clock,

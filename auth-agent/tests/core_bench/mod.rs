@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use handfast_agent::core::{
     CloseReason, Config, ConnId, Connected, Core, DenyList, Direction, Effect, EndpointId, Event,
-    HoldKey, Identity, Local, LocalIdentity, NodeInfo, Now, PairView, Pairing, PeerNode,
+    HoldKey, Identity, Journal, Local, LocalIdentity, NodeInfo, Now, PairView, Pairing, PeerNode,
     PeerNumber, Policy, PolicyView, RemoteProof, SessionEntry, SessionState, Snapshot,
 };
 use handfast_agent::wire::{BootId, Frame, Hello, LeafHash, OLDEST_VERSION, TunnelKind, VERSION};
@@ -107,6 +107,8 @@ pub struct Bench {
     pub at: Duration,
     /// What the shell has stored last.
     pub stored: Option<Snapshot>,
+    /// The file that it is in.
+    pub journal: Vec<u8>,
 }
 
 impl Bench {
@@ -141,6 +143,7 @@ impl Bench {
             core: Core::new(Config::new(seed), local(), snapshot),
             at: Duration::from_secs(1_000),
             stored: None,
+            journal: Vec::new(),
         }
     }
 
@@ -155,9 +158,30 @@ impl Bench {
         let effects = self.core.handle(self.now(), event);
         if effects.contains(&Effect::Persist) {
             assert_eq!(effects.iter().position(|e| *e == Effect::Persist), Some(0));
-            self.stored = Some(self.core.snapshot());
+            self.store();
         }
         effects
+    }
+
+    /// What was stored last.
+    pub fn last_line(&self) -> &[u8] {
+        let mut lines = self.journal.split_inclusive(|byte| *byte == b'\n');
+        lines.next_back().unwrap()
+    }
+
+    /// As the agent does it; what is read again is what was stored.
+    fn store(&mut self) {
+        let now = self.core.snapshot();
+        match &self.stored {
+            None => self.journal = Journal::whole(&now).unwrap(),
+            Some(before) => {
+                let next = Journal::next(before, &now).unwrap();
+                self.journal.extend(next.expect("a later snapshot"));
+            }
+        }
+        let read = Journal::read(&self.journal).unwrap();
+        assert_eq!((&read.snapshot, read.torn), (&now, false));
+        self.stored = Some(now);
     }
 
     /// A frame of a peer's; its Hello goes on with the session that stands.

@@ -23,7 +23,7 @@ mod stored;
 use core_bench::*;
 use handfast_agent::core::{
     Alarm, AnnouncedState, CloseReason, Config, ConnId, Discarded, Effect, EndpointId, Event,
-    Identity, IdentityNumber, PeerNumber, SessionState,
+    Identity, IdentityNumber, Journal, PeerNumber, SessionState,
 };
 use handfast_agent::wire::Frame;
 

@@ -73,3 +73,57 @@ fn a_connection_on_which_something_could_not_be_said_is_given_up() {
         }
     }
 }
+
+#[test]
+fn a_line_that_was_not_written_to_its_end_does_not_count() {
+    let mut bench = Bench::paired();
+    let (before, whole) = (bench.stored.clone(), bench.journal.len());
+    bench.workload(2, "10.109.0.2", "front");
+    let file = &bench.journal;
+    let first = file[whole..]
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .unwrap();
+    for end in [whole + 1, whole + first] {
+        let read = Journal::read(&file[..end]).unwrap();
+        assert!(read.torn);
+        assert_eq!(Some(read.snapshot), before);
+    }
+    let read = Journal::read(&file[..whole + first + 1]).unwrap();
+    assert!(!read.torn);
+    assert_ne!(Some(read.snapshot), before);
+}
+
+#[test]
+fn what_an_agent_wrote_that_knew_no_lines_is_read() {
+    let stored = Bench::paired().stored.unwrap();
+    let text = serde_json::to_vec(&stored).unwrap();
+    assert_eq!(Journal::read(&text).unwrap().snapshot, stored);
+}
+
+#[test]
+fn a_line_that_goes_with_another_file_is_refused_by_its_number() {
+    let paired = Bench::paired();
+    let begun = Journal::whole(&Bench::blank(None, 1).core.snapshot()).unwrap();
+    let lines = paired.journal.split_inclusive(|byte| *byte == b'\n');
+    let says = |line: &[u8], word: &str| String::from_utf8_lossy(line).contains(word);
+    let late = lines
+        .skip(1)
+        .find(|line| says(line, "\"peers\"") && !says(line, "\"head\""));
+    let late = late.unwrap();
+    let error = Journal::read(&[&begun, late].concat()).unwrap_err();
+    assert_eq!(error.line, 2);
+    assert!(error.to_string().contains("peer"), "{error}");
+}
+
+#[test]
+fn one_address_more_is_a_short_line_however_many_there_are() {
+    let mut bench = Bench::paired();
+    bench.announce(1, "10.122.1.1", 101, 1_000);
+    let few = bench.last_line().len();
+    for host in 2..200 {
+        bench.announce(1, &format!("10.122.1.{host}"), 101, 1_000 + host);
+    }
+    assert!(bench.last_line().len() < few + 100);
+    assert!(Journal::whole(&bench.core.snapshot()).unwrap().len() > 50 * few);
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use handfast_agent::core::{ConnId, Effect, Event, LocalIdentity, PeerNumber, Snapshot};
+use handfast_agent::core::{ConnId, Effect, Event, Journal, LocalIdentity, PeerNumber};
 use handfast_agent::wire::Frame;
 
 use super::links::Sent;
@@ -248,10 +248,9 @@ impl World {
                 self.nodes[index].installing.insert(peer, order);
                 self.later(delay, Action::Installed(index, order, peer, conn, tunnel));
             }
-            Effect::ActivateTunnel { peer, conn } => {
+            Effect::ActivateTunnel { peer } => {
                 let at = self.at;
-                let kernel = &mut self.nodes[index].kernel;
-                kernel.activate_tunnel(peer, conn.0, at);
+                self.nodes[index].kernel.activate_tunnel(peer, at);
             }
             Effect::Asked { conn, id, .. } => {
                 let answer = vec![1];
@@ -291,10 +290,13 @@ impl World {
         self.say(|| format!("node {index} -> Persist"));
         let snapshot = self.nodes[index].core.as_ref().map(|core| core.snapshot());
         self.stores += 1;
-        if self.stores.is_multiple_of(1024) {
-            let text = serde_json::to_string(&snapshot).unwrap();
-            let read: Option<Snapshot> = serde_json::from_str(&text).unwrap();
-            assert_eq!(read, snapshot);
+        let before = self.nodes[index].stored.as_ref();
+        if self.stores.is_multiple_of(64)
+            && let (Some(before), Some(now)) = (before, &snapshot)
+            && let Some(next) = Journal::next(before, now).unwrap()
+        {
+            let file = [Journal::whole(before).unwrap(), next].concat();
+            assert_eq!(Journal::read(&file).unwrap().snapshot, *now);
         }
         self.nodes[index].stored = snapshot;
         self.nodes[index].facts.all_stored();
