@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use handfast_agent::endpoint::Exempt;
 use handfast_policies::tools::check::{Finding, Level};
 use handfast_policies::tools::inventory::{self, Inventory, Need};
 use handfast_policies::tools::observed::{self, Observed};
@@ -39,6 +40,10 @@ pub(super) struct LifelineArgs {
     /// TCP port of the SSH server of machines that are workloads themselves: refuse policies that would let nobody reach it
     #[arg(long, value_name = "PORT", default_value = "22")]
     ssh_port: Vec<u16>,
+    /// A port that these machines keep open whatever policy says, as `handfast endpoint list` shows it on each: it is not
+    /// judged; repeat for more
+    #[arg(long, value_name = "tcp/PORT")]
+    exempt: Vec<Exempt>,
     /// Take policies that would cut one of these
     #[arg(long)]
     allow_cut: bool,
@@ -77,7 +82,9 @@ impl LifelineArgs {
     /// Adds them to what is known of the workloads.
     pub(super) fn add_to(&self, inventory: &mut Inventory) {
         inventory.needs.extend(self.needs());
-        inventory.ssh_ports.clone_from(&self.ssh_port);
+        let open = |port: &u16| self.exempt.iter().any(|exempt| exempt.is_tcp(*port));
+        let judged = self.ssh_port.iter().copied().filter(|port| !open(port));
+        inventory.ssh_ports = judged.collect();
     }
 
     /// The flows, in the words of an inventory.

@@ -54,6 +54,14 @@ pub struct Exempt {
     pub port: u16,
 }
 
+impl Exempt {
+    /// Whether it is this port of TCP.
+    #[must_use]
+    pub fn is_tcp(&self, port: u16) -> bool {
+        self.protocol == 6 && self.port == port
+    }
+}
+
 impl FromStr for Exempt {
     type Err = String;
 

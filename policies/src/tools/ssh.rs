@@ -30,8 +30,8 @@ pub(super) fn cut(set: &PolicySet, inventory: &Inventory) -> Vec<Finding> {
                 "cuts-ssh",
                 format!(
                     "nobody could reach tcp/{port} of {}, which is a machine itself: whoever administers it by SSH over the \
-                     mesh would be locked out. Add a rule that allows it; if the endpoint's exempt list holds the port (`handfast \
-                     endpoint list`), policy does not close it, and --allow-cut says so",
+                     mesh would be locked out. Add a rule that allows it; if the machine keeps the port open whatever policy says \
+                     (`handfast endpoint list` there shows it as exempt), say so: --exempt tcp/{port}",
                     known.name
                 ),
             )
@@ -157,7 +157,7 @@ mod tests {
             panic!("{refused:?}")
         };
         assert!(
-            only.contains("tcp/2222 of m1") && only.contains("--allow-cut"),
+            only.contains("tcp/2222 of m1") && only.contains("--exempt tcp/2222"),
             "{only}"
         );
     }
