@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use handfast_ca::NodeName;
-use handfast_ca::client::admin::TokenRequest;
-use handfast_ca::model::{Node, SESSION_PORT, TokenRecord};
+use handfast_ca::client::admin::{Admin, TokenRequest};
+use handfast_ca::model::{Node, SESSION_PORT, TokenId, TokenRecord};
 use handfast_ca::token::TokenFile;
 use ipnet::IpNet;
 use serde::Serialize;
@@ -43,6 +43,28 @@ enum Command {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Make tokens void that were lost: nobody joins with them any more
+    #[command(
+        after_help = "A token that was used is spent: what it let in is a node (`handfast node evict`, `handfast revoke --node`).\n\nExample:\n  handfast token delete 6b51d431df5d7f14 --reason \"lost in the post\""
+    )]
+    Delete(Delete),
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).args(["ids", "node"])))]
+struct Delete {
+    /// The tokens, as `token list` shows them: all of them or, on an error, none
+    #[arg(value_name = "TOKEN")]
+    ids: Vec<TokenId>,
+    /// All that are open for this node
+    #[arg(long, value_name = "NAME")]
+    node: Option<NodeName>,
+    /// Why; kept with the token and in the CA's audit log
+    #[arg(long, value_name = "TEXT", value_parser = crate::reason::read)]
+    reason: String,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +98,7 @@ pub async fn run(args: TokenArgs) -> anyhow::Result<()> {
     match args.command {
         Command::Create(create) => self::create(&args.socket, create).await,
         Command::List { node, all, output } => list(&args.socket, node, all, output).await,
+        Command::Delete(order) => delete(&mut args.socket.connect().await?, order).await,
     }
 }
 
@@ -98,10 +121,11 @@ async fn list(
         .collect();
     output.print(
         &shown,
-        &["NODE", "STATE", "MADE", "UNTIL", "WHY"],
+        &["TOKEN", "NODE", "STATE", "MADE", "UNTIL", "WHY"],
         shown.iter().map(|Listed { state, token }| {
             let used = token.used_at_ms.map(|ms| timestamp(ms / 1000));
             vec![
+                token.id.to_string(),
                 token.node.to_string(),
                 (*state).to_owned(),
                 timestamp(token.created_at_ms / 1000),
@@ -118,6 +142,45 @@ struct Listed {
     state: &'static str,
     #[serde(flatten)]
     token: TokenRecord,
+}
+
+async fn delete(admin: &mut Admin, order: Delete) -> anyhow::Result<()> {
+    let now = admin.status().await?.now_ms;
+    let known = admin.tokens().await?;
+    let mut ids = order.ids;
+    if let Some(node) = &order.node {
+        let open = known
+            .iter()
+            .filter(|token| token.node == *node && token.state(now) == "open");
+        ids = open.map(|token| token.id).collect();
+        if ids.is_empty() {
+            outln!("no token of {node} is open; nothing was changed");
+            return Ok(());
+        }
+    }
+    if order.dry_run {
+        for id in &ids {
+            let Some(token) = known.iter().find(|token| token.id == *id) else {
+                bail!("there is no token {id}; nothing was changed");
+            };
+            let fate = match token.state(now) {
+                "open" => "would be deleted",
+                "used" => "was used: it cannot be deleted",
+                _ => "is of no use already",
+            };
+            outln!("token {id} of {} {fate}", token.node);
+        }
+        outln!("nothing was changed");
+        return Ok(());
+    }
+    let deleted = admin.delete_tokens(&ids, &order.reason).await?;
+    for id in &ids {
+        match deleted.iter().find(|token| token.id == *id) {
+            Some(token) => outln!("token {id} of {}: deleted", token.node),
+            None => outln!("token {id} was of no use already; nothing was changed"),
+        }
+    }
+    Ok(())
 }
 
 async fn create(socket: &CaSocket, create: Create) -> anyhow::Result<()> {
@@ -148,10 +211,11 @@ async fn create(socket: &CaSocket, create: Create) -> anyhow::Result<()> {
     file.write(&token)
         .context("the token was made and is lost; it ends by itself, make another one")?;
     outln!(
-        "wrote {}: {} may join with it once, until {}",
+        "wrote {}: {} may join with it once, until {} (token {}; if it gets lost: handfast token delete)",
         create.out.display(),
         token.node,
-        timestamp(token.expires_at_ms / 1000)
+        timestamp(token.expires_at_ms / 1000),
+        token.secret.id()
     );
     outln!(
         "next, on {}: handfast agent join {}",

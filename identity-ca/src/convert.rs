@@ -3,7 +3,7 @@
 
 use crate::model::{
     Denial, Entry, Node, NodeObservations, ObservedPair, PolicyDocument, PolicyTrial, Selector,
-    Subject, TriedPolicy,
+    Subject, TokenRecord, TriedPolicy,
 };
 use crate::names::operator_id;
 use crate::{Error, proto};
@@ -50,6 +50,34 @@ impl TryFrom<proto::Node> for Node {
             banned: node.banned,
             attestation: node.attestation,
             authorities_in_use: node.authorities_in_use,
+        })
+    }
+}
+
+impl From<TokenRecord> for proto::TokenRecord {
+    fn from(token: TokenRecord) -> Self {
+        Self {
+            id: token.id.to_string(),
+            node: token.node.to_string(),
+            created_at_ms: token.created_at_ms,
+            expires_at_ms: token.expires_at_ms,
+            used_at_ms: token.used_at_ms.unwrap_or(0),
+            void: token.void,
+        }
+    }
+}
+
+impl TryFrom<proto::TokenRecord> for TokenRecord {
+    type Error = Error;
+
+    fn try_from(token: proto::TokenRecord) -> Result<Self, Error> {
+        Ok(Self {
+            id: token.id.parse()?,
+            node: token.node.parse()?,
+            created_at_ms: token.created_at_ms,
+            expires_at_ms: token.expires_at_ms,
+            used_at_ms: some(token.used_at_ms),
+            void: token.void,
         })
     }
 }

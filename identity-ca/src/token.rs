@@ -14,6 +14,7 @@ use spiffe::TrustDomain;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::bundle::{Fingerprint, sha256};
+use crate::model::TokenId;
 use crate::{Error, NodeName};
 
 const MAX_FILE: usize = 16 << 10;
@@ -168,6 +169,11 @@ impl Secret {
     /// What the CA stores. 256 random bits need no slow hash.
     pub(crate) fn hash(&self) -> [u8; 32] {
         sha256(self.0.as_bytes())
+    }
+
+    /// What the token is called by.
+    pub fn id(&self) -> TokenId {
+        TokenId::of(&self.hash())
     }
 }
 

@@ -63,6 +63,7 @@ pub const ACTS: &[&str] = &[
     "server.remove",
     "svid.issue",
     "token.create",
+    "token.delete",
 ];
 
 /// How an act ended.

@@ -116,7 +116,7 @@ async fn begin_anew(change: &mut AnyConnection, header: &Header) -> Result<(), E
     .bind(number)
     .execute(&mut *change)
     .await?;
-    sqlx::query("UPDATE tokens SET void = 'made void when the CA was restored from a backup' WHERE used_ms IS NULL")
+    sqlx::query("UPDATE tokens SET void = 'made void when the CA was restored from a backup' WHERE used_ms IS NULL AND void = ''")
         .execute(&mut *change)
         .await?;
     sqlx::query("UPDATE nodes SET acknowledged = 0, authorities_in_use = '[]'")

@@ -8,7 +8,7 @@ use super::admin::Admin;
 use super::connect::bounded;
 use super::refused;
 use crate::certificate::Signer as _;
-use crate::model::{CaServer, Entry, NodeAct, OperatorGrant, Role, Selector, TokenRecord};
+use crate::model::{CaServer, Entry, NodeAct, OperatorGrant, Role, Selector, TokenId, TokenRecord};
 use crate::proto::operators_client::OperatorsClient;
 use crate::proto::registry_client::RegistryClient;
 use crate::{Error, NodeName, proto};
@@ -252,16 +252,22 @@ impl Admin {
             .list_tokens(bounded(proto::ListTokensRequest {}))
             .await;
         let tokens = reply.map_err(refused)?.into_inner().tokens;
-        let record = |token: proto::TokenRecord| {
-            Ok(TokenRecord {
-                node: token.node.parse()?,
-                created_at_ms: token.created_at_ms,
-                expires_at_ms: token.expires_at_ms,
-                used_at_ms: Some(token.used_at_ms).filter(|used| *used > 0),
-                void: token.void,
-            })
+        tokens.into_iter().map(TokenRecord::try_from).collect()
+    }
+
+    /// Makes tokens void that were lost, all of them or none; gives those that could have been used until now.
+    pub async fn delete_tokens(
+        &mut self,
+        ids: &[TokenId],
+        reason: &str,
+    ) -> Result<Vec<TokenRecord>, Error> {
+        let request = proto::DeleteTokensRequest {
+            ids: ids.iter().map(ToString::to_string).collect(),
+            reason: reason.to_owned(),
         };
-        tokens.into_iter().map(record).collect()
+        let reply = self.registry_client().delete_tokens(bounded(request)).await;
+        let tokens = reply.map_err(refused)?.into_inner().tokens;
+        tokens.into_iter().map(TokenRecord::try_from).collect()
     }
 
     /// Servers of this CA.

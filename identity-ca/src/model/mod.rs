@@ -23,7 +23,7 @@ pub use self::node::Node;
 pub use self::observation::{NodeObservations, ObservedPair};
 pub use self::operator::{OperatorGrant, Role};
 pub use self::server::{CaServer, NodeAct};
-pub use self::token::TokenRecord;
+pub use self::token::{TokenId, TokenRecord};
 pub use self::trial::{PolicyTrial, TriedPolicy};
 
 /// Labels of an identity.

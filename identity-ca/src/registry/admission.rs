@@ -192,7 +192,7 @@ pub(super) async fn cut(change: &mut Change, name: &NodeName, reason: &str) -> R
     .await?;
     // What was made for it before must not let it in later.
     sqlx::query(
-        "UPDATE tokens SET void = 'its node was banned' WHERE node = $1 AND used_ms IS NULL",
+        "UPDATE tokens SET void = 'its node was banned' WHERE node = $1 AND used_ms IS NULL AND void = ''",
     )
     .bind(name.as_str())
     .execute(&mut **change)

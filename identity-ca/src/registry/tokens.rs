@@ -1,5 +1,6 @@
-//! Join tokens: made for a node, spent once, and good for as long as the root that they name.
+//! Join tokens: made for a node, spent once, void when they were lost, and good for as long as the root that they name.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -10,7 +11,7 @@ use super::{NodeOrder, Registry};
 use crate::bundle::Fingerprint;
 use crate::certificate::NodeBinding;
 use crate::client::moment;
-use crate::model::TokenRecord;
+use crate::model::{TokenId, TokenRecord};
 use crate::token::Secret;
 use crate::{Error, NodeName, now_ms};
 
@@ -25,6 +26,18 @@ const ROOT_GONE: &str = "root <> '' AND root NOT IN
     (SELECT id FROM authorities WHERE kind = 'root' AND state <> 'retired' AND compromised = 0)";
 const WHY_GONE: &str =
     "the root by which it knows this CA was replaced since it was made, or is compromised";
+
+/// Of a token: hash, node, when it was made, until when, when it was used, why it is void, whether its root is gone.
+type Row = (Vec<u8>, String, i64, i64, Option<i64>, String, i64);
+
+/// Reads tokens, each as a [`Row`].
+fn select(which: &str) -> String {
+    format!(
+        "SELECT hash, node, created_ms, expires_ms, used_ms, void,
+                CAST(CASE WHEN {ROOT_GONE} THEN 1 ELSE 0 END AS BIGINT)
+         FROM tokens {which}"
+    )
+}
 
 /// What a token is made for.
 #[derive(Debug, Clone)]
@@ -112,29 +125,80 @@ impl Registry {
 
     /// The newest tokens, spent, expired and void ones too, newest first.
     pub(crate) async fn tokens(&self) -> Result<Vec<TokenRecord>, Error> {
-        let sql = format!(
-            "SELECT node, created_ms, expires_ms, used_ms, void, CAST(CASE WHEN {ROOT_GONE} THEN 1 ELSE 0 END AS BIGINT)
-             FROM tokens ORDER BY created_ms DESC, node LIMIT $1"
-        );
-        let rows: Vec<(String, i64, i64, Option<i64>, String, i64)> =
-            sqlx::query_as(AssertSqlSafe(sql))
-                .bind(MAX_LISTED)
-                .fetch_all(self.store.reader())
+        let sql = select("ORDER BY created_ms DESC, node LIMIT $1");
+        let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql))
+            .bind(MAX_LISTED)
+            .fetch_all(self.store.reader())
+            .await?;
+        rows.into_iter().map(|row| self.record(row)).collect()
+    }
+
+    /// Makes tokens void, all of them or none, and gives those that could have been used until now. One that was used
+    /// stands for a node, which this would not put out.
+    pub(crate) async fn delete_tokens(
+        &self,
+        ids: &[TokenId],
+        reason: &str,
+    ) -> Result<Vec<TokenRecord>, Error> {
+        let sql = select("WHERE hash BETWEEN $1 AND $2");
+        let mut change = self.store.begin().await?;
+        let mut deleted = Vec::new();
+        for id in ids.iter().collect::<BTreeSet<_>>() {
+            let [least, greatest] = id.hashes();
+            let row: Option<Row> = sqlx::query_as(AssertSqlSafe(sql.as_str()))
+                .bind(least.as_slice())
+                .bind(greatest.as_slice())
+                .fetch_optional(&mut *change)
                 .await?;
-        let record =
-            |(node, created, expires, used, void, gone): (String, _, _, _, String, i64)| {
-                Ok(TokenRecord {
-                    node: self.stored(node.parse())?,
-                    created_at_ms: uint(created),
-                    expires_at_ms: uint(expires),
-                    used_at_ms: Option::map(used, uint),
-                    void: match void.as_str() {
-                        "" if gone != 0 => WHY_GONE.to_owned(),
-                        _ => void,
-                    },
-                })
+            let Some(row) = row else {
+                return Err(Error::Missing {
+                    what: "token",
+                    name: id.to_string(),
+                });
             };
-        rows.into_iter().map(record).collect()
+            let token = self.record(row)?;
+            if let Some(used) = token.used_at_ms {
+                let node = &token.node;
+                return Err(Error::Conflict {
+                    what: "token",
+                    name: id.to_string(),
+                    problem: format!(
+                        "{node} has joined with it, at {}: to put that node out, `handfast node evict {node}` or `handfast revoke --node {node}`; nothing was changed",
+                        moment(used)
+                    ),
+                });
+            }
+            if token.state(now_ms()) != "open" {
+                continue;
+            }
+            sqlx::query("UPDATE tokens SET void = $1 WHERE hash BETWEEN $2 AND $3")
+                .bind(format!("deleted: {reason}"))
+                .bind(least.as_slice())
+                .bind(greatest.as_slice())
+                .execute(&mut *change)
+                .await?;
+            deleted.push(token);
+        }
+        change.commit().await?;
+        Ok(deleted)
+    }
+
+    fn record(
+        &self,
+        (hash, node, created, expires, used, void, root_gone): Row,
+    ) -> Result<TokenRecord, Error> {
+        let hash: [u8; 32] = self.stored(hash.try_into().map_err(|_| "a token's hash"))?;
+        Ok(TokenRecord {
+            id: TokenId::of(&hash),
+            node: self.stored(node.parse())?,
+            created_at_ms: uint(created),
+            expires_at_ms: uint(expires),
+            used_at_ms: used.map(uint),
+            void: match void.as_str() {
+                "" if root_gone != 0 => WHY_GONE.to_owned(),
+                _ => void,
+            },
+        })
     }
 
     /// Spends a token. `sign` makes the certificate; it, the spent token and
@@ -147,24 +211,25 @@ impl Registry {
     ) -> Result<(NodeName, T), Error> {
         let now = now_ms();
         let mut change = self.store.begin().await?;
-        let sql = format!(
-            "SELECT node, expires_ms, used_ms, void, CAST(CASE WHEN {ROOT_GONE} THEN 1 ELSE 0 END AS BIGINT)
-             FROM tokens WHERE hash = $1"
-        );
-        let row: Option<(String, i64, Option<i64>, String, i64)> =
-            sqlx::query_as(AssertSqlSafe(sql))
-                .bind(secret.hash().as_slice())
-                .fetch_optional(&mut *change)
-                .await?;
-        let Some((node, expires, used, void, root_gone)) = row else {
+        let row: Option<Row> = sqlx::query_as(AssertSqlSafe(select("WHERE hash = $1")))
+            .bind(secret.hash().as_slice())
+            .fetch_optional(&mut *change)
+            .await?;
+        let Some(row) = row else {
             return Err(Error::Token(
                 "this CA has not made it (is it the right CA?)".to_owned(),
             ));
         };
-        let node: NodeName = self.stored(node.parse())?;
-        if let Some(used) = used {
+        let TokenRecord {
+            node,
+            expires_at_ms,
+            used_at_ms,
+            void,
+            ..
+        } = self.record(row)?;
+        if let Some(used) = used_at_ms {
             drop(change);
-            let when = moment(uint(used));
+            let when = moment(used);
             self.alarm(&format!(
                 "the join token of node {node}, used at {when}, was presented again"
             ))
@@ -173,16 +238,12 @@ impl Registry {
                 "it was used already, at {when}; a token works once. If that was not you, somebody else joined as {node}: revoke the node (`handfast revoke --node {node}`); make a new one with `handfast token create --node {node}`"
             )));
         }
-        if uint(expires) <= now {
+        if expires_at_ms <= now {
             return Err(Error::Token(format!(
                 "it expired at {}; make a new one with `handfast token create --node {node}`",
-                moment(uint(expires))
+                moment(expires_at_ms)
             )));
         }
-        let void = match void.as_str() {
-            "" if root_gone != 0 => WHY_GONE,
-            void => void,
-        };
         if !void.is_empty() {
             return Err(Error::Token(format!(
                 "it is void: {void}; make a new one with `handfast token create --node {node}`"

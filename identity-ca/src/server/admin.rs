@@ -80,7 +80,8 @@ impl Admin for Service {
         let made = self
             .state
             .conclude("token.create", &by, &node, made, |act, made| {
-                act.with("expires_at_ms", made.expires_at_ms)
+                act.with("id", made.secret.id().to_string())
+                    .with("expires_at_ms", made.expires_at_ms)
             })
             .await?;
         Ok(Response::new(proto::CreateTokenReply {

@@ -7,7 +7,7 @@ use tonic::{Response, Status};
 use super::operator::{Operator, check_reason};
 use super::state::State;
 use crate::audit::Act;
-use crate::model::{Entry, NodeAct};
+use crate::model::{Entry, NodeAct, TokenId, TokenRecord};
 use crate::{Error, NodeName, proto};
 
 /// Nodes of one call.
@@ -96,15 +96,48 @@ pub(super) async fn delete(
 /// Tokens that were made.
 pub(super) async fn tokens(state: &State) -> Result<Response<proto::ListTokensReply>, Status> {
     let tokens = state.registry.tokens().await?;
-    let tokens = tokens.into_iter().map(|token| proto::TokenRecord {
-        node: token.node.to_string(),
-        created_at_ms: token.created_at_ms,
-        expires_at_ms: token.expires_at_ms,
-        used_at_ms: token.used_at_ms.unwrap_or(0),
-        void: token.void,
-    });
     Ok(Response::new(proto::ListTokensReply {
-        tokens: tokens.collect(),
+        tokens: tokens.into_iter().map(Into::into).collect(),
+    }))
+}
+
+/// Makes tokens void that were lost.
+pub(super) async fn delete_tokens(
+    state: &Arc<State>,
+    by: &Operator,
+    request: proto::DeleteTokensRequest,
+) -> Result<Response<proto::DeleteTokensReply>, Status> {
+    let proto::DeleteTokensRequest {
+        ids: subject,
+        reason,
+    } = request;
+    check_reason(&reason)?;
+    if subject.is_empty() || subject.len() > MAX_NAMES {
+        return Err(Status::invalid_argument(format!(
+            "name 1 to {MAX_NAMES} tokens"
+        )));
+    }
+    let ids: Result<Vec<TokenId>, Error> = subject.iter().map(|id| id.parse()).collect();
+    let (ids, why) = (ids?, reason.clone());
+    let deleted = state
+        .change(move |state| async move { state.registry.delete_tokens(&ids, &why).await })
+        .await;
+    let one = |token: &TokenRecord| {
+        let act = Act::done("token.delete", by, &token.node);
+        Some(
+            act.with("id", token.id.to_string())
+                .with("reason", reason.as_str()),
+        )
+    };
+    match &deleted {
+        Ok(deleted) => state.record_all(deleted, one).await?,
+        Err(error) => {
+            let act = Act::refused("token.delete", by, subject.join(" "), error);
+            state.audit.record(vec![act]).await?;
+        }
+    }
+    Ok(Response::new(proto::DeleteTokensReply {
+        tokens: deleted?.into_iter().map(Into::into).collect(),
     }))
 }
 

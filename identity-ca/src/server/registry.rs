@@ -206,6 +206,14 @@ impl Registry for Service {
         nodes::tokens(&self.state).await
     }
 
+    async fn delete_tokens(
+        &self,
+        request: Request<proto::DeleteTokensRequest>,
+    ) -> Result<Response<proto::DeleteTokensReply>, Status> {
+        let by = self.state.operator(&request, Role::Registrar)?;
+        nodes::delete_tokens(&self.state, &by, request.into_inner()).await
+    }
+
     async fn list_servers(
         &self,
         request: Request<proto::ListServersRequest>,

@@ -184,6 +184,69 @@ async fn tokens_of_a_node_that_was_deleted_are_void_and_spent_ones_still_known()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_was_lost_is_deleted_alone_and_one_that_was_used_is_not() {
+    let mut ca = Ca::start().await;
+    let spent = ca.token("web1", "10.1.0.0/24").await;
+    let joined = join(&spent).await.unwrap();
+    let lost = ca.token("db1", "10.2.0.0/24").await;
+    let kept = ca.token("db1", "10.2.0.0/24").await;
+    let (id, other) = (lost.secret.id(), spent.secret.id());
+    assert!(!lost.secret.expose().contains(&id.to_string()));
+
+    // All or none.
+    let error = ca.admin.delete_tokens(&[id, other], "lost").await;
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("web1 has joined with it") && error.contains("node evict web1"),
+        "{error}"
+    );
+    let unknown = "0123456789abcdef".parse().unwrap();
+    let error = ca.admin.delete_tokens(&[id, unknown], "lost").await;
+    assert!(error.unwrap_err().to_string().contains("no token"));
+    let error = ca.admin.delete_tokens(&[id], " ").await;
+    assert!(error.unwrap_err().to_string().contains("say why"));
+    assert_eq!(ca.admin.status().await.unwrap().tokens_open, 2);
+
+    let deleted = ca.admin.delete_tokens(&[id, id], "lost").await.unwrap();
+    assert_eq!(deleted.len(), 1);
+    assert_eq!((deleted[0].id, deleted[0].node.as_str()), (id, "db1"));
+    assert_eq!(ca.admin.status().await.unwrap().tokens_open, 1);
+    assert!(
+        ca.admin
+            .delete_tokens(&[id], "again")
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let error = join(&lost).await.unwrap_err().to_string();
+    assert!(error.contains("void: deleted: lost"), "{error}");
+    let known = ca.admin.tokens().await.unwrap();
+    let one = known.iter().find(|token| token.id == id).unwrap();
+    assert_eq!(one.void, "deleted: lost");
+    let mut acts = Vec::new();
+    let filter = Filter {
+        subject: Some("db1".to_owned()),
+        act: Some("token.delete".to_owned()),
+        ..Filter::default()
+    };
+    let take = |record: handfast_ca::audit::Record| {
+        if record.outcome == handfast_ca::audit::Outcome::Done {
+            acts.push(record.detail);
+        }
+        Ok(())
+    };
+    ca.admin.audit(&filter, take).await.unwrap();
+    assert_eq!(acts.len(), 1, "{acts:?}");
+    let told = (&acts[0]["id"], &acts[0]["reason"]);
+    assert_eq!(told, (&id.to_string().into(), &"lost".into()));
+
+    // The other one of the node, and the node that has joined, are as they were.
+    join(&kept).await.unwrap();
+    ca.connect(&joined).await.unwrap();
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_one_node_changes_costs_no_look_at_the_others() {
     let mut ca = Ca::start().await;
     ca.join("web1", "10.1.0.0/24").await;

@@ -14,6 +14,7 @@ use handfast_ca::client::{AgentClient, Joined, Section, SvidKind, SvidRequest};
 use handfast_ca::deny::DenyList;
 use handfast_ca::model::Subject;
 use handfast_ca::server::{DEFAULT_PORT, Options, Server};
+use handfast_ca::token::JoinToken;
 use handfast_ca::verify::Verifier;
 use tokio::task::JoinHandle;
 
@@ -68,7 +69,7 @@ async fn two(folder: &Path, url: &str) -> (One, One) {
     (east, serve(folder, "west").await)
 }
 
-async fn join(server: &mut One, name: &str, prefix: &str) -> Joined {
+async fn token(server: &mut One, name: &str, prefix: &str) -> JoinToken {
     let order = TokenRequest {
         node: name.parse().unwrap(),
         prefixes: vec![prefix.parse().unwrap()],
@@ -77,7 +78,11 @@ async fn join(server: &mut One, name: &str, prefix: &str) -> Joined {
         ttl: Duration::from_secs(600),
         joining: false,
     };
-    let token = server.admin.create_token(&order).await.unwrap();
+    server.admin.create_token(&order).await.unwrap()
+}
+
+async fn join(server: &mut One, name: &str, prefix: &str) -> Joined {
+    let token = token(server, name, prefix).await;
     handfast_ca::client::join(&token).await.unwrap()
 }
 
@@ -190,6 +195,22 @@ async fn agents_of_one_server_get_the_revocation_lists_of_the_other_too() {
         .crls
         .is_none_or(|lists| lists.len() < 2)
     {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_one_server_made_is_deleted_at_the_other() {
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (mut east, mut west) = two(folder.path(), &postgres.url("handfast")).await;
+    let lost = token(&mut east, "web1", "10.1.0.0/24").await;
+    let kept = token(&mut east, "web1", "10.1.0.0/24").await;
+    let deleted = west.admin.delete_tokens(&[lost.secret.id()], "lost").await;
+    assert_eq!(deleted.unwrap().len(), 1);
+    let error = handfast_ca::client::join(&lost).await.unwrap_err();
+    assert!(error.to_string().contains("void: deleted: lost"), "{error}");
+    handfast_ca::client::join(&kept).await.unwrap();
 }
 
 /// Makes entries at one server without a pause.
