@@ -3,6 +3,7 @@
 mod audit;
 mod backup;
 mod init;
+mod lifetime;
 mod partners;
 mod policies;
 mod restore;
@@ -54,6 +55,8 @@ enum Command {
         /// How long it goes on signing when it cannot reach its store, and may have missed a revocation
         #[arg(long, default_value = "15m", value_name = "TIME", value_parser = sign_without_store)]
         sign_without_store: Duration,
+        #[command(flatten)]
+        lifetimes: lifetime::LifetimeArgs,
         /// Serve Prometheus metrics, /healthz and /readyz here (IP:PORT), or not (off)
         #[arg(long, default_value = "127.0.0.1:9751", value_name = "IP:PORT|off")]
         metrics: metrics::Place,
@@ -97,6 +100,7 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
             advertise,
             syslog,
             sign_without_store,
+            lifetimes,
             metrics,
             passphrase,
             partners,
@@ -106,6 +110,7 @@ pub async fn run(args: CaArgs) -> anyhow::Result<()> {
                 syslog,
                 advertise,
                 sign_without_store,
+                lifetimes: lifetimes.seconds(),
                 passphrase_file: passphrase.passphrase_file,
                 ..Options::new(dir.dir, listen, socket.admin_socket)
             };

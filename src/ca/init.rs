@@ -8,6 +8,7 @@ use handfast_ca::authority::{self, RootSource, Setup};
 use ipnet::IpNet;
 
 use super::Dir;
+use super::lifetime::LifetimeArgs;
 use super::root::Passphrase;
 
 /// Make a CA: its root, its issuing CA and an empty registry; all of it, or nothing
@@ -38,6 +39,8 @@ pub struct InitArgs {
     #[arg(long, value_name = "URL")]
     store: Option<String>,
     #[command(flatten)]
+    lifetimes: LifetimeArgs,
+    #[command(flatten)]
     passphrase: Passphrase,
     /// Do nothing if the folder holds a CA already, whatever the other flags say
     #[arg(long)]
@@ -53,6 +56,9 @@ pub async fn run(args: InitArgs) -> anyhow::Result<()> {
     let trust_domain = authority::trust_domain(&args.trust_domain)?;
     let mut setup = Setup::new(args.dir.dir, trust_domain, args.prefix_range);
     setup.server = args.server;
+    for (what, seconds) in args.lifetimes.seconds() {
+        setup.lifetimes.set(what, seconds)?;
+    }
     setup.passphrase_file = args.passphrase.passphrase_file;
     setup.store = args.store;
     let offline = args.root_certificate.is_some() && args.root_key.is_none();

@@ -11,6 +11,7 @@ mod folder;
 mod issuing;
 mod jwt;
 mod keys;
+mod lifetimes;
 mod offline;
 mod rebuilt;
 mod record;
@@ -49,13 +50,14 @@ pub(crate) use self::crl::Crl;
 pub use self::folder::is_initialized;
 pub(crate) use self::folder::{Lock, check_folder};
 pub(crate) use self::jwt::JwtKey;
+pub use self::lifetimes::{Lifetime, Lifetimes};
 pub(crate) use self::offline::certificate;
 pub use self::offline::{OfflineRoot, bring_root_key, install, request};
 pub(crate) use self::rebuilt::{RootKey, SealedKey, rebuild};
 pub(crate) use self::record::{Kind, Record, Standing, certificate_id};
 pub(crate) use self::root::Root;
 pub(crate) use self::set::Authorities;
-pub use self::setup::{Lifetimes, RootSource, Setup, init, trust_domain};
+pub use self::setup::{RootSource, Setup, init, trust_domain};
 pub(crate) use self::successor::Brought;
 
 /// Leaves are valid from a little before they were made, for clocks that are
@@ -184,6 +186,11 @@ impl Authority {
     /// Lifetimes of what is signed.
     pub(crate) fn lifetimes(&self) -> &Lifetimes {
         &self.lifetimes
+    }
+
+    /// Instead of what the folder says, for as long as it is open.
+    pub(crate) fn set_lifetime(&mut self, what: Lifetime, seconds: u64) -> Result<(), Error> {
+        self.lifetimes.set(what, seconds)
     }
 
     /// All authorities of the trust domain.

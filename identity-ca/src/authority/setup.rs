@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use serde::{Deserialize, Serialize};
 use spiffe::TrustDomain;
 
+use super::Lifetimes;
 use super::folder::{self, Folder, REQUEST, STORE};
 use super::keys::{read_key, write_private};
 use super::record::{Kind, Record, Standing};
@@ -19,8 +19,6 @@ use crate::bundle::{Fingerprint, pem};
 use crate::certificate::{CsrKey, PrivateKey};
 use crate::registry::{Change, Section, Store};
 use crate::{Error, now_ms};
-
-const DAY: u64 = 24 * 3600;
 
 /// How a CA is set up; fixed when it is made.
 #[derive(Debug, Clone)]
@@ -78,40 +76,6 @@ impl Setup {
             root: RootSource::Generate,
             passphrase_file: None,
             store: None,
-        }
-    }
-}
-
-/// Lifetimes of what is signed, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Lifetimes {
-    /// Node SVIDs.
-    pub node: u64,
-    /// Proof SVIDs.
-    pub proof: u64,
-    /// Workload SVIDs, unless their entry says otherwise.
-    pub workload: u64,
-    /// Roots; rotated when a quarter of it is left.
-    pub root: u64,
-    /// Issuing CAs; rotated when half of it is over.
-    pub issuing: u64,
-    /// JWT-SVIDs, unless their entry says otherwise.
-    pub jwt: u64,
-    /// Keys that sign JWT-SVIDs; rotated when half of it is over.
-    pub jwt_key: u64,
-}
-
-impl Default for Lifetimes {
-    fn default() -> Self {
-        Self {
-            node: DAY,
-            proof: DAY,
-            workload: 3600,
-            root: 3650 * DAY,
-            issuing: 90 * DAY,
-            jwt: 300,
-            jwt_key: 30 * DAY,
         }
     }
 }

@@ -53,7 +53,7 @@ use self::strangers::{ByCaller, MAX_STRANGERS_MESSAGE};
 use self::to_its_end::ToItsEnd;
 use crate::attest::{AttestationConfig, Attestors};
 use crate::audit::{self as log, Audit};
-use crate::authority::{Authority, Lock, SIGN_WITHOUT_STORE, check_folder, open_store};
+use crate::authority::{Authority, Lifetime, Lock, SIGN_WITHOUT_STORE, check_folder, open_store};
 use crate::federation::FederationConfig;
 use crate::kubernetes::{CheckPolicies, Cluster, ClusterConfig};
 use crate::model::Role;
@@ -107,6 +107,8 @@ pub struct Options {
     pub check_policies: Option<Arc<dyn CheckPolicies>>,
     /// How long it signs without knowing that its store still says what it signs by.
     pub sign_without_store: Duration,
+    /// Lifetimes, in seconds, that count here instead of those that the CA was made with.
+    pub lifetimes: Vec<(Lifetime, u64)>,
 }
 
 impl Options {
@@ -124,6 +126,7 @@ impl Options {
             kubernetes: None,
             check_policies: None,
             sign_without_store: SIGN_WITHOUT_STORE,
+            lifetimes: Vec::new(),
         }
     }
 }
@@ -165,6 +168,9 @@ impl Server {
         let passphrase = options.passphrase_file.clone();
         let mut authority = Authority::load(&options.dir, passphrase, &store).await?;
         authority.limit_signing(options.sign_without_store);
+        for (what, seconds) in &options.lifetimes {
+            authority.set_lifetime(*what, *seconds)?;
+        }
         let domain = authority.trust_domain().clone();
         let registry = Registry::new(store, domain, authority.prefix_ranges().to_vec());
         registry.reserve_ca_address(options.listen.ip()).await?;

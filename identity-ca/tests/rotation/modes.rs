@@ -3,13 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use handfast_ca::authority::{self, Authority, OfflineRoot, RootSource};
+use handfast_ca::authority::{self, Authority, Lifetime, OfflineRoot, RootSource};
 use handfast_ca::certificate::{CsrKey, PrivateKey};
 use handfast_ca::client::rotation::Authority as Seen;
 use handfast_ca::rotation::{Stage, What};
-use handfast_ca::server::Server;
+use handfast_ca::server::{Options, Server};
 use tempfile::TempDir;
 
 use super::agent::{Traffic, eventually};
@@ -206,17 +206,26 @@ async fn a_sealed_root_opens_with_its_passphrase_and_its_successor_is_sealed_too
 async fn what_grows_old_is_replaced_by_itself_and_nobody_notices() {
     let folder = tempfile::tempdir().unwrap();
     let mut wanted = setup(folder.path().join("ca"));
-    wanted.lifetimes.issuing = 6;
-    wanted.lifetimes.jwt_key = 8;
+    wanted.lifetimes.issuing = 16;
+    wanted.lifetimes.jwt_key = 20;
     wanted.lifetimes.jwt = 1;
     authority::init(&wanted).await.unwrap();
     let mut ca = Ca::serve(folder, 0).await;
     let before = ca.admin.rotations().await.unwrap().authorities;
     let agents = agents(&mut ca, 2, 2).await;
     let traffic = Traffic::start(&agents);
-    tokio::time::sleep(Duration::from_secs(9)).await;
+    // Half of their lives is over after 8 s and 10 s.
+    let since = Instant::now();
+    let status = loop {
+        let status = ca.admin.rotations().await.unwrap();
+        let ended = |kind| status.ended.iter().any(|rotation| rotation.what == kind);
+        if ended("issuing") && ended("jwt") {
+            break status;
+        }
+        assert!(since.elapsed() < Duration::from_secs(60), "{status:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     traffic.end().await;
-    let status = ca.admin.rotations().await.unwrap();
     for kind in ["issuing", "jwt"] {
         assert_ne!(
             active(&before, kind).id,
@@ -243,8 +252,8 @@ async fn what_grows_old_is_replaced_by_itself_and_nobody_notices() {
 async fn a_root_is_replaced_before_its_end() {
     let folder = tempfile::tempdir().unwrap();
     let mut wanted = setup(folder.path().join("ca"));
-    // A quarter is left after 9 s.
-    wanted.lifetimes.root = 12;
+    // A quarter is left after 18 s.
+    wanted.lifetimes.root = 24;
     authority::init(&wanted).await.unwrap();
     let mut ca = Ca::serve(folder, 0).await;
     let before = ca.admin.bundle().await.unwrap();
@@ -264,7 +273,7 @@ async fn a_root_is_replaced_before_its_end() {
 }
 
 async fn eventually_root(ca: &mut Ca, before: &handfast_ca::bundle::TrustBundle) {
-    for _ in 0..480 {
+    for _ in 0..1000 {
         let now = ca.admin.bundle().await.unwrap();
         if now.roots().count() == 1 && !now.fingerprints().eq(before.fingerprints()) {
             let ended = &ca.admin.rotations().await.unwrap().ended[0];
@@ -277,6 +286,39 @@ async fn eventually_root(ca: &mut Ca, before: &handfast_ca::bundle::TrustBundle)
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
     panic!("no new root within its life");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_may_be_told_how_long_what_it_signs_lives() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wanted = setup(folder.path().join("ca"));
+    wanted.lifetimes.set(Lifetime::Jwt, 120).unwrap();
+    authority::init(&wanted).await.unwrap();
+    let mut folder = folder;
+    for (lifetimes, seconds) in [(vec![(Lifetime::Jwt, 90)], 90), (Vec::new(), 120)] {
+        let options = Options {
+            lifetimes,
+            ..options(&folder, 0)
+        };
+        let mut ca = Ca::serve_with(folder, options).await;
+        let joined = ca
+            .join(&format!("n{seconds}"), &format!("10.{seconds}.0.0/16"))
+            .await;
+        let entry = ca
+            .entry(&format!("spiffe://example.org/{seconds}"), None)
+            .await;
+        let agent = ca.connect(&joined).await.unwrap();
+        let token = agent.issue_jwt(&entry.id, &["db".to_owned()]).await;
+        let token = token.unwrap().unwrap();
+        assert_eq!(token.not_after - token.issued_at, seconds);
+        drop(agent);
+        folder = ca.stop().await;
+    }
+    // What nobody can live with is refused before anything is served.
+    let mut options = options(&folder, 0);
+    options.lifetimes = vec![(Lifetime::Workload, 1)];
+    let error = Server::bind(&options).await.err().unwrap().to_string();
+    assert!(error.contains("lifetime of workload SVIDs"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
