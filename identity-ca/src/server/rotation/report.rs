@@ -207,7 +207,7 @@ async fn left_behind(
     };
     let mut reader = state.registry.store().reader().acquire().await?;
     for other in Rotation::live(&mut reader).await? {
-        let server = super::rotation_server(what, state.authority.server());
+        let server = super::keep::rotation_server(what, state.authority.server());
         if other.stands_in_the_way(what, server) {
             say(
                 "rotation",
