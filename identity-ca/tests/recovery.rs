@@ -12,39 +12,16 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{Ca, setup};
+use common::{Ca, offline};
 use futures::future::join_all;
-use handfast_ca::authority::{self, OfflineRoot, RootSource};
 use handfast_ca::backup::{Restore, Writer, examine, restore, write_keys};
 use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::{self, AgentClient, Joined, SvidKind, SvidRequest};
 use handfast_ca::deny::DenyList;
 use handfast_ca::model::Subject;
 use handfast_ca::verify::Verifier;
-use tempfile::TempDir;
 
 const NODES: usize = 50;
-const DAY: u64 = 24 * 3600;
-
-/// A CA whose root's key never was on its machine.
-async fn under_an_offline_root() -> (TempDir, OfflineRoot) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut setup = setup(folder.path().join("ca"));
-    let vault = folder.path().join("vault");
-    let root = OfflineRoot::create(&vault, &setup.trust_domain, 3650 * DAY, None).unwrap();
-    setup.root = RootSource::Offline {
-        certificate: vault.join("root.crt"),
-    };
-    authority::init(&setup).await.unwrap();
-    sign_request(&setup.dir, &root).await;
-    (folder, root)
-}
-
-async fn sign_request(dir: &Path, root: &OfflineRoot) {
-    let request = authority::request(dir).await.unwrap();
-    let certificate = root.sign(&request, "ca", 90 * DAY).unwrap();
-    authority::install(dir, &certificate).await.unwrap();
-}
 
 /// What an agent keeps on its disk.
 struct Node {
@@ -95,7 +72,8 @@ async fn back_up(ca: &mut Ca, to: &Path) {
 
 #[tokio::test]
 async fn fifty_agents_come_back_to_a_restored_ca_and_nothing_that_was_taken_away_does() {
-    let (folder, root) = under_an_offline_root().await;
+    let folder = tempfile::tempdir().unwrap();
+    let root = offline::init(folder.path(), offline::LIFE).await;
     let mut ca = Ca::serve(folder, 0).await;
     let mut nodes = Vec::new();
     for number in 0..NODES {
@@ -130,7 +108,7 @@ async fn fifty_agents_come_back_to_a_restored_ca_and_nothing_that_was_taken_away
     let restored = restore(&order(&backup, &dir)).await.unwrap();
     assert!(restored.waits_for_root);
     assert_eq!(restored.nodes as usize, NODES);
-    sign_request(&dir, &root).await;
+    offline::sign_request(&dir, &root, offline::LIFE).await;
     let mut ca = Ca::serve(folder, port).await;
 
     // It signs nothing and says why.

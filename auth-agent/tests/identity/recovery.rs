@@ -1,45 +1,21 @@
 //! The CA's server and its store are lost, its root is kept offline: a CA is made from a backup, and fifty agents come back
 //! to it by themselves.
 
-use std::path::Path;
+#[path = "../../../identity-ca/tests/common/offline.rs"]
+mod offline;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use handfast_ca::authority::{self, OfflineRoot, RootSource, Setup};
 use handfast_ca::backup::{Restore, Writer, restore};
 use handfast_ca::client::admin::TokenRequest;
 use handfast_ca::model::Subject;
-use spiffe::TrustDomain;
-use tempfile::TempDir;
 
 use super::world::{Ca, LONG, Workload, entry, ids};
 
 const NODES: usize = 50;
 /// The one that is revoked after the backup was taken.
 const STOLEN: usize = 7;
-const DAY: u64 = 24 * 3600;
-
-/// A CA whose root's key never was on its machine.
-async fn under_an_offline_root() -> (Arc<TempDir>, OfflineRoot) {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let domain = TrustDomain::new("example.org").unwrap();
-    let ranges = vec!["10.0.0.0/8".parse().unwrap()];
-    let mut setup = Setup::new(folder.path().join("ca"), domain, ranges);
-    let vault = folder.path().join("vault");
-    let root = OfflineRoot::create(&vault, &setup.trust_domain, 3650 * DAY, None).unwrap();
-    setup.root = RootSource::Offline {
-        certificate: vault.join("root.crt"),
-    };
-    authority::init(&setup).await.unwrap();
-    sign_request(&setup.dir, &root).await;
-    (folder, root)
-}
-
-async fn sign_request(dir: &Path, root: &OfflineRoot) {
-    let request = authority::request(dir).await.unwrap();
-    let certificate = root.sign(&request, "ca", 90 * DAY).unwrap();
-    authority::install(dir, &certificate).await.unwrap();
-}
 
 async fn add_entries(ca: &mut Ca, name: &str) {
     let entries: Vec<_> = (0..NODES)
@@ -67,7 +43,8 @@ async fn applied(ca: &mut Ca, number: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_agents_find_back_to_a_restored_ca_without_being_visited() {
-    let (folder, root) = under_an_offline_root().await;
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let root = offline::init(folder.path(), offline::LIFE).await;
     let mut ca = Ca::serve(folder, 0).await;
     let mut nodes = Vec::new();
     for number in 0..NODES {
@@ -109,7 +86,7 @@ async fn fifty_agents_find_back_to_a_restored_ca_without_being_visited() {
         root_key: None,
     };
     assert!(restore(&order).await.unwrap().waits_for_root);
-    sign_request(&dir, &root).await;
+    offline::sign_request(&dir, &root, offline::LIFE).await;
     let mut ca = Ca::serve(folder, port).await;
 
     // Nobody does anything but wait.

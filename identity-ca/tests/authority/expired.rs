@@ -1,13 +1,12 @@
 //! A CA that was off until its issuing CA had expired comes back by itself, or says what it needs.
 
-use std::path::Path;
 use std::time::Duration;
 
-use handfast_ca::authority::{self, OfflineRoot, RootSource};
+use handfast_ca::authority;
 use handfast_ca::client;
 
 use super::common::postgres::Postgres;
-use super::common::{Ca, options, setup};
+use super::common::{Ca, offline, options, setup};
 use super::pair::{self, connect, entry, svid, vouch, wanted, within};
 
 const SHORT: u64 = 5;
@@ -62,26 +61,10 @@ async fn with_the_roots_key_it_makes_itself_a_new_issuing_ca_and_jwt_key() {
     assert_eq!(acts, ["issuing", "jwt"]);
 }
 
-/// A CA under an offline root, whose issuing CA lives for a few seconds.
-async fn offline(folder: &Path) -> OfflineRoot {
-    let place = folder.join("offline");
-    let domain = authority::trust_domain("example.org").unwrap();
-    let root = OfflineRoot::create(&place, &domain, 100_000, None).unwrap();
-    let mut wanted = setup(folder.join("ca"));
-    wanted.root = RootSource::Offline {
-        certificate: place.join("root.crt"),
-    };
-    authority::init(&wanted).await.unwrap();
-    let request = authority::request(&wanted.dir).await.unwrap();
-    let certificate = root.sign(&request, "ca", SHORT).unwrap();
-    authority::install(&wanted.dir, &certificate).await.unwrap();
-    root
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn with_an_offline_root_it_says_what_to_do_and_signs_once_that_is_done() {
     let folder = tempfile::tempdir().unwrap();
-    let root = offline(folder.path()).await;
+    let root = offline::init(folder.path(), SHORT).await;
     let ca = Ca::serve(folder, 0).await;
     let folder = ca.stop().await;
     out_of_time().await;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod offline;
 pub mod postgres;
 
 use std::hash::{DefaultHasher, Hash, Hasher};

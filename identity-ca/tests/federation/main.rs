@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use handfast_ca::audit::{Filter, Outcome};
 use handfast_ca::bundle::TrustBundle;
 use handfast_ca::client::federation::NewFederation;
 use handfast_ca::client::rotation::{NewRotation, Rotation};
@@ -416,6 +417,52 @@ async fn f7_an_older_bundle_is_never_taken_for_a_newer_one() {
     // An operator's word goes back, as after their restore from a backup.
     ours.ca.admin.set_bundle(&bundle, "restored").await.unwrap();
     ours.ca.admin.refresh_federation(THEIRS).await.unwrap();
+    ours.ca.stop().await;
+    theirs.ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_bundle_in_the_place_of_one_that_stands_needs_a_reason() {
+    let web = WebPki::new();
+    let mut ours = Side::start(OURS, &web, true).await;
+    let mut theirs = Side::start(THEIRS, &web, false).await;
+    let bundle = theirs.bundle().await;
+    let other = bundle.clone().with_sequence(bundle.sequence() + 1);
+    // Where none stands nothing is lost, nor by the same one again.
+    ours.ca.admin.set_bundle(&bundle, "").await.unwrap();
+    ours.ca.admin.set_bundle(&bundle, "").await.unwrap();
+    for none in ["", "  "] {
+        let error = ours.ca.admin.set_bundle(&other, none).await.unwrap_err();
+        words(error, &["say why", "--reason", "nothing was changed"]);
+    }
+    assert_eq!(ours.known(THEIRS).await.unwrap(), bundle);
+    ours.ca
+        .admin
+        .set_bundle(&other, "carried over")
+        .await
+        .unwrap();
+    assert_eq!(ours.known(THEIRS).await.unwrap(), other);
+
+    let mut told = Vec::new();
+    let filter = Filter {
+        act: Some("bundle.set".to_owned()),
+        ..Filter::default()
+    };
+    let take = |record: handfast_ca::audit::Record| {
+        let word = |name: &str| {
+            record
+                .detail
+                .get(name)
+                .and_then(|value| value.as_str())
+                .map(str::to_owned)
+        };
+        told.push((record.outcome, word("reason")));
+        Ok(())
+    };
+    ours.ca.admin.audit(&filter, take).await.unwrap();
+    let refused = told.iter().filter(|one| one.0 == Outcome::Refused).count();
+    assert_eq!((told.len(), refused), (5, 2), "{told:?}");
+    assert_eq!(told[4].1.as_deref(), Some("carried over"));
     ours.ca.stop().await;
     theirs.ca.stop().await;
 }
