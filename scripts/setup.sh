@@ -57,6 +57,8 @@ fi
 if [ "$level" = test ]; then
     # Clients of the Workload API in other languages: C++, Go and Java.
     need pkg-config:pkg-config go:golang-go javac:default-jdk-headless
+    # The manifests' containers.
+    need runc:runc
     compgen -G '/usr/include/grpcpp/grpcpp.h' >/dev/null || missing+=(libgrpc++-dev)
     [ -d /usr/share/gocode/src/google.golang.org/grpc ] || missing+=(golang-google-grpc-dev)
     [ -e /usr/share/java/grpc-netty.jar ] || missing+=(libgrpc-java)

@@ -21,6 +21,8 @@ mod support;
 
 mod cluster;
 mod conflist;
+mod container;
+mod engine;
 mod first_packet;
 mod group;
 mod join;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use handfast_bpf::Events;
 use handfast_ca::verify::NodeSvid;
@@ -50,6 +50,8 @@ use crate::workload_api::{self, Limits};
 
 /// Messages that wait for the loop, from each neighbour.
 const QUEUE: usize = 256;
+/// For the CA's name; a start goes on without its address.
+const RESOLVED: Duration = Duration::from_secs(5);
 
 /// A node that is ready, and where its inputs come from.
 pub(super) struct Started {
@@ -127,7 +129,7 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
 
     let gates = Gates::open(&config)?;
     let kernel_events = gates.events()?;
-    let underlay = underlay_addresses(&knowledge, &node, &ca_address);
+    let underlay = underlay_addresses(&knowledge, &node, &ca_address).await;
     let opened = tunnel_start::open(&config, underlay).await?;
     let park = Park::open(&config.hold_device)?;
     gates.attach_hold(park.ifindex())?;
@@ -272,7 +274,11 @@ fn open_run_dir(config: &AgentConfig) -> Result<(), RunError> {
 }
 
 /// Where the tunnel's packets go, to learn the MTU from: the peers; before any is known, the CA.
-fn underlay_addresses(knowledge: &Knowledge, node: &NodeSvid, ca_address: &str) -> Vec<IpAddr> {
+async fn underlay_addresses(
+    knowledge: &Knowledge,
+    node: &NodeSvid,
+    ca_address: &str,
+) -> Vec<IpAddr> {
     let own = node.spiffe_id.to_string();
     let peers: Vec<IpAddr> = knowledge
         .nodes
@@ -283,8 +289,11 @@ fn underlay_addresses(knowledge: &Knowledge, node: &NodeSvid, ca_address: &str) 
     if !peers.is_empty() {
         return peers;
     }
-    let ca = ca_address.parse().map(|address: SocketAddr| address.ip());
-    ca.into_iter().collect()
+    // By name in a cluster: its node need not have a default route to ask about instead.
+    match tokio::time::timeout(RESOLVED, tokio::net::lookup_host(ca_address)).await {
+        Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The agent attaches programs and makes devices: root, or nothing.
