@@ -74,6 +74,11 @@ pub struct OutputArgs {
 }
 
 impl OutputArgs {
+    /// Whether a program is to read it: it gets the whole form even of nothing.
+    pub fn is_for_programs(self) -> bool {
+        self.output != Format::Table
+    }
+
     /// Prints `rows` as a table with `header`, or `value` whole as JSON or YAML.
     pub fn print<T: Serialize>(
         self,

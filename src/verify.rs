@@ -81,7 +81,7 @@ pub(crate) fn destination(text: &str) -> Result<(String, u16), String> {
         .ok_or("no port; write NAME:PORT, ADDRESS:PORT or [IPv6]:PORT")?;
     let port = port
         .parse()
-        .map_err(|_| format!("{port:?} is not a port (1 to 65535)"))?;
+        .map_err(|_| format!("{port:?} is not a port: a number, and the protocol by --protocol"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() {
         return Err("no destination before the colon".into());

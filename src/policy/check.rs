@@ -61,11 +61,13 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<()> {
         row.push(format!("{}:{}", policy.file, policy.line));
         row
     });
-    args.output.print(
-        &report,
-        &["KIND", "NAMESPACE", "NAME", "INGRESS", "EGRESS", "PLACE"],
-        rows,
-    )?;
+    if !report.policies.is_empty() || args.output.is_for_programs() {
+        let header = ["KIND", "NAMESPACE", "NAME", "INGRESS", "EGRESS", "PLACE"];
+        args.output.print(&report, &header, rows)?;
+    } else if report.errors.is_empty() {
+        // What a pipe that broke before us leaves to read.
+        eprintln!("warning: there is no policy in what was read");
+    }
     for finding in &report.findings {
         eprintln!("{finding}");
     }

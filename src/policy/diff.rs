@@ -31,7 +31,11 @@ pub(super) fn run(args: &DiffArgs) -> anyhow::Result<()> {
     let before = input::set(std::slice::from_ref(&args.before))?;
     let after = input::set(std::slice::from_ref(&args.after))?;
     let changes = diff(&before, &after, &args.workloads.read()?);
-    print(&changes, args.output)?;
+    if changes.is_empty() && !args.output.is_for_programs() {
+        eprintln!("no flow's verdict differs");
+    } else {
+        print(&changes, args.output)?;
+    }
     let wider = changes.iter().filter(|change| change.widens()).count();
     ensure!(
         wider == 0 || !args.fail_on_widening,

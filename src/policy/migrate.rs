@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use handfast_policies::tools::migrate::{Enforcer, migrate};
 
@@ -57,15 +57,17 @@ pub(super) fn run(args: &MigrateArgs) -> anyhow::Result<()> {
     for warning in &migration.warnings {
         eprintln!("warning: {warning}");
     }
+    ensure!(
+        migration.policies > 0,
+        "there is no policy of Cilium's in what was read; nothing was written"
+    );
     match &args.out {
         Some(folder) => {
-            std::fs::create_dir_all(folder).with_context(|| {
-                format!("cannot make {}; nothing was changed", folder.display())
-            })?;
-            write_new(&folder.join("handfast-policies.yaml"), &migration.own)?;
+            let mut files = vec![(folder.join("handfast-policies.yaml"), &migration.own)];
             if !migration.stripped.is_empty() {
-                write_new(&folder.join("cilium-policies.yaml"), &migration.stripped)?;
+                files.push((folder.join("cilium-policies.yaml"), &migration.stripped));
             }
+            write_new(folder, &files)?;
         }
         None => {
             out!("{}", migration.own);
@@ -75,7 +77,7 @@ pub(super) fn run(args: &MigrateArgs) -> anyhow::Result<()> {
         }
     }
     eprintln!(
-        "{} policies migrated; verdicts that differ: {}",
+        "policies migrated: {}; verdicts that differ: {}",
         migration.policies,
         migration.changes.len()
     );
@@ -85,14 +87,25 @@ pub(super) fn run(args: &MigrateArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Never overwrites what somebody may have changed by hand.
-fn write_new(path: &Path, text: &str) -> anyhow::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .with_context(|| format!("cannot write {} (it must not exist yet)", path.display()))?;
-    file.write_all(text.as_bytes())?;
-    outln!("{}", path.display());
+/// Never overwrites what somebody may have changed by hand: all of them or none.
+fn write_new(folder: &Path, files: &[(PathBuf, &String)]) -> anyhow::Result<()> {
+    for (path, _) in files {
+        ensure!(
+            !path.exists(),
+            "{} exists already: move it away, or name another folder; nothing was written",
+            path.display()
+        );
+    }
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make {}; nothing was written", folder.display()))?;
+    for (path, text) in files {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        file.write_all(text.as_bytes())?;
+        outln!("{}", path.display());
+    }
     Ok(())
 }

@@ -116,7 +116,9 @@ fn a_pipeline_can_refuse_what_widens_access() {
     assert!(good(&args).contains("world"), "the change is listed");
     let error = fails(&[&args[..], &["--fail-on-widening"]].concat(), 1);
     assert!(error.contains("widen access"), "{error}");
-    good(&["diff", &before, &before, "--fail-on-widening"]);
+    let none = policy(&["diff", &before, &before, "--fail-on-widening"]);
+    assert_eq!((none.status.code(), out(&none)), (Some(0), String::new()));
+    assert!(err(&none).contains("no flow"), "{none:?}");
 }
 
 #[test]
