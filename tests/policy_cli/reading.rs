@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use crate::{err, fails, good, policy, shop, write};
+use crate::{err, fails, good, out, policy, shop, write};
 
 #[test]
 fn a_good_set_is_checked_and_ends_well() {
@@ -123,6 +123,22 @@ fn what_is_not_even_text_is_named_with_its_place() {
 }
 
 #[test]
+fn a_file_without_a_policy_is_said_to_have_none() {
+    let folder = TempDir::new().unwrap();
+    let empty = write(&folder, "empty.yaml", "");
+    let output = policy(&["check", &empty]);
+    assert_eq!(
+        (output.status.code(), out(&output)),
+        (Some(0), String::new())
+    );
+    assert!(err(&output).contains("there is no policy"), "{output:?}");
+    // A program gets what it reads.
+    let report = good(&["check", &empty, "--output", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["ok"], true);
+}
+
+#[test]
 fn what_kubectl_prints_is_read_from_standard_input() {
     let folder = TempDir::new().unwrap();
     let text = std::fs::read_to_string(shop("policies.yaml")).unwrap();
@@ -176,6 +192,28 @@ fn a_set_that_would_cut_agents_from_the_ca_is_refused_unless_somebody_insists() 
 }
 
 #[test]
+fn a_machine_that_is_closed_is_refused_but_for_ports_that_it_keeps_open_whatever_policy_says() {
+    let folder = TempDir::new().unwrap();
+    let machines =
+        "- {spiffeId: 'spiffe://example.org/m', labels: {app: m}, selectors: ['endpoint:host']}\n";
+    let machines = write(&folder, "m.yaml", machines);
+    let closed = write(
+        &folder,
+        "p.yaml",
+        "apiVersion: handfast.io/v1alpha1\nkind: HandfastPolicy\nmetadata: {name: closed}\nspec: {endpointSelector: {}, ingress: [{}]}\n",
+    );
+    let args = ["check", &closed, "--workloads", &machines];
+    let error = fails(&args, 1);
+    assert!(error.contains("--exempt tcp/22"), "{error}");
+    good(&[&args[..], &["--exempt", "tcp/22"]].concat());
+    // The list of another port, or protocol, opens nothing here.
+    for other in ["tcp/2222", "udp/22"] {
+        fails(&[&args[..], &["--exempt", other]].concat(), 1);
+    }
+    fails(&[&args[..], &["--exempt", "22"]].concat(), 2);
+}
+
+#[test]
 fn the_published_schemas_are_what_the_command_prints() {
     let schema: serde_json::Value =
         serde_json::from_str(&good(&["schema", "--kind", "NetworkPolicy"])).unwrap();
@@ -224,5 +262,14 @@ fn a_migration_needs_to_know_who_enforces_and_overwrites_nothing() {
     let stripped = std::fs::read_to_string(format!("{target}/cilium-policies.yaml")).unwrap();
     assert!(!stripped.contains("authentication"), "{stripped}");
     let error = fails(&args, 1);
-    assert!(error.contains("it must not exist yet"), "{error}");
+    assert!(error.contains("exists already"), "{error}");
+    // Nor is half of it written.
+    std::fs::remove_file(format!("{target}/handfast-policies.yaml")).unwrap();
+    let error = fails(&args, 1);
+    assert!(error.contains("cilium-policies.yaml exists"), "{error}");
+    assert!(!Path::new(&format!("{target}/handfast-policies.yaml")).exists());
+    let none = write(&folder, "none.yaml", "# nothing\n");
+    let args = ["migrate", "--from", "cilium", &none, "--enforcer", "cilium"];
+    let error = fails(&args, 1);
+    assert!(error.contains("no policy of Cilium's"), "{error}");
 }
