@@ -45,7 +45,7 @@ need() {
 # An emulator, the kernel's packages and what a guest's file system is made of.
 kernel_tools=(
     qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio depmod:kmod unxz:xz-utils
-    dash:dash setpriv:util-linux
+    dash:dash setpriv:util-linux wg:wireguard-tools
 )
 
 need "${run_tools[@]}"

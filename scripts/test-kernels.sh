@@ -107,30 +107,13 @@ if [ -n "${DEMO:-}" ]; then
 fi
 scripts/kernels/initramfs.sh "$work/root.cpio" "$work/list" "${files[@]}"
 
-# Runs a guest; its console goes to a file. `-cpu`: without cmpxchg16b, which QEMU 7
-# emulates with wrong flags (6.12's allocator then follows a wild pointer), and without
-# five-level page tables, with which it sometimes ends before init.
-boot() {
-    local folder=$1 log=$2 limit
-    limit=$(awk '{ sum += $2 } END { print sum + 120 }' "$work/list")
-    cat "$folder/modules.cpio" "$work/root.cpio" >"$work/initrd"
-    timeout "$limit" qemu-system-x86_64 -M microvm,acpi=off,rtc=on -accel tcg -cpu max,la57=off,cx16=off \
-        -m 2048 -smp 2 -kernel "$folder/vmlinuz" -initrd "$work/initrd" \
-        -append "console=ttyS0 quiet panic=-1 reboot=t" -nographic -no-reboot </dev/null >"$log" 2>&1 || true
-}
-
+limit=$(awk '{ sum += $2 } END { print sum + 120 }' "$work/list")
 outcome=0
 for kernel in $kernels; do
     folder=${folders[0]}
     folders=("${folders[@]:1}")
     log=$work/$kernel.log
-    # The emulator loses some boots before init; only such a one is repeated.
-    for _ in 1 2 3 4 5; do
-        boot "$folder" "$log"
-        ! grep -aq '^@@ init' "$log" || break
-        echo "kernel $kernel ended before its init; once more"
-    done
+    scripts/kernels/boot.sh "$folder" "$work/root.cpio" "$log" "$limit"
     scripts/kernels/summary.py "$kernel" "$log" "$work/list" || outcome=1
 done
-rm -f "$work/initrd"
 exit "$outcome"

@@ -42,7 +42,7 @@ program() {
     done
 }
 
-for tool in busybox ip tc bridge nft ping curl iperf3 setpriv wireguard-go; do
+for tool in busybox ip tc bridge nft ping curl iperf3 setpriv wireguard-go wg; do
     path=$(command -v "$tool") || {
         echo "initramfs.sh: no $tool here: run scripts/setup.sh kernels" >&2
         exit 1

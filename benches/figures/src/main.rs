@@ -6,6 +6,7 @@
 mod authority;
 mod bare;
 mod child;
+mod clock;
 mod crowd;
 mod gate;
 mod handshake;
@@ -47,6 +48,7 @@ const GROUPS: &[Group] = &[
     ("ca/crowd", crowd::measure),
     ("node", node::measure),
     ("gate", gate::measure),
+    ("gate/instructions", gate::instructions),
     ("policy/kubernetes", kubernetes::measure),
     ("tunnel", tunnel::measure),
 ];

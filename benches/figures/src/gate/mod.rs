@@ -1,4 +1,4 @@
-//! What gates cost: nanoseconds of a packet in the kernel, and what is left of bandwidth, connections and latency.
+//! What gates cost: nanoseconds and instructions of a packet in the kernel, and what is left of bandwidth, connections and latency.
 
 mod traffic;
 
@@ -12,6 +12,7 @@ mod support;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::clock;
 use crate::report::{Figure, Goal, ROUNDS, figure};
 use support::{
     cost::{self, PACKETS, REMOTE, Way},
@@ -30,6 +31,39 @@ pub fn measure() -> Result<Vec<Figure>> {
     let mut figures = in_the_kernel()?;
     figures.extend(traffic::measure()?);
     Ok(figures)
+}
+
+/// `gate.instructions_per_packet`, where the clock counts them; nothing elsewhere.
+pub fn instructions() -> Result<Vec<Figure>> {
+    if !clock::counts_instructions()? {
+        return Ok(Vec::new());
+    }
+    let mut node = cost::node("bench-instructions", HOT).context("no bpffs")?;
+    cost::open(&mut node, &REMOTE[1], 0..HOT);
+    let mut all = Vec::new();
+    let mut each = REMOTE.map(|way| (way.program, Vec::new()));
+    for _ in 0..ROUNDS {
+        let seen = REMOTE
+            .map(|way| cost::measure(&mut node, &way, Order::Random(HOT), PACKETS / 10).round());
+        all.push(seen.iter().sum());
+        for ((_, rounds), seen) in each.iter_mut().zip(seen) {
+            rounds.push(seen);
+        }
+    }
+    let medians: Vec<String> = each
+        .iter_mut()
+        .map(|(program, rounds)| {
+            rounds.sort_by(f64::total_cmp);
+            format!("{program} {}", rounds[rounds.len() / 2])
+        })
+        .collect();
+    let how = format!(
+        "x86-64 instructions of all four gates between two workloads on two nodes ({}), {HOT} flows to 100 proven workloads \
+         in random order, by program test run in a guest whose clock counts instructions",
+        medians.join(", ")
+    );
+    let id = "gate.instructions_per_packet";
+    Ok(vec![figure(id, "", Goal::None, all, &how)?])
 }
 
 /// `gate.ns_per_packet`, `gate.growth_500k` and what is reported beside them.

@@ -26,7 +26,7 @@ enum Rest {
 impl ByHand {
     pub fn start(lab: &Lab, kind: Kind) -> Result<Self> {
         match kind {
-            Kind::WireGuard => {
+            Kind::WireGuard | Kind::Userspace => {
                 let (client, server, address, held) = Bare::start(lab)?.into_parts();
                 Ok(Self {
                     client,

@@ -38,16 +38,23 @@ pub fn measure(kind: Kind) -> Result<Vec<Figure>> {
         kind.word()
     );
     let plain = format!("the same {RATE} UDP packets/s for as long while nothing changes");
+    let [changing, still] = names(kind);
     Ok(vec![
-        figure("tunnel.rotation_lost", "", Goal::AtMost(0.0), lost, &how)?,
-        figure(
-            "tunnel.undisturbed_lost",
-            "",
-            Goal::None,
-            undisturbed,
-            &plain,
-        )?,
+        figure(changing, "", Goal::AtMost(0.0), lost, &how)?,
+        figure(still, "", Goal::None, undisturbed, &plain)?,
     ])
+}
+
+/// What is lost while keys change, and while nothing does, by its names.
+fn names(kind: Kind) -> [&'static str; 2] {
+    match kind {
+        Kind::WireGuard => ["tunnel.rotation_lost", "tunnel.undisturbed_lost"],
+        Kind::Ipsec => ["tunnel.esp_rotation_lost", "tunnel.esp_undisturbed_lost"],
+        Kind::Userspace => [
+            "tunnel.userspace_rotation_lost",
+            "tunnel.userspace_undisturbed_lost",
+        ],
+    }
 }
 
 /// How many changes there were.
