@@ -1,0 +1,95 @@
+//! Peers that are to be heard under new keys before anybody counts on them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use handfast_encrypt::PublicKey;
+use tokio::time::Instant;
+
+use super::super::RunError;
+use super::super::tunnel_worker::Outcome;
+use super::super::tunnels::{Place, Places, Slot};
+use super::Work;
+use crate::core::ConnId;
+
+/// How long a peer may take to answer under its new key, and how long until it is first called again.
+const ANSWER: Duration = Duration::from_secs(20);
+const CALL_AGAIN: Duration = Duration::from_millis(400);
+
+/// A peer that is to be heard under new keys before anybody is told that it can be reached: on both nodes, since
+/// the one that was called can send only when the caller's first packet has come.
+pub(super) struct Call {
+    conn: ConnId,
+    pub(super) place: Place,
+    /// This node speaks first; the other one is waited for.
+    calls: bool,
+    since: Instant,
+    next: Instant,
+    pause: Duration,
+}
+
+impl Call {
+    pub(super) fn new(conn: ConnId, place: Place, calls: bool) -> Self {
+        let since = Instant::now();
+        Self {
+            conn,
+            place,
+            calls,
+            since,
+            next: since + CALL_AGAIN,
+            pause: CALL_AGAIN,
+        }
+    }
+}
+
+impl Work {
+    /// Whether this node is the one to speak first under new keys. A node whose key is the same hosts the other's, and
+    /// is the only one that knows on which port. Where both keys change, one of the two does.
+    pub(super) fn calls(&self, places: &Places, key: PublicKey, own: PublicKey) -> bool {
+        let before = self.device(places.active.slot);
+        let ours_changed = before.is_ok_and(|device| device.public_key() != own);
+        places.active.key() != key && (!ours_changed || own < key)
+    }
+
+    /// Who has answered, and who is called again. Each device is asked once, whoever waits for it.
+    pub(super) async fn listen(&mut self) {
+        let mut heard = BTreeMap::new();
+        let devices = self.published.borrow().devices.clone();
+        for (slot, device) in devices {
+            let peers = device.status().await.map(|status| status.peers);
+            let peers = peers.unwrap_or_default().into_iter();
+            let answered = peers.filter(|peer| peer.last_handshake.is_some());
+            heard.insert(slot, answered.map(|peer| peer.public_key).collect());
+        }
+        self.answer_calls(&heard).await;
+    }
+
+    async fn answer_calls(&mut self, heard: &BTreeMap<Slot, BTreeSet<PublicKey>>) {
+        for mut call in std::mem::take(&mut self.calling) {
+            let key = call.place.key();
+            let Ok(device) = self.device(call.place.slot) else {
+                continue;
+            };
+            let keys = heard.get(&call.place.slot);
+            if keys.is_some_and(|keys| keys.contains(&key)) {
+                self.say(Outcome::Installed(call.conn)).await;
+                continue;
+            }
+            let mut outcome = Ok(());
+            if call.since.elapsed() > ANSWER {
+                outcome = Err(RunError::Refused(format!(
+                    "the peer does not answer under its new tunnel key {key}"
+                )));
+            } else if call.calls && call.next <= Instant::now() {
+                // Longer each time: a call that comes before the answer to the last one undoes it.
+                call.pause *= 2;
+                call.next = Instant::now() + call.pause;
+                outcome = device.rouse(key).await.map_err(RunError::from);
+            }
+            match outcome {
+                Ok(()) => self.calling.push(call),
+                Err(error) => self.say(Outcome::NotInstalled(call.conn, error)).await,
+            }
+        }
+    }
+}
