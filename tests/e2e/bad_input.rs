@@ -239,8 +239,17 @@ fn endpoints_and_peers_that_cannot_be_are_refused_and_change_nothing() {
         &add("hf-no-such-namespace", "10.77.1.9"),
         &["does not exist"],
     );
+    // A workload that is one already keeps its link.
+    for again in [
+        &["--name", "again"][..],
+        &["--name", "again", "--address", "10.77.1.2"],
+    ] {
+        let words = [&["endpoint", "add", "--netns", client.ns.name()][..], again].concat();
+        fails(&mesh.n1.cli(&words).unwrap(), &["nothing was changed"]);
+    }
     assert_eq!(list(), before);
     assert_eq!(second.links(), ["lo"]);
+    assert_eq!(support::curl(&client, &url, 5).as_deref(), Ok(PAGE));
 
     speak_garbage(&mesh);
     assert!(mesh.n2.agent().unwrap().running());

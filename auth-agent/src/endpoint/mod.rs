@@ -70,7 +70,8 @@ pub enum EndpointError {
     BadName(String),
     /// There is no such namespace.
     #[error(
-        "network namespace {0} does not exist (nothing under /run/netns); make it with: ip netns add {0}"
+        "network namespace {0} does not exist (nothing under /run/netns); make it with: ip netns add {0}; nothing was \
+         changed"
     )]
     NoNamespace(String),
     /// The namespace has no link to this node and no address was given to make one.
@@ -134,7 +135,8 @@ pub enum EndpointError {
     },
     /// The namespace's link has other addresses than were asked for.
     #[error(
-        "network namespace {netns} is linked already, with other addresses than asked for ({found:?})"
+        "network namespace {netns} is linked already, with other addresses than asked for ({found:?}): leave --address out to take \
+         those; nothing was changed"
     )]
     OtherAddresses {
         /// The namespace.

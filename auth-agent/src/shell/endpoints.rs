@@ -54,6 +54,14 @@ impl Agent {
             mtu: self.tunnels.current().device().mtu,
         };
         let link = endpoint::attach(&self.netlink, &request).await?;
+        // Before anything can fail that would take the link away: it is another's.
+        let mut others = self.endpoints.all().iter();
+        if let Some(other) = others.find(|other| other.ifindex == link.ifindex) {
+            return Err(RunError::Refused(format!(
+                "network namespace {netns} is endpoint {} already; nothing was changed",
+                other.name
+            )));
+        }
         let endpoint = Endpoint {
             id,
             name,
@@ -86,13 +94,6 @@ impl Agent {
         // A link that was there already may have brought addresses that nobody named before.
         self.check_addresses(&endpoint.addresses)?;
         self.endpoints.free(&endpoint.addresses)?;
-        let another = |other: &Endpoint| other.ifindex == endpoint.ifindex;
-        if let Some(other) = self.endpoints.all().iter().find(|other| another(other)) {
-            return Err(RunError::Refused(format!(
-                "interface {} belongs to endpoint {} already; nothing was changed",
-                endpoint.interface, other.name
-            )));
-        }
         self.gates.attach_endpoint(endpoint)?;
         self.gates.unwatch(endpoint.ifindex)?;
         self.endpoints.insert(endpoint.clone())?;
