@@ -94,7 +94,9 @@ pub enum Error {
         need: u32,
     },
     /// The underlay cannot be found.
-    #[error("no route to the underlay address {0}")]
+    #[error(
+        "no route to the underlay address {0}: this host needs one (ip route get {0}), or the address is wrong where the CA has it"
+    )]
     NoRoute(IpAddr),
     /// Peer not in the device.
     #[error("the tunnel has no peer {0}")]

@@ -11,7 +11,8 @@ const AROUND: u32 = 80;
 /// What IPv6 demands of every link (RFC 8200 section 5).
 const LEAST: u32 = 1280;
 
-/// The MTU that fits every one of the underlay addresses (this node's or its peers').
+/// The MTU that fits every one of the underlay addresses (this node's or its peers') that there is a way to; an error if there is
+/// one to none of them.
 pub(crate) async fn fitting(
     netlink: &Netlink,
     underlay: &[IpAddr],
@@ -22,11 +23,23 @@ pub(crate) async fn fitting(
         [] => vec![None],
         addresses => addresses.iter().copied().map(Some).collect(),
     };
+    let mut unreached = None;
     for target in targets {
-        let (link, mtu) = netlink.path(target, mark).await?;
+        let (link, mtu) = match netlink.path(target, mark).await {
+            Ok(path) => path,
+            // One family may be missing here, or be away for a while: the others tell.
+            Err(error @ Error::NoRoute(_)) => {
+                unreached.get_or_insert(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         if narrowest.as_ref().is_none_or(|(_, least)| mtu < *least) {
             narrowest = Some((link.name, mtu));
         }
+    }
+    if let (None, Some(error)) = (&narrowest, unreached) {
+        return Err(error);
     }
     let (device, mtu) = narrowest.unwrap_or_default();
     inside(&device, mtu)

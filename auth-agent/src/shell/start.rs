@@ -130,7 +130,13 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
     let gates = Gates::open(&config)?;
     let kernel_events = gates.events()?;
     let underlay = underlay_addresses(&knowledge, &node, &ca_address).await;
-    let opened = tunnel_start::open(&config, underlay).await?;
+    let opened = match tunnel_start::open(&config, underlay).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            gates.give_up()?;
+            return Err(error);
+        }
+    };
     let park = Park::open(&config.hold_device)?;
     gates.attach_hold(park.ifindex())?;
     for tunnel in opened.devices.values() {

@@ -50,6 +50,14 @@ impl Gates {
         })
     }
 
+    /// For a start that goes no further: takes away what it has made. What an earlier run left stays as it was.
+    pub(super) fn give_up(&self) -> Result<(), RunError> {
+        if !self.kernel.adopted() {
+            self.kernel.detach_all()?;
+        }
+        Ok(())
+    }
+
     fn tables(&self) -> &Tables {
         self.kernel.tables()
     }
