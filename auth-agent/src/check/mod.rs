@@ -213,14 +213,18 @@ impl Findings {
                 .node(&identity.chain, UnixTime::now())
                 .map_err(|error| handfast_ca::Error::from(error).into())
         });
-        match node {
-            Ok(node) => self.add(
-                "identity",
-                State::Ok,
-                format!("{}, this host's clock fits its SVID", node.spiffe_id),
-            ),
-            Err(error) => self.add("identity", State::Failed, error.to_string()),
-        }
+        let own = match node {
+            Ok(node) => {
+                let own = node.spiffe_id.to_string();
+                let detail = format!("{own}, this host's clock fits its SVID");
+                self.add("identity", State::Ok, detail);
+                Some(own)
+            }
+            Err(error) => {
+                self.add("identity", State::Failed, error.to_string());
+                None
+            }
+        };
         match store.ca_address() {
             Ok(address) => {
                 let reached = reach(&address).await;
@@ -235,7 +239,8 @@ impl Findings {
                 "what the CA said last cannot be read",
             );
         };
-        for node in knowledge.nodes {
+        let others = knowledge.nodes.into_iter();
+        for node in others.filter(|node| own.as_ref() != Some(&node.spiffe_id)) {
             for address in node.underlay {
                 self.peer(&node.name, address).await;
             }
