@@ -1,15 +1,17 @@
 //! The manifests' own containers, run by a container runtime as they say: a node joins, its agent works, and before the
 //! chart goes the node is detached.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cluster::SYSTEM;
+use crate::cluster::{PORT, SYSTEM};
 use crate::engine::{Engine, missing};
 use crate::harness::lab::underlay;
 use crate::harness::mesh::{Authority, Endpoint, Node, Status, TRUST_DOMAIN};
+use crate::harness::process::command;
 use crate::harness::wait;
 use crate::mesh::{AUDIENCE, Mesh};
 use crate::pod::Pod;
@@ -54,6 +56,92 @@ fn hooks() -> Option<String> {
     made.ok()
         .filter(|made| made.status.success())
         .map(|made| String::from_utf8(made.stdout).unwrap())
+}
+
+/// What is set before use, set.
+fn set(word: &str) -> Option<String> {
+    let domain = word.starts_with("--trust-domain=");
+    domain.then(|| format!("--trust-domain={TRUST_DOMAIN}"))
+}
+
+fn manifests() -> String {
+    std::fs::read_to_string(repository("deploy/kubernetes/handfast.yaml")).unwrap()
+}
+
+#[test]
+fn the_manifests_ca_serves_without_any_capability_and_finds_its_cluster() {
+    const TEST: &str = "the_manifests_ca_serves";
+    if let Some(missing) = missing() {
+        eprintln!("skipped: {TEST}: {missing}");
+        return;
+    }
+    let Some(mut mesh) = Mesh::start(TEST) else {
+        return;
+    };
+    // Its place, network and ports are free.
+    mesh.authority.server().unwrap().interrupt(SOON).unwrap();
+    let host = mesh.authority.host();
+    let dir = host.dir.join("pod");
+    let mut engine = Engine::new(&mesh.lab, host.ns.name(), &dir).unwrap();
+    for volume in ["data", "run", "config", "account"] {
+        engine.host_path(volume, &dir.join(volume)).unwrap();
+    }
+    let manifests = manifests();
+    let config = object(&manifests, "ConfigMap", "handfast-ca");
+    for (name, text) in config["data"].as_object().unwrap() {
+        std::fs::write(dir.join("config").join(name), text.as_str().unwrap()).unwrap();
+    }
+    let kubeconfig = mesh.cluster.kubeconfig("handfast-ca").unwrap();
+    let kubeconfig: Value = serde_json::from_slice(&std::fs::read(kubeconfig).unwrap()).unwrap();
+    let cluster = &kubeconfig["clusters"][0]["cluster"];
+    let account = dir.join("account");
+    let authority = cluster["certificate-authority"].as_str().unwrap();
+    std::fs::copy(authority, account.join("ca.crt")).unwrap();
+    let token = kubeconfig["users"][0]["user"]["token"].as_str().unwrap();
+    std::fs::write(account.join("token"), token).unwrap();
+    std::fs::write(account.join("namespace"), SYSTEM).unwrap();
+    engine.account = Some((account, SocketAddr::from(([127, 0, 0, 1], PORT))));
+    let addresses = &host.addresses;
+    engine
+        .fields
+        .insert("metadata.name", "handfast-ca-0".to_owned());
+    engine
+        .fields
+        .insert("status.hostIP", addresses[0].to_string());
+
+    let stateful = object(&manifests, "StatefulSet", "handfast-ca");
+    let pod = &stateful["spec"]["template"]["spec"];
+    let init = || engine.start(pod, &pod["initContainers"][0], set).unwrap();
+    init().end().unwrap();
+    init().end().unwrap();
+    let container = &pod["containers"][0];
+    let mut server = engine.start(pod, container, set).unwrap();
+    let probe = &container["readinessProbe"]["httpGet"];
+    let [path, at] = ["path", "host"].map(|field| probe[field].as_str().unwrap());
+    let url = format!("http://{at}:{}{path}", probe["port"]);
+    wait::until("the CA to be ready", SOON, || {
+        anyhow::ensure!(server.running(), "it ended: {}", server.output());
+        let asked = host.place.run(
+            &mut command("curl", &["-fsS", "--noproxy", "*", &url]),
+            SOON,
+        )?;
+        Ok((asked.code() == 0).then_some(()))
+    })
+    .unwrap();
+    // As docs/kubernetes.md has it.
+    assert!(
+        server.exec(&["handfast", "node", "list"]),
+        "{}",
+        server.output()
+    );
+    // By the rights of its service account it leads, and publishes its bundle.
+    let published = wait::until("the bundle", SOON, || {
+        let (code, object) = mesh.cluster.ask("GET", BUNDLE, None)?;
+        Ok((code == 200).then_some(object))
+    });
+    let published = published.unwrap_or_else(|error| panic!("{error}: {}", server.output()));
+    assert!(published["data"]["bundle.json"].is_string(), "{published}");
+    server.stop().unwrap();
 }
 
 #[test]
@@ -113,12 +201,7 @@ fn the_manifests_containers_join_a_node_run_its_agent_and_detach_it() {
     let ca = ca.rsplit_once(':').unwrap().0;
     engine.hosts = format!("{ca} handfast-ca.{SYSTEM}.svc\n");
 
-    // A node's pod: what is set before use is set.
-    let manifests = std::fs::read_to_string(repository("deploy/kubernetes/handfast.yaml")).unwrap();
-    let set = |word: &str| {
-        let domain = word.starts_with("--trust-domain=");
-        domain.then(|| format!("--trust-domain={TRUST_DOMAIN}"))
-    };
+    let manifests = manifests();
     let daemon = object(&manifests, "DaemonSet", "handfast-agent");
     let pod = &daemon["spec"]["template"]["spec"];
     let join = || engine.start(pod, &pod["initContainers"][0], set).unwrap();

@@ -5,6 +5,7 @@
 //! of a kubelet's is the seccomp profile.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -74,7 +75,12 @@ pub struct Engine<'a> {
     pub fields: BTreeMap<&'static str, String>,
     /// Lines of the pods' `/etc/hosts`.
     pub hosts: String,
+    /// What a pod's service account shows the API server, and where that is: mounted unless the pod says otherwise.
+    pub account: Option<(PathBuf, SocketAddr)>,
 }
+
+/// Where pods find it.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// A container that runs.
 pub struct Container {
@@ -118,6 +124,7 @@ impl<'a> Engine<'a> {
             volumes: BTreeMap::new(),
             fields: BTreeMap::new(),
             hosts: String::new(),
+            account: None,
         })
     }
 
@@ -211,6 +218,12 @@ impl<'a> Engine<'a> {
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
             format!("{MARK}={}", self.lab.name()),
         ];
+        let account = self.account.as_ref();
+        let account = account.filter(|_| pod["automountServiceAccountToken"] != false);
+        if let Some((_, server)) = account {
+            environment.push(format!("KUBERNETES_SERVICE_HOST={}", server.ip()));
+            environment.push(format!("KUBERNETES_SERVICE_PORT={}", server.port()));
+        }
         let mut known = BTreeMap::new();
         for variable in container["env"].as_array().into_iter().flatten() {
             let name = variable["name"].as_str().context("no name")?;
@@ -260,7 +273,7 @@ impl<'a> Engine<'a> {
                 "noNewPrivileges": security["allowPrivilegeEscalation"] == false,
             },
             "root": {"path": image, "readonly": security["readOnlyRootFilesystem"] == true},
-            "mounts": self.mounts(container, bundle, privileged)?,
+            "mounts": self.mounts(container, bundle, privileged, account.map(|(folder, _)| folder))?,
             "linux": {
                 "namespaces": namespaces,
                 "resources": {"devices": [{"allow": privileged, "access": "rwm"}]},
@@ -274,6 +287,7 @@ impl<'a> Engine<'a> {
         container: &Value,
         bundle: &Path,
         privileged: bool,
+        account: Option<&PathBuf>,
     ) -> anyhow::Result<Vec<Value>> {
         let bind = |from: &Path, to: &str, options: &[&str]| {
             let options = [&["rbind"], options].concat();
@@ -292,6 +306,7 @@ impl<'a> Engine<'a> {
             true => bind(Path::new("/dev"), "/dev", &[]),
             false => json!({"source": "tmpfs", "destination": "/dev", "type": "tmpfs"}),
         });
+        mounts.extend(account.map(|folder| bind(folder, ACCOUNT, &["ro"])));
         for mount in container["volumeMounts"].as_array().into_iter().flatten() {
             let name = mount["name"].as_str().context("no name")?;
             let to = mount["mountPath"].as_str().context("no path")?;
