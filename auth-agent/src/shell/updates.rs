@@ -136,6 +136,8 @@ impl Agent {
         {
             self.feed(event).await;
         }
+        // Most updates concern others, and say no more than that there was one. The first is stored in any case.
+        self.unsettled.knowledge |= self.knowledge.sequence == 0 || is_to_be_known(&update);
         // Workloads wait for this on open streams; the rest may take its time.
         self.workloads.apply(Change::of(&update));
         if let Some(nodes) = update.nodes {
@@ -148,12 +150,12 @@ impl Agent {
             self.unsettled.entries = true;
         }
         if let Some(federated) = update.federated {
+            self.unsettled.foreign |= self.foreign.federated != federated;
             self.foreign.federated = federated;
-            self.unsettled.foreign = true;
         }
         if let Some(crls) = update.crls {
+            self.unsettled.foreign |= self.foreign.crls != crls;
             self.foreign.crls = crls;
-            self.unsettled.foreign = true;
         }
         if let Some(servers) = update.servers {
             self.knowledge.servers = servers;
@@ -187,7 +189,6 @@ impl Agent {
             outcomes.push(outcome);
         }
         self.knowledge.sequence = update.sequence;
-        self.unsettled.knowledge = true;
         outcomes.push(self.settle().await);
         outcomes.into_iter().collect()
     }
@@ -380,6 +381,15 @@ pub(super) fn deny_event(list: &DenyList, verifier: &Verifier) -> Event {
         }
     }
     Event::DenyList(Arc::new(known))
+}
+
+/// Whether an update has something of what is known over a restart.
+fn is_to_be_known(update: &Update) -> bool {
+    update.nodes.is_some()
+        || update.entries.is_some()
+        || update.policies.is_some()
+        || update.servers.is_some()
+        || update.retired.is_some()
 }
 
 /// A revoked node keeps its prefixes, so that nothing of it counts as outside the mesh; nobody dials it.
