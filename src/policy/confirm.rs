@@ -98,6 +98,10 @@ pub(super) async fn status(args: &StatusArgs, ca: &CaSocket) -> anyhow::Result<(
     let trial = ca.connect().await?.policy_trial().await?.map(Trial::from);
     let header = ["POLICY", "UNLESS CONFIRMED", "AT", "PUT IN FORCE BY"];
     let rows: Vec<_> = trial.iter().flat_map(rows).collect();
+    if rows.is_empty() && !args.output.is_for_programs() {
+        eprintln!("nothing is in force for a time: what there is stays");
+        return Ok(());
+    }
     args.output
         .print(&Report { on_trial: trial }, &header, rows)
 }

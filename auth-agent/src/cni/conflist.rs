@@ -62,6 +62,9 @@ pub fn install(folder: &Path, admin_socket: &Path) -> Result<(PathBuf, Installed
 /// A list cannot be read or written; those before it are done.
 pub fn remove(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     let mut changed = Vec::new();
+    if !folder.exists() {
+        return Ok(changed);
+    }
     for path in lists(folder)? {
         // Another plugin's configuration need not be a list.
         let Ok(mut list) = read(&path) else { continue };
@@ -213,6 +216,7 @@ mod tests {
         let after: Value = serde_json::from_slice(&fs::read(&first).unwrap()).unwrap();
         assert_eq!(after, before);
         assert!(remove(folder.path()).unwrap().is_empty());
+        assert!(remove(&folder.path().join("none")).unwrap().is_empty());
     }
 
     #[test]

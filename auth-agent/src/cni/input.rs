@@ -13,7 +13,7 @@ use super::error::CniError;
 use super::request::Pod;
 
 /// Versions whose results this plugin can pass on: between them they differ in what it does not touch.
-pub(super) const VERSIONS: [&str; 5] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0", "0.3.0"];
+pub(super) const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// A configuration with more bytes is not read.
 const MAX_CONFIG: u64 = 1 << 20;
 const MAX_ID: usize = 256;
