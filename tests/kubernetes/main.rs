@@ -40,3 +40,4 @@ mod rollout;
 mod running;
 mod sources;
 mod traffic;
+mod waiting;
