@@ -80,6 +80,21 @@ impl Routes {
         Ok(routes)
     }
 
+    /// Refuses a table or priority that others use, and makes nothing.
+    pub async fn refuse_foreign(options: RouteOptions) -> Result<(), Error> {
+        let routes = Self {
+            netlink: Netlink::open()?,
+            options,
+        };
+        for family in FAMILIES {
+            routes.check_table(family).await?;
+            for rule in routes.rules(family).await? {
+                routes.check_rule(&rule, &routes.rule(family))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the table exactly this: each remote prefix of the mesh into the device. Call it with all of them,
     /// also before any session exists: what has no session is held or dropped at the gate, never sent past it.
     pub async fn set(&self, device: u32, prefixes: &[IpNet]) -> Result<(), Error> {
@@ -298,6 +313,25 @@ impl Routes {
                 .contains(&RuleAttribute::Table(self.options.table))
     }
 
+    /// Refuses a rule of somebody else's at our priority.
+    fn check_rule(&self, rule: &RuleMessage, wanted: &RuleMessage) -> Result<(), Error> {
+        let priority = |rule: &RuleMessage| rule.attributes.iter().find_map(priority_of);
+        if self.is_ours(rule) || priority(rule) != priority(wanted) {
+            return Ok(());
+        }
+        let table = rule.attributes.iter().find_map(|part| match part {
+            RuleAttribute::Table(table) => Some(*table),
+            _ => None,
+        });
+        Err(Error::Occupied {
+            what: format!("routing rule priority {}", self.options.priority),
+            found: match table {
+                Some(table) => format!("a rule that looks up table {table}"),
+                None => "a rule without a table".to_owned(),
+            },
+        })
+    }
+
     /// `priority: not from all fwmark MARK lookup TABLE`. True if it had to be made.
     async fn ensure_rule(&self, family: AddressFamily) -> Result<bool, Error> {
         let wanted = self.rule(family);
@@ -317,11 +351,8 @@ impl Routes {
                 // Made with other settings, or twice.
                 let gone = self.netlink.handle().rule().del(rule).execute().await;
                 tolerate(gone, &[libc::ENOENT], || "removing an old rule".to_owned())?;
-            } else if same(priority_of) {
-                return Err(Error::Occupied {
-                    what: format!("routing rule priority {}", self.options.priority),
-                    found: format!("{:?}", rule.attributes),
-                });
+            } else {
+                self.check_rule(&rule, &wanted)?;
             }
         }
         if found {

@@ -64,6 +64,13 @@ impl Agent {
     }
 }
 
+/// For a start that goes no further: what it has made in the kernel.
+pub(super) async fn undo(config: &AgentConfig) -> Result<(), RunError> {
+    Kernel::detach_dir(&config.bpf_dir)?;
+    tunnel_start::take_away(config).await?;
+    Ok(HoldDevice::remove(&config.hold_device)?)
+}
+
 /// The same without a running agent, from what an earlier one left.
 pub async fn detach(config: &AgentConfig) -> Result<Vec<String>, RunError> {
     start::require_root()?;

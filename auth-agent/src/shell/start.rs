@@ -30,10 +30,13 @@ use super::policy::PolicyTable;
 use super::readiness::Readiness;
 use super::running_pods::RunningPods;
 use super::stored::Stored;
+use super::tunnel_start::Opened;
 use super::tunnel_worker::{Outcome, TunnelWorker};
 use super::updates::{Unsettled, deny_event};
 use super::verify::Questions;
-use super::{RunError, cni, forwarding, forwarding_path, policies, snapshot_path, tunnel_start};
+use super::{
+    RunError, cni, detach, forwarding, forwarding_path, policies, snapshot_path, tunnel_start,
+};
 use crate::admin::{self, Asked};
 use crate::clock::Clock;
 use crate::config::AgentConfig;
@@ -103,6 +106,8 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
             source,
         })?;
 
+    tunnel_start::refuse_others(&config).await?;
+
     let (ca_sender, ca_events) = mpsc::channel(QUEUE);
     let credentials = Credentials {
         verifier: verifier.clone(),
@@ -130,24 +135,18 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
     let gates = Gates::open(&config)?;
     let kernel_events = gates.events()?;
     let underlay = underlay_addresses(&knowledge, &node, &ca_address).await;
-    let opened = match tunnel_start::open(&config, underlay).await {
-        Ok(opened) => opened,
+    let raised = raise(&config, &gates, underlay).await;
+    let (opened, park, routes) = match raised {
+        Ok(raised) => raised,
+        // What an earlier run left goes on as it was.
+        Err(error) if gates.adopted() => return Err(error),
         Err(error) => {
-            gates.give_up()?;
+            if let Err(left) = detach::undo(&config).await {
+                tracing::warn!(error = %left, "what was begun could not be taken away: handfast agent detach does");
+            }
             return Err(error);
         }
     };
-    let park = Park::open(&config.hold_device)?;
-    gates.attach_hold(park.ifindex())?;
-    for tunnel in opened.devices.values() {
-        gates.attach_tunnel(tunnel.device().index)?;
-        tunnel.up().await?;
-    }
-    let turned = forwarding::enable().map_err(RunError::io("turn forwarding on"))?;
-    if !turned.is_empty() {
-        files::write_json(&forwarding_path(&config), &turned)?;
-    }
-    let routes = Routes::open(tunnel_start::route_options(&config)).await?;
 
     let (admin_sender, admin_requests) = mpsc::channel(QUEUE);
     let socket = config.admin_socket();
@@ -240,6 +239,27 @@ pub(super) async fn start(config: AgentConfig, readiness: Readiness) -> Result<S
         workload_api,
         lock,
     })
+}
+
+/// Devices and routes, with gates on them before anything can pass.
+async fn raise(
+    config: &AgentConfig,
+    gates: &Gates,
+    underlay: Vec<IpAddr>,
+) -> Result<(Opened, Park, Routes), RunError> {
+    let opened = tunnel_start::open(config, underlay).await?;
+    let park = Park::open(&config.hold_device)?;
+    gates.attach_hold(park.ifindex())?;
+    for tunnel in opened.devices.values() {
+        gates.attach_tunnel(tunnel.device().index)?;
+        tunnel.up().await?;
+    }
+    let turned = forwarding::enable().map_err(RunError::io("turn forwarding on"))?;
+    if !turned.is_empty() {
+        files::write_json(&forwarding_path(config), &turned)?;
+    }
+    let routes = Routes::open(tunnel_start::route_options(config)).await?;
+    Ok((opened, park, routes))
 }
 
 /// Takes up what the CA said last and what an earlier run left in the kernel.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use handfast_bpf::HoldDevice;
 use handfast_encrypt::{
     Backend, Device, Ipsec, IpsecOptions, Options, PublicKey, RouteOptions, Routes, Tunnel,
     WireGuard,
@@ -161,6 +162,24 @@ pub(super) async fn refuse_foreign(config: &AgentConfig) -> Result<(), RunError>
     }
     Ipsec::refuse_foreign(&ipsec_options(config, Vec::new())?).await?;
     Ok(())
+}
+
+/// Devices, a table and a rule that somebody else has under the names and numbers of ours: before anything is made.
+pub(super) async fn refuse_others(config: &AgentConfig) -> Result<(), RunError> {
+    let unchanged = |what: String| RunError::Refused(format!("{what}. Nothing was changed"));
+    refuse_foreign(config)
+        .await
+        .map_err(|error| unchanged(error.to_string()))?;
+    HoldDevice::refuse_foreign(&config.hold_device).map_err(|error| {
+        let name = &config.hold_device;
+        unchanged(format!(
+            "{error}: a device of that name is not handfast's, or in use; remove it (ip link del {name}), or choose another \
+             name with --hold-device"
+        ))
+    })?;
+    Routes::refuse_foreign(route_options(config))
+        .await
+        .map_err(|error| unchanged(format!("{error} (--routing-table)")))
 }
 
 /// Takes the tunnel's devices and routes away without a running agent.
