@@ -28,6 +28,7 @@ mod kills;
 mod layout;
 mod leaks;
 mod metrics;
+mod neighbours;
 mod networks;
 mod outside;
 mod readme;
