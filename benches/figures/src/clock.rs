@@ -9,15 +9,33 @@ const TURNS: u64 = 10_000_000;
 /// How often it is looked whether the machine has come to rest, a second apart.
 const TRIES: u32 = 30;
 
-/// Whether the clock of this machine counts instructions, as whoever started this says.
-///
-/// # Errors
-///
-/// If it was said and is not so.
-pub fn counts_instructions() -> Result<bool> {
-    if std::env::var("HANDFAST_CLOCK").as_deref() != Ok("instructions") {
-        return Ok(false);
+/// What measures time here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// A machine's.
+    Real,
+    /// An emulator's, by which ciphers are much dearer than on a machine, and everything else alike.
+    Emulated,
+    /// An emulator's that counts: each instruction is a nanosecond.
+    Instructions,
+}
+
+impl Clock {
+    /// As whoever started this says.
+    ///
+    /// # Errors
+    ///
+    /// If instructions are to be counted, and are not.
+    pub fn here() -> Result<Self> {
+        match std::env::var("HANDFAST_CLOCK").as_deref() {
+            Ok("emulated") => Ok(Self::Emulated),
+            Ok("instructions") => counts().map(|()| Self::Instructions),
+            _ => Ok(Self::Real),
+        }
     }
+}
+
+fn counts() -> Result<()> {
     // Beside it the kernel has its own work: its timer, and for a while after a start the tests of its ciphers.
     let mut each = 0.0;
     for _ in 0..TRIES {
@@ -25,7 +43,7 @@ pub fn counts_instructions() -> Result<bool> {
         spin(TURNS);
         each = start.elapsed().as_nanos() as f64 / (2 * TURNS) as f64;
         if (0.98..1.02).contains(&each) {
-            return Ok(true);
+            return Ok(());
         }
         std::thread::sleep(Duration::from_secs(1));
     }

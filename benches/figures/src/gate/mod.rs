@@ -12,7 +12,7 @@ mod support;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::report::{Figure, Goal, ROUNDS, figure};
 use support::{
     cost::{self, PACKETS, REMOTE, Way},
@@ -35,7 +35,7 @@ pub fn measure() -> Result<Vec<Figure>> {
 
 /// `gate.instructions_per_packet`, where the clock counts them; nothing elsewhere.
 pub fn instructions() -> Result<Vec<Figure>> {
-    if !clock::counts_instructions()? {
+    if Clock::here()? != Clock::Instructions {
         return Ok(Vec::new());
     }
     let mut node = cost::node("bench-instructions", HOT).context("no bpffs")?;

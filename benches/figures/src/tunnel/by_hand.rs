@@ -69,7 +69,7 @@ struct End {
 impl End {
     fn start(lab: &Lab, number: u8) -> Result<Self> {
         let host = lab.host(&format!("x{number}"), number)?;
-        let workload = lab.workload(&format!("x{number}"))?;
+        let workload = lab.workload(&format!("y{number}"))?;
         let address = format!("10.78.{number}.2");
         let inside = workload.ns.name();
         for line in [
