@@ -1,5 +1,6 @@
 //! What the kernel's netlink sockets and a userspace WireGuard answer: read as something of ours, or as nothing.
 
+use handfast_bpf::foreign::filters;
 use handfast_encrypt::foreign;
 
 /// As routes of ours name who made them.
@@ -8,6 +9,8 @@ const OUR_PROTOCOL: u8 = 72;
 const OURS: u32 = 7;
 
 pub fn run(data: &[u8]) {
+    // Each has a message of its own, which is longer than its handle.
+    assert!(filters(data).len() <= data.len() / 36);
     let _ = foreign::routing(data);
     if let Some(found) = foreign::transformations(data, OURS) {
         // Ours is told by the interface id, which then stands somewhere in the answer.
@@ -120,6 +123,15 @@ fn policy() -> Vec<u8> {
     message(19, &body, &[(5, template), (31, number(OURS))])
 }
 
+/// `struct tcmsg`, a filter of the first preference with the name of its program (linux/pkt_cls.h).
+fn hooked() -> Vec<u8> {
+    let mut body = vec![0; 20];
+    body[8] = 7;
+    body[16..20].copy_from_slice(&number((1 << 16) | 0x300));
+    let options = attribute(7, b"theirs\0");
+    message(44, &body, &[(1, b"bpf\0".to_vec()), (2, options)])
+}
+
 fn daemon() -> Vec<u8> {
     let (key, other) = ("ab".repeat(32), "cd".repeat(32));
     format!(
@@ -144,9 +156,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
         assert!(foreign::transformations(seed, OURS).is_some(), "{seed:?}");
     }
     assert_eq!(foreign::peers(&daemon()), Some(1));
+    assert_eq!(filters(&hooked()), [7]);
     routing
         .into_iter()
         .chain(transformations)
-        .chain([daemon()])
+        .chain([daemon(), hooked()])
         .collect()
 }
