@@ -119,7 +119,9 @@ pub enum Error {
     #[error("WireGuard control socket: {0}")]
     Protocol(String),
     /// A rule or table of the same number that somebody else made.
-    #[error("{what} is in use by something else: {found}; remove that (ip route, ip rule), or choose another in the settings")]
+    #[error(
+        "{what} is in use by something else: {found}; remove that (ip route, ip rule), or choose another in the settings"
+    )]
     Occupied {
         /// The table or priority.
         what: String,
