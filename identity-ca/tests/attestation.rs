@@ -97,6 +97,16 @@ fn words(error: impl std::fmt::Display, expected: &[&str]) {
     }
 }
 
+#[test]
+fn a_key_that_is_not_the_certificates_is_found_where_it_lies() {
+    let folder = tempfile::tempdir().unwrap();
+    device(folder.path());
+    let other = KeyPair::generate().unwrap().serialize_pem();
+    let other = write(folder.path(), "other.key", &other);
+    let error = X509Pop::read(&folder.path().join("web1.pem"), &other);
+    words(error.err().unwrap(), &["other.key", "web1.pem"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_attests_by_its_certificate_as_often_as_it_needs() {
     let mut world = World::start().await;

@@ -268,17 +268,23 @@ pub(crate) fn check_folder(dir: &Path) -> Result<(), Error> {
     if !folder.is_dir() {
         return Err(problem(dir, "is not a folder"));
     }
-    check_private(dir, &folder)?;
     if !is_initialized(dir) {
         return Err(problem(
             dir,
             "is not a handfast CA's; make one with `handfast ca init`, or give the right folder with --dir",
         ));
     }
+    check_private(dir, &folder)?;
     let mut files = vec![dir.join(MARKER)];
     files.extend(Some(dir.join(STORE)).filter(|store| store.exists()));
     let keys = dir.join(KEYS);
-    let folder = fs::symlink_metadata(&keys).map_err(Error::io("cannot read", &keys))?;
+    let folder = fs::symlink_metadata(&keys).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => problem(
+            &keys,
+            "the private keys are missing: nothing was changed. Put them back if they were moved, or make the CA anew from a backup in another folder (`handfast ca restore`, see docs/recovery.md)",
+        ),
+        _ => Error::io("cannot read", &keys)(error),
+    })?;
     check_private(&keys, &folder)?;
     for file in fs::read_dir(&keys).map_err(Error::io("cannot read", &keys))? {
         files.push(file.map_err(Error::io("cannot read", &keys))?.path());

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -183,6 +183,17 @@ pub(super) fn read_key(
     passphrase: Option<&PassphraseFile>,
 ) -> Result<PrivateKey, Error> {
     let text = Zeroizing::new(fs::read(path).map_err(Error::io("cannot read", path))?);
+    let metadata = fs::metadata(path).map_err(Error::io("cannot read", path))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 && matches!(sections(&text), Some((Label::Plain, _))) {
+        return Err(problem(
+            path,
+            &format!(
+                "this private key can be read by others (mode {mode:o}): nothing was changed; close it with `chmod 600 {}`, and consider whether it is known already",
+                path.display()
+            ),
+        ));
+    }
     read_key_text(&text, path, passphrase)
 }
 

@@ -106,6 +106,19 @@ impl Authority {
         authority
     }
 
+    /// Which server's folder `dir` is, and what its trust domain is verified with: no key is opened.
+    pub async fn published(dir: &Path) -> Result<(String, TrustBundle), Error> {
+        check_folder(dir)?;
+        let folder = Folder::open(dir, None)?;
+        let store = folder.open_store().await?;
+        let mut reader = store.reader().acquire().await?;
+        let records = Record::all(&mut reader).await;
+        drop(reader);
+        store.close().await;
+        let bundle = Authorities::new(records?).bundle(&folder.trust_domain, 0)?;
+        Ok((folder.server, bundle))
+    }
+
     /// Opens the keys in `dir` for the authorities of a store. Roots' keys may
     /// be sealed by the passphrase in a file.
     pub(crate) async fn load(

@@ -1,6 +1,7 @@
 //! A root whose key is kept offline: requests go out, certificates come in.
 
 use std::fs::DirBuilder;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +53,15 @@ impl OfflineRoot {
         DirBuilder::new()
             .mode(0o700)
             .create(dir)
-            .map_err(Error::io("cannot create", dir))?;
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => Error::Folder {
+                    path: dir.to_owned(),
+                    problem:
+                        "is there already and was left as it is; choose another folder with --dir"
+                            .to_owned(),
+                },
+                _ => Error::io("cannot create", dir)(error),
+            })?;
         write_private(&dir.join(KEY), &text)?;
         write_private(
             &dir.join(CERTIFICATE),

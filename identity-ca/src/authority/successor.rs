@@ -67,7 +67,7 @@ impl Authority {
         if !self.keys.has(&signer.key) {
             return Err(Error::invalid(
                 "root",
-                "the present root's key is not in this CA's folder: have the new root signed with `handfast ca root cross-sign` where it is, and give that with --cross-signed (or say --compromised, and nodes that sleep now must join again); nothing was changed",
+                "the present root's key is not in this server's folder: if another server has it, rotate there; else have the new root signed with `handfast ca root cross-sign` where it is, and give that with --cross-signed (or say --compromised, and nodes that sleep now must join again); nothing was changed",
             ));
         }
         Ok(CrossSigned {

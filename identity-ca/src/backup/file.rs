@@ -181,11 +181,15 @@ impl<R: BufRead> Lines<R> {
     /// Reads the first line; `path` is where errors say that it comes from.
     pub(super) fn begin(path: &Path, mut reader: R) -> Result<Self, Error> {
         let line = line(path, &mut reader)?;
-        let header: Header = serde_json::from_slice(whole(path, &line)?)
-            .map_err(|_| problem(path, "is not a backup of a handfast CA"))?;
+        let header: Header = serde_json::from_slice(whole(path, &line)?).map_err(|_| {
+            problem(
+                path,
+                "is not a backup of a handfast CA. Nothing was restored",
+            )
+        })?;
         if header.handfast_backup != super::VERSION {
             let said = format!(
-                "is of version {}, this program reads {}",
+                "is of version {}, this program reads {}. Nothing was restored",
                 header.handfast_backup,
                 super::VERSION
             );

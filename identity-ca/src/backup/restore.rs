@@ -78,7 +78,7 @@ pub async fn restore(order: &Restore) -> Result<Restored, Error> {
     })
 }
 
-/// Fills an empty store; gives how many nodes had joined.
+/// Fills an empty store; gives how many nodes had joined and count.
 async fn fill(order: Restore, header: Header, store: Store) -> Result<u64, Error> {
     let mut change = store.begin().await?;
     if header.schema > rows::schema(&mut change).await? {
@@ -98,9 +98,12 @@ async fn fill(order: Restore, header: Header, store: Store) -> Result<u64, Error
     .await?;
     let mut change = change.into_inner();
     begin_anew(&mut change, &header).await?;
-    let joined: i64 = sqlx::query_scalar("SELECT count(*) FROM nodes WHERE joined_ms IS NOT NULL")
-        .fetch_one(&mut *change)
-        .await?;
+    let joined: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM nodes WHERE joined_ms IS NOT NULL AND evicted = 0 AND banned = 0
+         AND name NOT IN (SELECT subject FROM denials WHERE kind = 'node')",
+    )
+    .fetch_one(&mut *change)
+    .await?;
     change.commit().await?;
     Ok(crate::registry::uint(joined))
 }

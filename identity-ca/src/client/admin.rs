@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::connect::{Caller, Trust, bounded, connect_channel};
 use super::operators::{EntryFilter, Remote};
-use super::refused;
+use super::{refused, unchanged};
 use crate::bundle::TrustBundle;
 use crate::deny::DenyList;
 use crate::model::{Denial, Entry, Node, PolicyDocument, Subject};
@@ -251,7 +251,7 @@ impl Admin {
             .client
             .create_token(bounded(message))
             .await
-            .map_err(refused)?
+            .map_err(unchanged)?
             .into_inner();
         let trust_domain = spiffe::TrustDomain::new(&reply.trust_domain)
             .map_err(|error| Error::Protocol(error.to_string()))?;
@@ -286,7 +286,7 @@ impl Admin {
             entry: Some(proto::Entry::try_from(entry)?),
         };
         let entry = self.client.create_entry(bounded(request)).await;
-        entry.map_err(refused)?.into_inner().try_into()
+        entry.map_err(unchanged)?.into_inner().try_into()
     }
 
     /// All registration entries.
@@ -301,7 +301,7 @@ impl Admin {
             reason: reason.to_owned(),
         };
         let entry = self.client.delete_entry(bounded(request)).await;
-        entry.map_err(refused)?.into_inner().try_into()
+        entry.map_err(unchanged)?.into_inner().try_into()
     }
 
     /// The trust bundle.
@@ -356,7 +356,7 @@ impl Admin {
             .client
             .put_policies(bounded(request))
             .await
-            .map_err(refused)?;
+            .map_err(unchanged)?;
         Ok(documents_of(reply.into_inner()))
     }
 
@@ -393,7 +393,7 @@ impl Admin {
             .client
             .delete_policies(bounded(request))
             .await
-            .map_err(refused)?;
+            .map_err(unchanged)?;
         Ok(documents_of(reply.into_inner()))
     }
 
@@ -404,7 +404,7 @@ impl Admin {
             .client
             .revoke(bounded(request))
             .await
-            .map_err(refused)?
+            .map_err(unchanged)?
             .into_inner()
             .number)
     }
@@ -416,7 +416,7 @@ impl Admin {
             .client
             .unrevoke(bounded(request))
             .await
-            .map_err(refused)?
+            .map_err(unchanged)?
             .into_inner()
             .number)
     }

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
-use rustls::sign::SigningKey;
+use rustls::InconsistentKeys;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use spiffe::TrustDomain;
@@ -154,11 +155,21 @@ impl X509Pop {
         let text = zeroize::Zeroizing::new(text);
         let der = PrivateKeyDer::from_pem_slice(&text)
             .map_err(|error| bad(key, format!("not a private key in PEM: {error}")))?;
-        let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der)
+        let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&der)
             .map_err(|error| bad(key, error.to_string()))?;
+        let pair = CertifiedKey::new(certificates, signing);
+        if let Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) =
+            pair.keys_match()
+        {
+            let of = chain.display();
+            return Err(bad(
+                key,
+                format!("is not the key of the certificate in {of}"),
+            ));
+        }
         Ok(Self {
-            chain: certificates,
-            key,
+            chain: pair.cert,
+            key: pair.key,
         })
     }
 }

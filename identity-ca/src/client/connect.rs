@@ -64,7 +64,7 @@ impl Trust {
             Self::Root(trust_domain, fingerprint) => {
                 let unknown = || {
                     Rejection::Path(format!(
-                        "it does not end in the root {fingerprint} of the join token: this is another CA, or its root was replaced since the token was made (`handfast token list` there says so, and `handfast token create` makes a new one)"
+                        "it does not end in the root {fingerprint} by which it is to be known: this is another CA, or its root was replaced since (of a join token `handfast token list` there says so, and `handfast token create` makes a new one; `handfast ca status` shows the fingerprint)"
                     ))
                 };
                 let root = chain

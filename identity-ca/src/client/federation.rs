@@ -5,7 +5,7 @@ use tonic::transport::Channel;
 
 use super::admin::Admin;
 use super::connect::bounded;
-use super::refused;
+use super::{refused, unchanged};
 use crate::bundle::TrustBundle;
 use crate::proto::federation_client::FederationClient;
 use crate::{Error, proto};
@@ -124,7 +124,7 @@ impl Admin {
             .federation_client()
             .create_federation(bounded(request))
             .await;
-        reply.map_err(refused)?.into_inner().try_into()
+        reply.map_err(unchanged)?.into_inner().try_into()
     }
 
     /// Fetches a bundle now.
@@ -135,7 +135,7 @@ impl Admin {
             .federation_client()
             .refresh_federation(bounded(request))
             .await;
-        reply.map_err(refused)?.into_inner().try_into()
+        reply.map_err(unchanged)?.into_inner().try_into()
     }
 
     /// Ends a relationship; the number of entries that federate with it.
@@ -157,7 +157,7 @@ impl Admin {
             .federation_client()
             .delete_federation(bounded(request))
             .await;
-        Ok(reply.map_err(refused)?.into_inner().entries)
+        Ok(reply.map_err(unchanged)?.into_inner().entries)
     }
 
     /// Puts the bundle of a foreign trust domain in place, whatever stood there.
@@ -171,6 +171,6 @@ impl Admin {
             reason: reason.to_owned(),
         };
         let reply = self.federation_client().set_bundle(bounded(request)).await;
-        reply.map_err(refused)?.into_inner().try_into()
+        reply.map_err(unchanged)?.into_inner().try_into()
     }
 }

@@ -128,6 +128,27 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// The same of a call that would have changed something: it says that nothing was, where the code says so.
+pub(crate) fn unchanged(status: tonic::Status) -> Error {
+    use tonic::Code;
+    match refused(status) {
+        Error::Refused { code, mut message }
+            if matches!(
+                code,
+                Code::InvalidArgument
+                    | Code::NotFound
+                    | Code::AlreadyExists
+                    | Code::FailedPrecondition
+                    | Code::PermissionDenied
+            ) && !message.contains("nothing was ") =>
+        {
+            message.push_str("; nothing was changed");
+            Error::Refused { code, message }
+        }
+        other => other,
+    }
+}
+
 /// What a call came back with, in our words.
 pub(crate) fn refused(status: tonic::Status) -> Error {
     let mut message = status.message().to_owned();

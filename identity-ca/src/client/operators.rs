@@ -6,7 +6,7 @@ use tonic::transport::Channel;
 
 use super::admin::Admin;
 use super::connect::bounded;
-use super::refused;
+use super::{refused, unchanged};
 use crate::certificate::Signer as _;
 use crate::model::{CaServer, Entry, NodeAct, OperatorGrant, Role, Selector, TokenId, TokenRecord};
 use crate::proto::operators_client::OperatorsClient;
@@ -88,7 +88,7 @@ impl Admin {
             reason: reason.to_owned(),
         };
         let grant = self.operators_client().put_operator(bounded(request)).await;
-        grant.map_err(refused)?.into_inner().try_into()
+        grant.map_err(unchanged)?.into_inner().try_into()
     }
 
     /// Takes a role away.
@@ -101,7 +101,7 @@ impl Admin {
             .operators_client()
             .remove_operator(bounded(request))
             .await;
-        reply.map(drop).map_err(refused)
+        reply.map(drop).map_err(unchanged)
     }
 
     /// The entries that fit, ordered by SPIFFE ID.
@@ -147,7 +147,7 @@ impl Admin {
             entry: Some(proto::Entry::from(entry)),
         };
         let entry = self.registry_client().update_entry(bounded(request)).await;
-        entry.map_err(refused)?.into_inner().try_into()
+        entry.map_err(unchanged)?.into_inner().try_into()
     }
 
     /// Deletes entries, all or none, and returns them.
@@ -164,7 +164,7 @@ impl Admin {
             .registry_client()
             .delete_entries(bounded(request))
             .await;
-        let deleted = deleted.map_err(refused)?.into_inner().entries;
+        let deleted = deleted.map_err(unchanged)?.into_inner().entries;
         deleted.into_iter().map(Entry::try_from).collect()
     }
 
@@ -196,7 +196,7 @@ impl Admin {
             .registry_client()
             .import_entries(tokio_stream::iter(messages))
             .await
-            .map_err(refused)?
+            .map_err(unchanged)?
             .into_inner();
         Ok(ImportOutcome {
             created: reply.created,
@@ -225,7 +225,7 @@ impl Admin {
             reason: reason.to_owned(),
         };
         let reply = self.registry_client().change_nodes(bounded(request)).await;
-        Ok(reply.map_err(refused)?.into_inner().sequence != 0)
+        Ok(reply.map_err(unchanged)?.into_inner().sequence != 0)
     }
 
     /// Strikes nodes off that are gone for good: all of them, or none. Entries that have one of them as their parent go
@@ -236,13 +236,34 @@ impl Admin {
         with_entries: bool,
         reason: &str,
     ) -> Result<Vec<String>, Error> {
+        self.strike_nodes(names, with_entries, reason, false).await
+    }
+
+    /// What [`Admin::delete_nodes`] would do: the IDs of the entries that would go, or why it would not be done.
+    pub async fn would_delete_nodes(
+        &mut self,
+        names: &[NodeName],
+        with_entries: bool,
+        reason: &str,
+    ) -> Result<Vec<String>, Error> {
+        self.strike_nodes(names, with_entries, reason, true).await
+    }
+
+    async fn strike_nodes(
+        &mut self,
+        names: &[NodeName],
+        with_entries: bool,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<Vec<String>, Error> {
         let request = proto::DeleteNodesRequest {
             names: names.iter().map(ToString::to_string).collect(),
             with_entries,
             reason: reason.to_owned(),
+            dry_run,
         };
         let reply = self.registry_client().delete_nodes(bounded(request)).await;
-        Ok(reply.map_err(refused)?.into_inner().entries)
+        Ok(reply.map_err(unchanged)?.into_inner().entries)
     }
 
     /// Join tokens that were made, the newest first; their secrets are not known.
@@ -266,7 +287,7 @@ impl Admin {
             reason: reason.to_owned(),
         };
         let reply = self.registry_client().delete_tokens(bounded(request)).await;
-        let tokens = reply.map_err(refused)?.into_inner().tokens;
+        let tokens = reply.map_err(unchanged)?.into_inner().tokens;
         tokens.into_iter().map(TokenRecord::try_from).collect()
     }
 
@@ -287,7 +308,7 @@ impl Admin {
             reason: reason.to_owned(),
         };
         let reply = self.registry_client().remove_server(bounded(request)).await;
-        reply.map(drop).map_err(refused)
+        reply.map(drop).map_err(unchanged)
     }
 
     fn operators_client(&self) -> OperatorsClient<Channel> {

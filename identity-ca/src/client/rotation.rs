@@ -5,7 +5,7 @@ use tonic::transport::Channel;
 
 use super::admin::Admin;
 use super::connect::bounded;
-use super::refused;
+use super::{refused, unchanged};
 use crate::proto::rotation_client::RotationClient;
 use crate::rotation::{Stage, What};
 use crate::{Error, NodeName, proto};
@@ -184,7 +184,7 @@ impl Admin {
             .rotation_client()
             .start_rotation(bounded(request))
             .await;
-        Ok(reply.map_err(refused)?.into_inner().into())
+        Ok(reply.map_err(unchanged)?.into_inner().into())
     }
 
     /// Lets a rotation go on up to a stage; passing stragglers holds for one
@@ -211,7 +211,7 @@ impl Admin {
             .rotation_client()
             .steer_rotation(bounded(request))
             .await;
-        Ok(reply.map_err(refused)?.into_inner().into())
+        Ok(reply.map_err(unchanged)?.into_inner().into())
     }
 
     /// Takes a rotation back that was not activated.
@@ -224,7 +224,7 @@ impl Admin {
             .rotation_client()
             .abort_rotation(bounded(request))
             .await;
-        Ok(reply.map_err(refused)?.into_inner().into())
+        Ok(reply.map_err(unchanged)?.into_inner().into())
     }
 
     /// What a rotation would do. Changes nothing.
@@ -255,7 +255,7 @@ impl Admin {
             .rotation_client()
             .request_issuing(bounded(request))
             .await;
-        let reply = reply.map_err(refused)?.into_inner();
+        let reply = reply.map_err(unchanged)?.into_inner();
         Ok((reply.request, reply.server))
     }
 
@@ -266,7 +266,7 @@ impl Admin {
             server: server.to_owned(),
         };
         let reply = self.rotation_client().sign_issuing(bounded(request)).await;
-        Ok(reply.map_err(refused)?.into_inner().certificate)
+        Ok(reply.map_err(unchanged)?.into_inner().certificate)
     }
 
     /// Takes the certificate (PEM) in that answers a request.
@@ -276,7 +276,7 @@ impl Admin {
             .rotation_client()
             .install_issuing(bounded(request))
             .await;
-        Ok(reply.map_err(refused)?.into_inner().into())
+        Ok(reply.map_err(unchanged)?.into_inner().into())
     }
 
     fn rotation_client(&self) -> RotationClient<Channel> {

@@ -6,7 +6,7 @@ use tonic::transport::Channel;
 
 use super::admin::{Admin, unversioned};
 use super::connect::bounded;
-use super::refused;
+use super::{refused, unchanged};
 use crate::model::{PolicyDocument, PolicyTrial};
 use crate::proto::policy_trials_client::PolicyTrialsClient;
 use crate::{Error, proto};
@@ -47,7 +47,7 @@ impl Admin {
             .trials()
             .confirm_trial(bounded(proto::ConfirmTrialRequest {}))
             .await;
-        Ok(reply.map_err(refused)?.into_inner().into())
+        Ok(reply.map_err(unchanged)?.into_inner().into())
     }
 
     /// Puts back what was before the trial. The reason is kept in the audit log.
@@ -56,7 +56,7 @@ impl Admin {
             reason: reason.to_owned(),
         };
         let reply = self.trials().revert_trial(bounded(request)).await;
-        Ok(reply.map_err(refused)?.into_inner().into())
+        Ok(reply.map_err(unchanged)?.into_inner().into())
     }
 
     fn trials(&self) -> PolicyTrialsClient<Channel> {

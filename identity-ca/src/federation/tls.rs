@@ -102,8 +102,8 @@ impl ExactId {
         let svid = self.verifier.foreign_workload(chain, crate::now())?;
         if svid.spiffe_id != self.expected {
             return Err(Rejection::Kind {
-                expected: "the endpoint's SPIFFE ID",
-                problem: "it is that of somebody else in its trust domain",
+                expected: "certificate of the endpoint",
+                problem: "its SPIFFE ID is that of somebody else in the trust domain",
             });
         }
         Ok(())

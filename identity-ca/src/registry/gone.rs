@@ -24,12 +24,13 @@ pub(crate) struct Deleted {
 
 impl Registry {
     /// Deletes nodes, all of them or none: those that never joined, that are on the deny list, or that were not heard
-    /// for `life_ms`, the life of a node's certificate. The deny list keeps whom it names.
+    /// for `life_ms`, the life of a node's certificate. The deny list keeps whom it names. A dry run says what would go.
     pub(crate) async fn delete_nodes(
         &self,
         names: &[NodeName],
         with_entries: bool,
         life_ms: u64,
+        dry_run: bool,
     ) -> Result<Deleted, Error> {
         // In the order in which `hear` locks them.
         let names: BTreeSet<&NodeName> = names.iter().collect();
@@ -54,7 +55,9 @@ impl Registry {
             .bind(int(number))
             .execute(&mut *change)
             .await?;
-        change.commit().await?;
+        if !dry_run {
+            change.commit().await?;
+        }
         Ok(Deleted { number, entries })
     }
 

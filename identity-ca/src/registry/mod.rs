@@ -33,6 +33,7 @@ use crate::Error;
 
 pub(crate) use self::entries::{EntryOrder, Imported, MAX_SVID_TTL, OwnedOutcome, parent_of};
 pub(crate) use self::federations::Fetched;
+pub(crate) use self::gone::Deleted;
 pub(crate) use self::heard::{Heard, News};
 use self::nodes::KnownNodes;
 pub(crate) use self::nodes::{NodeOrder, session_address};

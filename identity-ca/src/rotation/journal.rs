@@ -103,18 +103,12 @@ impl Rotation {
             if !other.stands_in_the_way(what, server) {
                 continue;
             }
-            let same = other.plan.what == what && other.server == server;
-            if order.overtake && same && !other.plan.can_abort() {
+            // A root that is compromised does not wait for an issuing CA that it replaces anyhow.
+            let replaced = what == What::Root || other.plan.what == what && other.server == server;
+            if order.overtake && replaced && !other.plan.can_abort() {
                 other.step(change, Stage::Overtaken, wish, &[]).await?;
             } else {
-                let kind = other.plan.what.name();
-                return Err(Error::Conflict {
-                    what: "the rotation of the",
-                    name: other.title(),
-                    problem: format!(
-                        "it is under way; finish it (`handfast ca rotate --what {kind} --resume`) or take it back (`handfast ca rotate --what {kind} --abort --reason TEXT`) first; nothing was changed"
-                    ),
-                });
+                return Err(other.first());
             }
         }
         let incoming = order.records.first().map(|record| record.id.clone());
@@ -262,9 +256,27 @@ impl Rotation {
     /// For people: which one it is.
     pub(crate) fn title(&self) -> String {
         match self.plan.what {
-            What::Root => "root".to_owned(),
-            what => format!("{} of server {}", what.name(), self.server),
+            What::Root => What::Root.title().to_owned(),
+            what => format!("{} of server {}", what.title(), self.server),
         }
+    }
+
+    /// Another one cannot begin before this one has ended.
+    fn first(&self) -> Error {
+        let kind = self.plan.what.name();
+        let back = match self.plan.can_abort() {
+            true => {
+                format!("take it back (`handfast ca rotate --what {kind} --abort --reason TEXT`)")
+            }
+            false => format!(
+                "pass whoever it waits for (`handfast ca rotate --what {kind} --force --reason TEXT`)"
+            ),
+        };
+        Error::Denied(format!(
+            "the rotation of the {} is {}: finish it (`handfast ca rotate --what {kind} --resume`) or {back} first; nothing was changed",
+            self.title(),
+            self.plan.stage.name()
+        ))
     }
 
     /// Does an authority belong to what this rotation replaces?

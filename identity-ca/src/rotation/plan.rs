@@ -71,6 +71,15 @@ impl What {
             Self::Jwt => "jwt",
         }
     }
+
+    /// As people call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Issuing => "issuing CA",
+            Self::Jwt => "JWT key",
+        }
+    }
 }
 
 impl FromStr for What {

@@ -71,7 +71,11 @@ impl Admin for Service {
     ) -> Result<Response<proto::CreateTokenReply>, Status> {
         let by = self.state.operator(&request, Role::Registrar)?;
         let request = request.into_inner();
-        let order = token_order(&request)?;
+        let order = token_order(&request);
+        let order = self
+            .state
+            .asked("token.create", &by, &request.node, order)
+            .await?;
         let node = order.node.name.clone();
         let made = self
             .state
@@ -117,9 +121,16 @@ impl Admin for Service {
         let by = self.state.operator(&request, Role::Registrar)?;
         let entry = request.into_inner().entry;
         let entry = entry.ok_or_else(|| Status::invalid_argument("no entry"))?;
-        let order = EntryOrder::try_from(entry)?;
-        let subject = order.spiffe_id.clone();
-        self.state.may_touch(&by, [subject.as_str()])?;
+        let subject = entry.spiffe_id.clone();
+        let order = EntryOrder::try_from(entry);
+        let order = order.and_then(|order| {
+            self.state.may_touch(&by, [subject.as_str()])?;
+            Ok(order)
+        });
+        let order = self
+            .state
+            .asked("entry.create", &by, &subject, order)
+            .await?;
         let entry = self
             .state
             .change(|state| async move { state.registry.create_entry(&order).await })
@@ -296,9 +307,14 @@ impl Admin for Service {
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeReply>, Status> {
         let by = self.state.operator(&request, Role::Admin)?;
+        let request = request.into_inner();
+        let named = named(&request);
         let Denial {
             subject, reason, ..
-        } = denial(request.into_inner())?;
+        } = self
+            .state
+            .asked("revocation.add", &by, named, denial(request))
+            .await?;
         let (whom, why) = (subject.to_string(), reason.clone());
         let number = self
             .state
@@ -318,9 +334,14 @@ impl Admin for Service {
         request: Request<proto::RevokeRequest>,
     ) -> Result<Response<proto::RevokeReply>, Status> {
         let by = self.state.operator(&request, Role::Admin)?;
+        let request = request.into_inner();
+        let named = named(&request);
         let Denial {
             subject, reason, ..
-        } = denial(request.into_inner())?;
+        } = self
+            .state
+            .asked("revocation.lift", &by, named, denial(request))
+            .await?;
         let (whom, why) = (subject.to_string(), reason.clone());
         let number = self
             .state
@@ -373,6 +394,15 @@ fn token_order(request: &proto::CreateTokenRequest) -> Result<TokenOrder, Error>
         ca_address: request.ca_address.clone(),
         ttl_seconds: request.ttl_seconds.into(),
     })
+}
+
+/// Whom a revocation names, as it was written.
+fn named(request: &proto::RevokeRequest) -> String {
+    let denial = request.denial.as_ref();
+    let subject = denial.and_then(|denial| denial.subject.as_ref());
+    subject
+        .map(|subject| format!("{subject:?}"))
+        .unwrap_or_default()
 }
 
 fn denial(request: proto::RevokeRequest) -> Result<Denial, Error> {

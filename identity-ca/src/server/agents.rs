@@ -294,6 +294,8 @@ async fn join(
     request: proto::JoinRequest,
     from: SocketAddr,
 ) -> Result<Response<proto::JoinReply>, Status> {
+    // Which one it was: what it was made for stands in the log by the same name.
+    let token = Secret::from_wire(request.token.clone()).id();
     let joined = join_node(state, request).await;
     let act = match &joined {
         Ok((_, issued)) => signed("node.join", &issued.spiffe_id, issued),
@@ -302,7 +304,9 @@ async fn join(
             Act::refused("node.join", from, "", error)
         }
     };
-    let act = act.with("from", from.to_string());
+    let act = act
+        .with("from", from.to_string())
+        .with("token", token.to_string());
     match &joined {
         Ok(_) => state.audit.record(vec![act]).await?,
         Err(_) => state.refused(&source(from.ip()).to_string(), act).await?,

@@ -8,6 +8,7 @@ use super::operator::{Operator, check_reason};
 use super::state::State;
 use crate::audit::Act;
 use crate::model::{Entry, NodeAct, TokenId, TokenRecord};
+use crate::registry::Deleted;
 use crate::{Error, NodeName, proto};
 
 /// Nodes of one call.
@@ -60,6 +61,7 @@ pub(super) async fn delete(
         names: subject,
         with_entries,
         reason,
+        dry_run,
     } = request;
     check_reason(&reason)?;
     let nodes = names(&subject)?;
@@ -69,9 +71,14 @@ pub(super) async fn delete(
     let deleted = state
         .change(move |state| async move {
             let registry = &state.registry;
-            registry.delete_nodes(&nodes, with_entries, life_ms).await
+            registry
+                .delete_nodes(&nodes, with_entries, life_ms, dry_run)
+                .await
         })
         .await;
+    if dry_run {
+        return Ok(reply(deleted?));
+    }
     let entries = deleted.as_ref().map_or(&[][..], |deleted| &deleted.entries);
     state.record_deleted(entries, by, &reason).await?;
     let deleted = state
@@ -87,10 +94,14 @@ pub(super) async fn delete(
             },
         )
         .await?;
-    Ok(Response::new(proto::DeleteNodesReply {
+    Ok(reply(deleted))
+}
+
+fn reply(deleted: Deleted) -> Response<proto::DeleteNodesReply> {
+    Response::new(proto::DeleteNodesReply {
         sequence: deleted.number,
         entries: deleted.entries.into_iter().map(|entry| entry.id).collect(),
-    }))
+    })
 }
 
 /// Tokens that were made.

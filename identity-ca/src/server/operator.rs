@@ -36,6 +36,13 @@ impl Operator {
     }
 }
 
+/// The call that a message asks for (`RevokeRequest`, or a stream of some): its name without what all have.
+fn call<T>() -> &'static str {
+    let name = std::any::type_name::<T>();
+    let name = name.rsplit("::").next().unwrap_or(name);
+    name.trim_end_matches('>').trim_end_matches("Request")
+}
+
 /// What destroys needs a reason.
 pub(super) fn check_reason(reason: &str) -> Result<(), Error> {
     let printable = !reason.chars().any(char::is_control);
@@ -61,7 +68,7 @@ impl State {
         let role = self.role_of(&who);
         match role.filter(|role| *role >= needed) {
             Some(role) => Ok(Operator { who, role }),
-            None => Err(self.refuse(&who, role, needed)),
+            None => Err(self.refuse(&who, role, needed, call::<T>())),
         }
     }
 
@@ -122,7 +129,7 @@ impl State {
         }
     }
 
-    fn refuse(self: &Arc<Self>, who: &Who, role: Option<Role>, needed: Role) -> Status {
+    fn refuse(self: &Arc<Self>, who: &Who, role: Option<Role>, needed: Role, call: &str) -> Status {
         let message = match role {
             Some(role) => format!("{who} is {role} here; this needs {needed}; nothing was changed"),
             None => format!(
@@ -130,7 +137,7 @@ impl State {
             ),
         };
         let (state, source) = (Arc::clone(self), who.to_string());
-        let act = Act::refused("operator.call", who, needed, &message);
+        let act = Act::refused("operator.call", who, call, &message);
         // Refused it is, whether that can be written down or not.
         tokio::spawn(async move {
             if let Err(error) = state.refused(&source, act).await {
@@ -142,6 +149,21 @@ impl State {
 }
 
 impl State {
+    /// Writes down what was refused before it could be tried.
+    pub(super) async fn asked<T>(
+        &self,
+        act: &'static str,
+        by: &Operator,
+        subject: impl fmt::Display,
+        asked: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if let Err(error) = &asked {
+            let refused = Act::refused(act, by, subject, error);
+            self.audit.record(vec![refused]).await?;
+        }
+        asked
+    }
+
     /// Writes down how an administrative act ended, before its result leaves.
     pub(super) async fn conclude<T>(
         &self,
@@ -157,5 +179,18 @@ impl State {
         };
         self.audit.record(vec![record]).await?;
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::call;
+    use crate::proto;
+
+    #[test]
+    fn a_call_is_named_by_what_it_is_sent() {
+        assert_eq!(call::<proto::RevokeRequest>(), "Revoke");
+        let stream = call::<tonic::Streaming<proto::ImportEntriesRequest>>();
+        assert_eq!(stream, "ImportEntries");
     }
 }

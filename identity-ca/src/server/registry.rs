@@ -13,6 +13,7 @@ use super::state::State;
 use crate::audit::Act;
 use crate::convert::trust_domains;
 use crate::model::{Entry, Role, Selector};
+use crate::names::operator_id;
 use crate::proto::registry_server::Registry;
 use crate::registry::{EntryOrder, Imported, parent_of};
 use crate::{Error, NodeName, proto};
@@ -85,11 +86,14 @@ impl Registry for Service {
         let entry = request.into_inner().entry;
         let entry = entry.ok_or_else(|| Status::invalid_argument("no entry"))?;
         let (id, revision) = (entry.id.clone(), entry.revision);
-        let order = EntryOrder::try_from(entry)?;
         let before = self.state.now().entries.get(&id);
         let before = before.map(|entry| entry.spiffe_id.to_string());
-        let ids = before.iter().chain([&order.spiffe_id]);
-        self.state.may_touch(&by, ids.map(String::as_str))?;
+        let order = EntryOrder::try_from(entry).and_then(|order| {
+            let ids = before.iter().chain([&order.spiffe_id]);
+            self.state.may_touch(&by, ids.map(String::as_str))?;
+            Ok(order)
+        });
+        let order = self.state.asked("entry.update", &by, &id, order).await?;
         let updated = {
             let id = id.clone();
             self.state
@@ -144,8 +148,12 @@ impl Registry for Service {
         let by = self.state.operator(&request, Role::Registrar)?;
         let import = Import::read(request.into_inner()).await?;
         let ids = import.orders.iter().map(|order| order.spiffe_id.as_str());
-        self.state.may_touch(&by, ids)?;
         let (count, dry_run) = (import.orders.len(), import.dry_run);
+        let subject = format!("{count} entries");
+        let touched = self.state.may_touch(&by, ids);
+        self.state
+            .asked("entry.import", &by, &subject, touched)
+            .await?;
         let imported = self
             .state
             .change(move |state| async move {
@@ -170,7 +178,6 @@ impl Registry for Service {
         };
         self.state.record_all(all, one).await?;
         let reply = imported.map(|outcome| tally(&outcome));
-        let subject = format!("{count} entries");
         let reply = self
             .state
             .conclude("entry.import", &by, subject, reply, |act, reply| {
@@ -279,6 +286,9 @@ impl Service {
 
     fn find(&self, asked: proto::QueryEntriesRequest) -> Result<Vec<Arc<Entry>>, Error> {
         let now = self.state.now();
+        if !asked.spiffe_id.is_empty() {
+            operator_id(&asked.spiffe_id)?;
+        }
         let domain = self.state.authority.trust_domain();
         let parent = match asked.parent_id.as_str() {
             "" => None,

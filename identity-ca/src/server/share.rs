@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::damage;
 use super::state::State;
 use crate::audit::Act;
@@ -74,7 +76,7 @@ async fn follow(state: &Arc<State>) {
     let mut notices = state.registry.notices();
     loop {
         let heard = match &mut notices {
-            Some(notices) => tokio::time::timeout(POLL, notices.next()).await.ok(),
+            Some(notices) => timeout(POLL, notices.next()).await.ok(),
             None => {
                 tokio::time::sleep(POLL).await;
                 None
@@ -92,13 +94,19 @@ async fn follow(state: &Arc<State>) {
     }
 }
 
+/// Tells the others that this server is there, and looks who they are: now and then, and when one has come or gone.
 async fn beat(state: &Arc<State>) {
+    let mut snapshots = state.snapshot.subscribe();
     loop {
+        let known = snapshots.borrow_and_update().revisions.servers;
         if let Err(error) = state.look_around().await {
             state.notice(&error);
             tracing::warn!(%error, "cannot tell the other servers that this one is there");
         }
-        tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)).await;
+        let news = snapshots.wait_for(|now| now.revisions.servers != known);
+        if let Ok(Err(_)) = timeout(Duration::from_millis(HEARTBEAT_MS), news).await {
+            return;
+        }
     }
 }
 

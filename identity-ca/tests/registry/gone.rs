@@ -34,7 +34,10 @@ async fn a_node_that_is_gone_is_struck_off_and_stays_revoked_until_that_is_lifte
     assert_eq!(all_nodes(&mut updates).await, ["db1", "web1"]);
     let nodes = [gone.node.name.clone()];
 
-    // Its peers would go on with it.
+    // Its peers would go on with it, as a look ahead says too.
+    let error = ca.admin.would_delete_nodes(&nodes, true, "a test").await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("may count with its peers"), "{error}");
     let error = ca.admin.delete_nodes(&nodes, true, "a test").await;
     let error = error.unwrap_err().to_string();
     assert!(
@@ -56,6 +59,9 @@ async fn a_node_that_is_gone_is_struck_off_and_stays_revoked_until_that_is_lifte
     assert!(ca.admin.delete_nodes(&both, true, "a test").await.is_err());
     assert_eq!(names(&mut ca).await.len(), 2);
 
+    let would = ca.admin.would_delete_nodes(&nodes, true, "a test").await;
+    assert_eq!(would.unwrap(), [entry.id.as_str()]);
+    assert_eq!(names(&mut ca).await.len(), 2, "a look changes nothing");
     let along = ca.admin.delete_nodes(&nodes, true, "a test").await.unwrap();
     assert_eq!(along, [entry.id]);
     assert_eq!(names(&mut ca).await, ["db1"]);
@@ -64,7 +70,11 @@ async fn a_node_that_is_gone_is_struck_off_and_stays_revoked_until_that_is_lifte
     assert_eq!(left.len(), 1);
     assert_eq!(left[0].id, other.id);
     let error = ca.admin.delete_nodes(&nodes, true, "again").await;
-    assert!(error.unwrap_err().to_string().contains("no node"));
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("no node") && error.ends_with("; nothing was changed"),
+        "{error}"
+    );
     let mut acts = Vec::new();
     let filter = Filter {
         subject: Some("web1".to_owned()),

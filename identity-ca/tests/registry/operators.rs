@@ -136,9 +136,12 @@ async fn an_operators_svid_opens_what_its_role_allows_and_no_more() {
     };
     assert!(has(&["entry.create", "done"]), "{acts:?}");
     assert!(
-        has(&["operator.call", "refused", "needs admin"]),
+        has(&["operator.call", "refused", "\"Revoke\"", "needs admin"]),
         "{acts:?}"
     );
+    for act in ["entry.create", "entry.import"] {
+        assert!(has(&[act, "refused", "for an admin"]), "{act}: {acts:?}");
+    }
 
     ca.admin.remove_operator(&name, "left").await.unwrap();
     let error = remote.entries().await.unwrap_err().to_string();

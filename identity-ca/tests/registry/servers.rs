@@ -53,20 +53,30 @@ async fn serve(folder: &Path, name: &str) -> One {
 
 /// East, and west with an issuing CA that east's root has signed.
 async fn two(folder: &Path, url: &str) -> (One, One) {
-    let init = async |name: &str| {
-        let mut wanted = setup(folder.join(name));
-        wanted.server = name.to_owned();
-        wanted.store = Some(url.to_owned());
-        authority::init(&wanted).await.unwrap();
-    };
-    init("east").await;
-    let mut east = serve(folder, "east").await;
-    init("west").await;
+    let mut east = first(folder, url).await;
+    let west = second(folder, url, &mut east).await;
+    (east, west)
+}
+
+async fn init(folder: &Path, name: &str, url: &str) {
+    let mut wanted = setup(folder.join(name));
+    wanted.server = name.to_owned();
+    wanted.store = Some(url.to_owned());
+    authority::init(&wanted).await.unwrap();
+}
+
+async fn first(folder: &Path, url: &str) -> One {
+    init(folder, "east", url).await;
+    serve(folder, "east").await
+}
+
+async fn second(folder: &Path, url: &str, east: &mut One) -> One {
+    init(folder, "west", url).await;
     let west = folder.join("west");
     let request = authority::request(&west).await.unwrap();
     let certificate = east.admin.sign_issuing("west", request).await.unwrap();
     authority::install(&west, &certificate).await.unwrap();
-    (east, serve(folder, "west").await)
+    serve(folder, "west").await
 }
 
 async fn token(server: &mut One, name: &str, prefix: &str) -> JoinToken {
@@ -195,6 +205,31 @@ async fn agents_of_one_server_get_the_revocation_lists_of_the_other_too() {
         .crls
         .is_none_or(|lists| lists.len() < 2)
     {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_is_told_to_the_agents_of_the_others_at_once() {
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let url = postgres.url("handfast");
+    let mut east = first(folder, &url).await;
+    let joined = join(&mut east, "web1", "10.1.0.0/24").await;
+    let agent = connect(east.address, &joined).await;
+    let mut updates = agent.updates().await.unwrap();
+    let told = next(&mut updates).await.servers.unwrap();
+    assert_eq!(told, [east.address.to_string()]);
+    let west = second(folder, &url, &mut east).await;
+    let since = Instant::now();
+    let told = loop {
+        if let Some(servers) = next(&mut updates).await.servers {
+            break servers;
+        }
+    };
+    println!("told after {:?}", since.elapsed());
+    assert!(told.contains(&west.address.to_string()), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -150,6 +150,19 @@ async fn a_ca_certificate_from_disk_is_taken_with_its_own_key_only() {
         certificate: ours.join("root.crt"),
         key: ours.join("root.key"),
     };
+    // One that everybody can read may be anybody's.
+    let mode = |mode| {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(ours.join("root.key"), mode).unwrap();
+    };
+    mode(0o644);
+    let error = authority::init(&wanted).await.unwrap_err().to_string();
+    assert!(
+        error.contains("mode 644") && error.contains("chmod 600"),
+        "{error}"
+    );
+    assert!(!folder.path().join("ca").exists());
+    mode(0o600);
     let fingerprint = authority::init(&wanted).await.unwrap();
     let mut ca = Ca::serve(folder, 0).await;
     assert!(
@@ -173,6 +186,9 @@ async fn a_sealed_root_opens_with_its_passphrase_and_its_successor_is_sealed_too
     let mut options = options(&folder, 0);
     let refused = Server::bind(&options).await.err().unwrap().to_string();
     assert!(refused.contains("--passphrase-file"), "{refused}");
+    // What everybody may know is read without it: an auditor has no passphrase.
+    let (server, bundle) = Authority::published(&wanted.dir).await.unwrap();
+    assert_eq!((server.as_str(), bundle.roots().count()), ("ca", 1));
     options.passphrase_file = Some(sealed.clone());
     passphrase(&folder, "wrong horse battery\n");
     let refused = Server::bind(&options).await.err().unwrap().to_string();

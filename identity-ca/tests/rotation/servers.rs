@@ -126,7 +126,9 @@ async fn a_second_server_gets_its_issuing_ca_and_a_rotation_reaches_both() {
         .await
         .unwrap_err();
     assert!(
-        refused.to_string().contains("not in this CA's folder"),
+        refused
+            .to_string()
+            .contains("if another server has it, rotate there"),
         "{refused}"
     );
     let started = east

@@ -315,6 +315,41 @@ async fn nobody_follows_a_root_that_is_compromised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_compromised_root_does_not_wait_for_an_issuing_ca_that_it_replaces() {
+    let mut ca = Ca::start().await;
+    let agents = agents(&mut ca, 2, 1).await;
+    agents[0].cut(true);
+    eventually_connected(&mut ca, 1).await;
+    let issuing = order(What::Issuing, Stage::Revoked);
+    let issuing = ca.admin.rotate(issuing).await.unwrap();
+    until(&mut ca.admin, issuing.id, "activated").await;
+    // An ordinary one does, and says how that ends.
+    let mut wanted = order(What::Root, Stage::Revoked);
+    let error = ca.admin.rotate(wanted.clone()).await.unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("issuing CA of server ca is activated")
+            && error.contains("--what issuing --force")
+            && !error.contains("--abort"),
+        "{error}"
+    );
+    wanted.compromised = true;
+    let plan = ca.admin.plan_rotation(What::Root, true).await.unwrap();
+    assert!(plan.breaks.iter().all(|one| one.subject != "rotation"));
+    let root = ca.admin.rotate(wanted).await.unwrap();
+    until(&mut ca.admin, issuing.id, "overtaken").await;
+    agents[0].cut(false);
+    until(&mut ca.admin, root.id, "revoked").await;
+    let left = ca.admin.rotations().await.unwrap().authorities;
+    let signing = left.iter().filter(|one| one.kind == "issuing");
+    let signing: Vec<&str> = signing
+        .filter(|one| one.state != "retired")
+        .map(|one| one.state.as_str())
+        .collect();
+    assert_eq!(signing, ["active"], "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_is_taken_back_before_it_is_activated_and_not_after() {
     let mut ca = Ca::start().await;
     let agents = agents(&mut ca, 1, 1).await;

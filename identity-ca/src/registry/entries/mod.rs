@@ -359,9 +359,11 @@ fn exists(entry: &Entry, same: &Entry) -> Error {
 
 fn in_import(position: usize, order: &EntryOrder, error: Error) -> Error {
     let id: String = order.spiffe_id.chars().take(128).collect();
+    let why = error.to_string();
+    let why = why.trim_end_matches("; nothing was changed");
     Error::invalid(
         format!("entry number {} ({id})", position + 1),
-        format!("{error}; nothing was imported"),
+        format!("{why}; nothing was imported"),
     )
 }
 

@@ -72,7 +72,8 @@ impl Service_ for Service {
         } else {
             "rotation.resume"
         };
-        self.answer(act, &operator, request.id, steered).await
+        let subject = titled(&steered, request.id);
+        self.answer(act, &operator, subject, steered).await
     }
 
     async fn abort_rotation(
@@ -82,7 +83,8 @@ impl Service_ for Service {
         let operator = self.state.operator(&request, Role::Admin)?;
         let request = request.into_inner();
         let aborted = self.abort(&request, &operator).await;
-        self.answer("rotation.abort", &operator, request.id, aborted)
+        let subject = titled(&aborted, request.id);
+        self.answer("rotation.abort", &operator, subject, aborted)
             .await
     }
 
@@ -376,6 +378,13 @@ impl Service {
         self.state.rotation.notify_one();
         Ok(record)
     }
+}
+
+/// Which one it was for people, or at least by its number.
+fn titled(result: &Result<Rotation, Error>, id: u64) -> String {
+    result
+        .as_ref()
+        .map_or_else(|_| id.to_string(), Rotation::title)
 }
 
 fn what(text: &str) -> Result<What, Error> {

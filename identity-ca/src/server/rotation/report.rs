@@ -208,7 +208,8 @@ async fn left_behind(
     let mut reader = state.registry.store().reader().acquire().await?;
     for other in Rotation::live(&mut reader).await? {
         let server = super::keep::rotation_server(what, state.authority.server());
-        if other.stands_in_the_way(what, server) {
+        let overtaken = compromised && !other.plan.can_abort();
+        if other.stands_in_the_way(what, server) && !overtaken {
             say(
                 "rotation",
                 format!(
