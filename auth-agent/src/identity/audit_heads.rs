@@ -6,7 +6,12 @@ use handfast_ca::audit::{AuditHead, Position};
 
 /// The newest head of each server.
 #[derive(Debug, Default)]
-pub struct AuditHeads(BTreeMap<String, AuditHead>);
+pub struct AuditHeads {
+    newest: BTreeMap<String, AuditHead>,
+    /// What was last found wrong with a server's log: a log that was restored contradicts what is kept with each head, until
+    /// it has as many lines again.
+    told: BTreeMap<String, Gist>,
+}
 
 /// A log is not what it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,35 +40,68 @@ pub enum Tampered {
     },
 }
 
+/// What makes an alarm the same as one before: its kind, and the line up to which the log was known.
+type Gist = (bool, u64);
+
+impl Tampered {
+    fn gist(&self) -> Gist {
+        match self {
+            Self::Shorter { had, .. } => (false, *had),
+            Self::Forked { line, .. } => (true, *line),
+        }
+    }
+}
+
 impl AuditHeads {
     /// With heads that were kept.
     pub fn new(heads: impl IntoIterator<Item = AuditHead>) -> Self {
         let mut all = Self::default();
         for head in heads {
-            all.0.insert(head.server().to_owned(), head);
+            all.newest.insert(head.server().to_owned(), head);
         }
         all
     }
 
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &AuditHead> {
-        self.0.values()
+        self.newest.values()
     }
 
     /// Compares a head with the one before, and remembers it if it is newer. True: it is to be kept.
     ///
     /// # Errors
-    /// The log has gone back or forked; the head before stays.
+    /// The log has gone back or forked; the head before stays. Each is said once.
     pub fn take(&mut self, head: AuditHead) -> Result<bool, Tampered> {
         let server = head.server().to_owned();
-        let newer = match self.0.get(&server) {
-            Some(known) => follows(&server, seen(known), seen(&head))?,
-            None => true,
+        let judged = match self.newest.get(&server) {
+            Some(known) => follows(&server, seen(known), seen(&head)),
+            None => Ok(true),
         };
+        let newer = once(&mut self.told, &server, judged)?;
         if newer {
-            self.0.insert(server, head);
+            self.newest.insert(server, head);
         }
         Ok(newer)
+    }
+}
+
+/// Says what is wrong unless that was the last thing that was said of this server.
+fn once(
+    told: &mut BTreeMap<String, Gist>,
+    server: &str,
+    judged: Result<bool, Tampered>,
+) -> Result<bool, Tampered> {
+    match judged {
+        Ok(newer) => {
+            if newer {
+                told.remove(server);
+            }
+            Ok(newer)
+        }
+        Err(tampered) => match told.insert(server.to_owned(), tampered.gist()) {
+            Some(before) if before == tampered.gist() => Ok(false),
+            _ => Err(tampered),
+        },
     }
 }
 
@@ -127,6 +165,20 @@ mod tests {
                 has: 4
             }
         );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_once_and_again_when_it_is_something_else() {
+        let mut told = BTreeMap::new();
+        let mut said = |had: u64, has: u64| {
+            let judged = judge(at(had, "aa", 10), at(has, "bb", 11));
+            once(&mut told, "ca", judged).is_err()
+        };
+        assert_eq!((said(5, 1), said(5, 2), said(5, 4)), (true, false, false));
+        assert!(said(5, 5), "another line in the place of one that was seen");
+        assert!(said(5, 3), "and it has gone back again");
+        assert!(!said(5, 6), "it goes on");
+        assert!(said(6, 2));
     }
 
     #[test]
