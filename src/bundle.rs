@@ -91,8 +91,7 @@ pub async fn run(args: BundleArgs) -> anyhow::Result<()> {
             let mut admin = args.socket.connect().await?;
             admin
                 .set_bundle(&bundle, reason.as_deref().unwrap_or_default())
-                .await
-                .context("nothing was changed")?;
+                .await?;
             outln!("set the {}", summary(&bundle));
             Ok(())
         }
@@ -204,7 +203,8 @@ pub fn read(file: &Path, name: &str, format: Format) -> anyhow::Result<TrustBund
     let text = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin()).context("standard input")?
     } else {
-        std::fs::read_to_string(file).with_context(|| file.display().to_string())?
+        std::fs::read_to_string(file)
+            .with_context(|| format!("nothing was changed: cannot read {}", file.display()))?
     };
     let bundle = match format {
         Format::Pem => TrustBundle::from_pem(domain, &text),

@@ -159,8 +159,7 @@ async fn create(socket: &CaSocket, args: Create) -> anyhow::Result<()> {
             endpoint_spiffe_id: args.endpoint_spiffe_id.unwrap_or_default(),
             bundle,
         })
-        .await
-        .context("nothing was changed")?;
+        .await?;
     outln!(
         "federated with {}; {}",
         created.trust_domain,

@@ -29,6 +29,7 @@ mod observe;
 mod operator;
 mod pair;
 mod policy;
+mod prefix;
 mod reason;
 mod revoke;
 mod status;
@@ -103,7 +104,8 @@ fn main() -> ExitCode {
 /// Daemons log what they do; commands only what is wrong. HANDFAST_LOG says otherwise (`debug`, `handfast_agent=trace`).
 fn log_to_stderr(command: &Command) {
     let usual = match command {
-        Command::Agent(_) | Command::Ca(_) => "info",
+        // What a database remarks on our statements is noise to who runs a CA.
+        Command::Agent(_) | Command::Ca(_) => "info,sqlx=warn",
         _ => "warn",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("HANDFAST_LOG")

@@ -1,11 +1,10 @@
 //! `handfast node`: the nodes of the registry.
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use handfast_ca::NodeName;
 use handfast_ca::client::admin::Admin;
-use handfast_ca::client::operators::EntryFilter;
 use handfast_ca::model::{Node, NodeAct};
 
 use crate::ca::CaSocket;
@@ -130,27 +129,19 @@ async fn change(admin: &mut Admin, act: NodeAct, order: Change) -> anyhow::Resul
 async fn delete(admin: &mut Admin, order: Change, with_entries: bool) -> anyhow::Result<()> {
     if order.dry_run {
         let nodes = admin.nodes().await?;
-        for name in &order.names {
-            let Some(node) = nodes.iter().find(|node| node.name == *name) else {
-                bail!("there is no node {name}; nothing was changed");
-            };
-            let below = EntryFilter {
-                parent: Some(name.to_string()),
-                ..EntryFilter::default()
-            };
-            let entries = admin.query_entries(&below).await?;
+        // Who is in the way says so.
+        let along = admin
+            .would_delete_nodes(&order.names, with_entries, &order.reason)
+            .await?;
+        for node in nodes.iter().filter(|node| order.names.contains(&node.name)) {
             let heard = node.seen_at_ms.map_or_else(
                 || "never heard".to_owned(),
                 |ms| format!("last heard {}", timestamp(ms / 1000)),
             );
-            outln!("{name} ({}, {heard}) would be deleted", state(node));
-            let fate = match with_entries {
-                true => "would be deleted along with it",
-                false => "is in the way (--with-entries)",
-            };
-            for entry in entries {
-                outln!("entry {} {} {fate}", entry.id, entry.spiffe_id);
-            }
+            outln!("{} ({}, {heard}) would be deleted", node.name, state(node));
+        }
+        for id in along {
+            outln!("entry {id} would be deleted along with it");
         }
         outln!("nothing was changed");
         return Ok(());

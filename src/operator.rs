@@ -36,8 +36,8 @@ enum Command {
         #[arg(long, value_name = "ROLE")]
         role: Role,
         /// Why; kept in the CA's audit log
-        #[arg(long, default_value = "", value_name = "TEXT")]
-        reason: String,
+        #[arg(long, value_name = "TEXT", value_parser = crate::reason::read)]
+        reason: Option<String>,
     },
     /// Take a role away; what they have under way is refused from the next call on
     Remove {
@@ -74,6 +74,7 @@ pub async fn run(args: OperatorArgs) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Add { name, role, reason } => {
+            let reason = reason.unwrap_or_default();
             let grant = admin.put_operator(&name, role, &reason).await?;
             outln!("{} is {} now", grant.name, grant.role);
             Ok(())

@@ -119,6 +119,7 @@ pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
         let nodes = follow(&mut admin, number, args.wait).await?;
         tell(&subject, true, number, &nodes, args.output)?;
         if let Subject::SpiffeId(id) = &subject
+            && id.trust_domain().as_str() == admin.status().await?.trust_domain
             && !admin
                 .entries()
                 .await?

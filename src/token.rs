@@ -74,7 +74,7 @@ struct Create {
     node: NodeName,
     /// Addresses of the node's workloads, out of the CA's ranges; again for more. A node that
     /// is known keeps what it has if none is given
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = crate::prefix::read)]
     prefix: Vec<IpNet>,
     /// Where other nodes reach this one; port 7250 if none is given; again for more
     #[arg(long, value_name = "IP[:PORT]")]
@@ -198,9 +198,22 @@ async fn create(socket: &CaSocket, create: Create) -> anyhow::Result<()> {
         joining: create.joining,
     };
     let mut admin = socket.connect().await?;
-    if let Some((node, address)) = taken(&admin.nodes().await?, &request) {
+    let nodes = admin.nodes().await?;
+    if let Some((node, address)) = taken(&nodes, &request) {
         bail!(
             "underlay address {address} is that of node {node}, which is reached there; nothing was changed. If {node} is gone for good, revoke it first (`handfast revoke --node {node}`)"
+        );
+    }
+    let known = nodes.iter().find(|node| node.name == request.node);
+    let out = known.and_then(|node| match node {
+        node if node.banned => Some("banned (`handfast node unban`)"),
+        node if node.revoked => Some("revoked (`handfast revoke --undo --node`)"),
+        _ => None,
+    });
+    if let Some(out) = out {
+        eprintln!(
+            "note: {} is {out}: the token buys nothing until that is lifted",
+            request.node
         );
     }
     let token = admin.create_token(&request).await?;

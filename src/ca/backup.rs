@@ -36,7 +36,7 @@ pub struct BackupArgs {
 /// Runs the command.
 pub async fn run(args: BackupArgs) -> anyhow::Result<()> {
     let mut admin = args.socket.connect().await?;
-    let mut writer = Writer::create(&args.file)?;
+    let mut writer = Writer::create(&args.file).context("no backup was written")?;
     admin
         .backup(&mut writer, args.keys)
         .await

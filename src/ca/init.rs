@@ -23,7 +23,7 @@ pub struct InitArgs {
     #[arg(long, value_name = "NAME")]
     trust_domain: String,
     /// Nodes get the prefixes of their workloads out of these; give it again for more
-    #[arg(long, value_name = "CIDR", required = true)]
+    #[arg(long, value_name = "CIDR", required = true, value_parser = crate::prefix::read)]
     prefix_range: Vec<IpNet>,
     /// The name of this server among those that share the trust domain
     #[arg(long, default_value = "ca", value_name = "NAME")]
@@ -53,7 +53,7 @@ pub async fn run(args: InitArgs) -> anyhow::Result<()> {
         outln!("{} holds a CA already", args.dir.dir.display());
         return Ok(());
     }
-    let trust_domain = authority::trust_domain(&args.trust_domain)?;
+    let trust_domain = authority::trust_domain(&args.trust_domain).context("no CA was made")?;
     let mut setup = Setup::new(args.dir.dir, trust_domain, args.prefix_range);
     setup.server = args.server;
     for (what, seconds) in args.lifetimes.seconds() {

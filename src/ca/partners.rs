@@ -66,6 +66,7 @@ impl Partners {
 
 /// A file of settings (YAML).
 fn read<T: DeserializeOwned>(file: &Path) -> anyhow::Result<T> {
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    serde_norway::from_str(&text).with_context(|| file.display().to_string())
+    let what = || format!("the CA does not start: {}", file.display());
+    let text = std::fs::read_to_string(file).with_context(what)?;
+    serde_norway::from_str(&text).with_context(what)
 }

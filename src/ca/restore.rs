@@ -74,7 +74,7 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<()> {
     );
     outln!("root certificate: {}", restored.root);
     outln!(
-        "{} nodes had joined: more than half must come before it signs (`handfast ca status` tells)",
+        "{} nodes count: more than half must come before it signs (`handfast ca status` tells)",
         restored.nodes
     );
     let dir = order.dir.display();

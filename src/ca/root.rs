@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::builder::Resettable;
 use clap::{Arg, Args, Subcommand};
 use handfast_ca::authority::{self, OfflineRoot};
 use handfast_ca::client::rotation::NewRotation;
 use handfast_ca::rotation::{Stage, What};
 
 use super::CaSocket;
-use super::rotate::{ForceArgs, WaitArgs, follow, live};
+use super::rotate::{ForceArgs, WaitArgs, follow, live, show};
 use crate::output::{OutputArgs, timestamp};
 
 /// Roots: their rotation step by step, and those whose keys are kept offline
@@ -51,13 +50,8 @@ enum Command {
         #[arg(long)]
         compromised: bool,
         /// Why; kept in the journal
-        #[arg(
-            long,
-            default_value = "",
-            hide_default_value = true,
-            value_name = "TEXT"
-        )]
-        reason: String,
+        #[arg(long, value_name = "TEXT", value_parser = crate::reason::read)]
+        reason: Option<String>,
         #[command(flatten)]
         wait: WaitArgs,
         #[command(flatten)]
@@ -96,13 +90,8 @@ enum Command {
         #[arg(long, default_value = "-", value_name = "FILE")]
         out: PathBuf,
         /// Why; kept in the journal
-        #[arg(
-            long,
-            default_value = "",
-            hide_default_value = true,
-            value_name = "TEXT"
-        )]
-        reason: String,
+        #[arg(long, value_name = "TEXT", value_parser = crate::reason::read)]
+        reason: Option<String>,
         #[command(flatten)]
         socket: CaSocket,
     },
@@ -174,10 +163,7 @@ struct StepArgs {
 
 /// What destroys is not done without saying why.
 fn needed(reason: Arg) -> Arg {
-    reason
-        .required(true)
-        .default_value(Resettable::Reset)
-        .value_parser(crate::reason::read)
+    reason.required(true)
 }
 
 /// Runs the command.
@@ -200,7 +186,7 @@ pub async fn run(args: RootArgs) -> anyhow::Result<()> {
             let order = NewRotation {
                 what: What::Root,
                 goal: Stage::Prepared,
-                reason,
+                reason: reason.unwrap_or_default(),
                 compromised,
                 root,
             };
@@ -222,7 +208,7 @@ pub async fn run(args: RootArgs) -> anyhow::Result<()> {
             out,
             reason,
             socket,
-        } => request(dir, &out, &reason, &socket).await,
+        } => request(dir, &out, reason.as_deref(), &socket).await,
         Command::Sign {
             request,
             dir,
@@ -232,13 +218,12 @@ pub async fn run(args: RootArgs) -> anyhow::Result<()> {
             passphrase,
             socket,
         } => {
-            let request = read(&request)?;
+            let path = request;
+            let request = read(&path)?;
             let signed = match dir {
-                Some(dir) => OfflineRoot::open(&dir, passphrase.passphrase_file)?.sign(
-                    &request,
-                    &server,
-                    ttl.as_secs(),
-                )?,
+                Some(dir) => OfflineRoot::open(&dir, passphrase.passphrase_file)?
+                    .sign(&request, &server, ttl.as_secs())
+                    .with_context(|| format!("nothing was signed: {}", path.display()))?,
                 None => {
                     socket
                         .connect()
@@ -247,7 +232,12 @@ pub async fn run(args: RootArgs) -> anyhow::Result<()> {
                         .await?
                 }
             };
-            write(&out, &signed)
+            write(&out, &signed)?;
+            eprintln!(
+                "next, on the server that asked: handfast ca root install {}",
+                shown(&out, "issuing.crt")
+            );
+            Ok(())
         }
         Command::CrossSign {
             certificate,
@@ -262,7 +252,9 @@ pub async fn run(args: RootArgs) -> anyhow::Result<()> {
             answer,
             dir,
             socket,
-        } => install(&read(&answer)?, dir, &socket).await,
+        } => install(&read(&answer)?, dir, &socket)
+            .await
+            .with_context(|| answer.display().to_string()),
     }
 }
 
@@ -279,7 +271,10 @@ async fn list(socket: &CaSocket, output: OutputArgs) -> anyhow::Result<()> {
             } else {
                 authority.state.clone()
             },
-            timestamp(authority.not_after_ms / 1000),
+            match authority.not_after_ms {
+                0 => "-".to_owned(),
+                end => timestamp(end / 1000),
+            },
             match (authority.key_here, authority.state.as_str()) {
                 (true, _) => "here",
                 (false, "tainted" | "retired") => "no longer kept",
@@ -317,6 +312,13 @@ fn bring(
 async fn step(args: StepArgs, from: Stage, to: Stage) -> anyhow::Result<()> {
     let mut admin = args.socket.connect().await?;
     let rotation = live(&mut admin, What::Root).await?;
+    if rotation.stage == to.name() {
+        eprintln!(
+            "the root's rotation is {} already; nothing was changed",
+            to.name()
+        );
+        return show(&rotation, args.output);
+    }
     if rotation.stage != from.name() {
         bail!(
             "the root's rotation is {}, this step follows {}; nothing was changed",
@@ -324,9 +326,18 @@ async fn step(args: StepArgs, from: Stage, to: Stage) -> anyhow::Result<()> {
             from.name()
         );
     }
+    let reason = args.force.reason.as_deref().unwrap_or_default();
     let steered = admin
-        .steer_rotation(rotation.id, to, &args.force.whom(), &args.force.reason)
-        .await?;
+        .steer_rotation(rotation.id, to, &args.force.whom(), reason)
+        .await;
+    let steered = match steered {
+        Ok(steered) => steered,
+        // It may have gone there by itself meanwhile, as an earlier order has it.
+        Err(error) => match live(&mut admin, What::Root).await {
+            Ok(now) if now.stage == to.name() => now,
+            _ => return Err(error.into()),
+        },
+    };
     follow(&mut admin, &steered, to, &args.wait, args.output).await
 }
 
@@ -354,14 +365,22 @@ fn create(
 async fn request(
     dir: Option<PathBuf>,
     out: &Path,
-    reason: &str,
+    reason: Option<&str>,
     socket: &CaSocket,
 ) -> anyhow::Result<()> {
-    let text = match dir {
-        Some(dir) => authority::request(&dir).await?,
-        None => socket.connect().await?.request_issuing(reason).await?.0,
+    let (text, server) = match dir {
+        Some(dir) => (authority::request(&dir).await?, "NAME".to_owned()),
+        None => {
+            let mut admin = socket.connect().await?;
+            admin.request_issuing(reason.unwrap_or_default()).await?
+        }
     };
-    write(out, &text)
+    write(out, &text)?;
+    eprintln!(
+        "next, where the root's key is: handfast ca root sign --dir ROOT --server {server} {} --out issuing.crt",
+        shown(out, "request.csr")
+    );
+    Ok(())
 }
 
 async fn install(text: &str, dir: Option<PathBuf>, socket: &CaSocket) -> anyhow::Result<()> {
@@ -377,7 +396,7 @@ async fn install(text: &str, dir: Option<PathBuf>, socket: &CaSocket) -> anyhow:
                 .install_issuing(text.to_owned())
                 .await?;
             outln!(
-                "installed issuing CA {}; the rotation goes on by itself (see `handfast ca rotate --resume --what issuing`)",
+                "installed issuing CA {}; the rotation goes on by itself (`handfast ca status` tells)",
                 made.id
             );
         }
@@ -389,6 +408,14 @@ async fn install(text: &str, dir: Option<PathBuf>, socket: &CaSocket) -> anyhow:
 pub fn serve_option(passphrase_file: Option<&Path>) -> String {
     let option = |file: &Path| format!(" --passphrase-file {}", file.display());
     passphrase_file.map(option).unwrap_or_default()
+}
+
+/// A file by its name; what went to standard output has none.
+fn shown(out: &Path, otherwise: &str) -> String {
+    match out.as_os_str() == "-" {
+        true => otherwise.to_owned(),
+        false => out.display().to_string(),
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use handfast_ca::NodeName;
 use handfast_ca::client::admin::Admin;
@@ -63,13 +63,8 @@ pub struct ForceArgs {
     #[arg(long = "node", value_name = "NAME", requires = "force")]
     pub nodes: Vec<NodeName>,
     /// Why; kept in the journal
-    #[arg(
-        long,
-        default_value = "",
-        hide_default_value = true,
-        value_name = "TEXT"
-    )]
-    pub reason: String,
+    #[arg(long, value_name = "TEXT", value_parser = crate::reason::read)]
+    pub reason: Option<String>,
 }
 
 impl ForceArgs {
@@ -120,10 +115,7 @@ impl From<WhatArg> for What {
 
 /// Runs the command.
 pub async fn run(args: RotateArgs) -> anyhow::Result<()> {
-    if args.abort {
-        crate::reason::read(&args.force.reason)
-            .map_err(|problem| anyhow!("--reason: {problem}"))?;
-    }
+    let reason = args.force.reason.as_deref().unwrap_or_default();
     let mut admin = args.socket.connect().await?;
     let what = What::from(args.what);
     if args.plan {
@@ -132,26 +124,19 @@ pub async fn run(args: RotateArgs) -> anyhow::Result<()> {
     }
     if args.abort {
         let rotation = live(&mut admin, what).await?;
-        let aborted = admin
-            .abort_rotation(rotation.id, &args.force.reason)
-            .await?;
+        let aborted = admin.abort_rotation(rotation.id, reason).await?;
         return show(&aborted, args.output);
     }
     let rotation = if args.resume || args.force.force {
         let found = live(&mut admin, what).await?;
         admin
-            .steer_rotation(
-                found.id,
-                Stage::Revoked,
-                &args.force.whom(),
-                &args.force.reason,
-            )
+            .steer_rotation(found.id, Stage::Revoked, &args.force.whom(), reason)
             .await?
     } else {
         let order = NewRotation {
             what,
             goal: Stage::Revoked,
-            reason: args.force.reason,
+            reason: reason.to_owned(),
             compromised: args.compromised,
             root: None,
         };
@@ -175,7 +160,8 @@ pub async fn live(admin: &mut Admin, what: What) -> anyhow::Result<Rotation> {
         .find(|rotation| rotation.what == what.name());
     found.with_context(|| {
         format!(
-            "no rotation of the {} is under way (begin one with `handfast ca rotate --what {0}`); nothing was changed",
+            "no rotation of the {} is under way (begin one with `handfast ca rotate --what {}`); nothing was changed",
+            what.title(),
             what.name()
         )
     })
@@ -211,9 +197,10 @@ pub async fn follow(
         {
             progress.end();
             bail!(
-                "the rotation is still {}; it waits for:\n{}\nThe CA goes on by itself once they confirm. `handfast node evict` takes a node out of the count; `handfast ca rotate --force --node NAME --reason TEXT` passes that one, and without --node all of them, once",
+                "the rotation is still {}; it waits for:\n{}\nThe CA goes on by itself once they confirm. `handfast node evict` takes a node out of the count; `handfast ca rotate --what {} --force --node NAME --reason TEXT` passes that one, and without --node all of them, once",
                 seen.stage,
-                lines(&seen.stragglers)
+                lines(&seen.stragglers),
+                seen.what
             );
         }
         tokio::time::sleep(POLL).await;

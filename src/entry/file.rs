@@ -41,11 +41,12 @@ fn content(path: &Path) -> anyhow::Result<String> {
             .take(MAX_FILE + 1)
             .read_to_string(&mut text)
     } else {
-        let file =
-            std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = std::fs::File::open(path)
+            .with_context(|| format!("nothing was imported: cannot open {}", path.display()))?;
         file.take(MAX_FILE + 1).read_to_string(&mut text)
     };
-    let read = read.with_context(|| format!("cannot read {}", path.display()))?;
+    let read =
+        read.with_context(|| format!("nothing was imported: cannot read {}", path.display()))?;
     if read as u64 > MAX_FILE {
         bail!(
             "{} is larger than 512 MiB; nothing was imported",

@@ -37,7 +37,7 @@ enum Command {
         spiffe_id: String,
         /// What the workload must be (netns:NAME, unix:uid:1000, …); all that are given must match
         #[arg(long, value_name = "KIND:VALUE", required = true)]
-        selector: Vec<String>,
+        selector: Vec<Selector>,
         #[command(flatten)]
         fields: Fields,
         #[command(flatten)]
@@ -100,13 +100,11 @@ pub async fn run(args: EntryArgs) -> anyhow::Result<()> {
             fields,
             output,
         } => {
-            for text in &selector {
-                possible(&text.parse()?)?;
-            }
+            selector.iter().try_for_each(possible)?;
             let entry = NewEntry {
                 spiffe_id,
                 parent: fields.parent_id.filter(|parent| parent != "any"),
-                selectors: selector,
+                selectors: selector.iter().map(ToString::to_string).collect(),
                 labels: labels(fields.label)?,
                 ttl: fields.ttl,
                 dns_names: fields.dns_name,
@@ -116,7 +114,7 @@ pub async fn run(args: EntryArgs) -> anyhow::Result<()> {
                 expires_at_ms: fields.expires,
             };
             let entry = admin.create_entry(&entry).await?;
-            warn_of_unknown(&entry);
+            warn_of_unknown(&mut admin, &entry).await?;
             show(&[entry], output)
         }
         Command::List(asked) => list(&mut admin, asked).await,
@@ -230,7 +228,7 @@ async fn update(admin: &mut Admin, asked: Update) -> anyhow::Result<()> {
         };
     }
     let entry = admin.update_entry(&entry).await?;
-    warn_of_unknown(&entry);
+    warn_of_unknown(admin, &entry).await?;
     show(&[entry], asked.output)
 }
 
@@ -254,6 +252,9 @@ async fn delete(
         let would = if dry_run { "would delete" } else { "deleted" };
         outln!("{would} entry {} of {}", entry.id, entry.spiffe_id);
     }
+    if dry_run {
+        outln!("nothing was changed");
+    }
     Ok(())
 }
 
@@ -267,8 +268,9 @@ fn possible(selector: &Selector) -> anyhow::Result<()> {
     }
 }
 
-/// A kind that agents of this version cannot look at is taken, since a newer agent may; it must not pass unnoticed.
-fn warn_of_unknown(entry: &Entry) {
+/// A kind that agents of this version cannot look at is taken, since a newer agent may, and a trust domain that is not
+/// federated with yet, since it may be soon; neither must pass unnoticed.
+async fn warn_of_unknown(admin: &mut Admin, entry: &Entry) -> anyhow::Result<()> {
     for selector in &entry.selectors {
         if !handfast_agent::identity::SELECTOR_KINDS.contains(&selector.kind.as_str()) {
             eprintln!(
@@ -277,6 +279,18 @@ fn warn_of_unknown(entry: &Entry) {
             );
         }
     }
+    if entry.federates_with.is_empty() {
+        return Ok(());
+    }
+    let known = admin.federations().await?;
+    for domain in &entry.federates_with {
+        if !known.iter().any(|one| one.trust_domain == domain.as_str()) {
+            eprintln!(
+                "warning: {domain} is not federated with: the workload gets its bundle once it is (`handfast federation create`)"
+            );
+        }
+    }
+    Ok(())
 }
 
 const HEADER: [&str; 7] = [
