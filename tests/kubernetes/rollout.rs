@@ -158,7 +158,8 @@ fn no_request_is_lost_while_a_deployment_lives_through_what_clusters_do() {
             let traffic = &traffic;
             scope.spawn(move || traffic.send_from(client, turn));
         }
-        traffic.more(50).unwrap();
+        let begun = traffic.more(50);
+        begun.unwrap_or_else(|error| panic!("{error:?}\n{}", mesh.evidence()));
 
         // A new image; then another service account, which is another identity.
         controller.roll(&json!({"spec": {"containers": [{"name": "main", "image": "two"}]}}));

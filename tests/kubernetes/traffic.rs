@@ -66,9 +66,10 @@ impl Traffic {
     /// Waits until so many more requests have been answered.
     pub fn more(&self, count: usize) -> anyhow::Result<()> {
         let wanted = self.done.load(Ordering::SeqCst) + count;
-        wait::until("requests to be answered", SOON, || {
+        let answered = wait::until("requests to be answered", SOON, || {
             Ok((self.done.load(Ordering::SeqCst) >= wanted).then_some(()))
-        })
+        });
+        answered.with_context(|| format!("{:?}", self.books()))
     }
 
     /// Stops the requests when it is dropped.
