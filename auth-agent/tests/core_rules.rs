@@ -23,7 +23,7 @@ const WALL: u64 = 1_800_000_000;
 struct Everybody;
 
 impl PolicyView for Everybody {
-    fn pairing(&self, _: &Identity, _: &Identity) -> Pairing {
+    fn pairing(&self, _: &Arc<Identity>, _: &Arc<Identity>) -> Pairing {
         Pairing {
             wanted: true,
             max_age: None,

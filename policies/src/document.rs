@@ -92,14 +92,17 @@ impl Rule {
 
     /// Whether it speaks of flows between the two.
     pub(crate) fn matches(&self, local: &Workload, remote: &Remote) -> bool {
-        let known = match (&self.ids, remote) {
-            (None, _) => true,
-            (Some(ids), Remote::Workload(workload)) => {
-                ids.iter().any(|id| id.matches(&workload.spiffe_id))
-            }
-            (Some(_), _) => false,
-        };
-        known && self.peers.matches(local, remote)
+        match remote {
+            Remote::Workload(workload) => self.is_between(local, workload),
+            _ => self.ids.is_none() && self.peers.matches(local, remote),
+        }
+    }
+
+    /// The same for two workloads.
+    pub(crate) fn is_between(&self, local: &Workload, other: &Workload) -> bool {
+        let ids = self.ids.as_deref();
+        ids.is_none_or(|ids| ids.iter().any(|id| id.matches(&other.spiffe_id)))
+            && self.peers.select(local, other)
     }
 }
 

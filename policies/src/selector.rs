@@ -86,6 +86,14 @@ impl Peers {
         blocks.flat_map(|block| std::iter::once(block.net).chain(block.except.iter().copied()))
     }
 
+    /// Whether another workload is among them, seen from `local`.
+    pub(crate) fn select(&self, local: &Workload, other: &Workload) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Of(peers) => peers.iter().any(|peer| peer.selects(local, other)),
+        }
+    }
+
     /// Whether `remote` is among them, seen from `local`.
     ///
     /// Labels of a foreign trust domain mean nothing here, so no selector matches them.
@@ -98,12 +106,17 @@ impl Peers {
 }
 
 impl Peer {
+    fn selects(&self, local: &Workload, other: &Workload) -> bool {
+        let Self::Workloads(selector) = self else {
+            return false;
+        };
+        let home = local.spiffe_id.trust_domain();
+        selector.matches(other) && other.spiffe_id.is_member_of(home)
+    }
+
     fn matches(&self, local: &Workload, remote: &Remote) -> bool {
         match (self, remote) {
-            (Self::Workloads(selector), Remote::Workload(workload)) => {
-                let home = local.spiffe_id.trust_domain();
-                workload.spiffe_id.is_member_of(home) && selector.matches(workload)
-            }
+            (_, Remote::Workload(workload)) => self.selects(local, workload),
             (Self::World, Remote::World | Remote::Cidr(_)) | (Self::Host, Remote::Host) => true,
             (Self::Block(block), Remote::Cidr(net)) => block.contains(net),
             _ => false,

@@ -179,7 +179,7 @@ impl Core {
             remote,
             peer,
         };
-        let wanted = self.pairing(local, remote).wanted || self.pairing(remote, local).wanted;
+        let wanted = self.pairing(local, remote).wanted;
         if self.policy.is_some() && (self.has_pair(pair) || !wanted) {
             Outlook::Release
         } else {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -101,5 +102,5 @@ pub struct Pairing {
 /// Policy, as far as the core needs it.
 pub trait PolicyView: Send + Sync {
     /// Whether the two may meet; the same whichever is named first.
-    fn pairing(&self, one: &Identity, other: &Identity) -> Pairing;
+    fn pairing(&self, one: &Arc<Identity>, other: &Arc<Identity>) -> Pairing;
 }

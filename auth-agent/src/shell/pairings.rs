@@ -12,7 +12,14 @@ use crate::core::{Identity, Pairing, PolicyView};
 /// looked up once.
 pub(super) struct Pairings {
     set: Arc<PolicySet>,
-    known: Mutex<HashMap<Identity, Option<Arc<Selected>>>>,
+    /// By where the identity is in memory.
+    known: Mutex<HashMap<usize, Known>>,
+}
+
+struct Known {
+    /// Nothing else comes to be where it is as long as this holds it.
+    _identity: Arc<Identity>,
+    selected: Option<Arc<Selected>>,
 }
 
 /// Identities whose rules are remembered; those of workloads that went are forgotten with all others.
@@ -26,27 +33,32 @@ impl Pairings {
         }
     }
 
-    fn select(&self, identity: &Identity) -> Option<Arc<Selected>> {
+    fn select(&self, identity: &Arc<Identity>) -> Option<Arc<Selected>> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = known.get(identity) {
-            return found.clone();
+        let place = Arc::as_ptr(identity).addr();
+        if let Some(found) = known.get(&place) {
+            return found.selected.clone();
         }
         if known.len() >= REMEMBERED {
             known.clear();
         }
         let selected = workload(identity).ok();
         let selected = selected.map(|workload| Arc::new(self.set.select(workload)));
-        known.insert(identity.clone(), selected.clone());
+        let new = Known {
+            _identity: Arc::clone(identity),
+            selected: selected.clone(),
+        };
+        known.insert(place, new);
         selected
     }
 }
 
 impl PolicyView for Pairings {
-    fn pairing(&self, local: &Identity, remote: &Identity) -> Pairing {
-        let (Some(local), Some(remote)) = (self.select(local), self.select(remote)) else {
+    fn pairing(&self, one: &Arc<Identity>, other: &Arc<Identity>) -> Pairing {
+        let (Some(one), Some(other)) = (self.select(one), self.select(other)) else {
             return Pairing::default();
         };
-        let pairing = local.pairing(&remote);
+        let pairing = one.pairing(&other);
         Pairing {
             wanted: pairing.wanted,
             max_age: pairing.max_age,

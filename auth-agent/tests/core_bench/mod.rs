@@ -26,7 +26,7 @@ pub const HIGHER: &str = "z";
 pub struct Always(pub Pairing);
 
 impl PolicyView for Always {
-    fn pairing(&self, _: &Identity, _: &Identity) -> Pairing {
+    fn pairing(&self, _: &Arc<Identity>, _: &Arc<Identity>) -> Pairing {
         self.0
     }
 }

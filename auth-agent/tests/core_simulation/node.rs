@@ -84,7 +84,7 @@ impl Rules {
 }
 
 impl PolicyView for Rules {
-    fn pairing(&self, local: &Identity, remote: &Identity) -> Pairing {
+    fn pairing(&self, local: &Arc<Identity>, remote: &Arc<Identity>) -> Pairing {
         Pairing {
             wanted: self.allow(local, remote),
             max_age: self.max_age,
