@@ -11,6 +11,10 @@ use crate::harness::process::{Process, command};
 use crate::harness::wait;
 
 const PORT: u16 = 51999;
+/// Of the two hosts.
+const NUMBERS: [u8; 2] = [21, 22];
+/// The first workload's number on its host.
+const FIRST: u8 = 3;
 const SOON: Duration = Duration::from_secs(10);
 
 /// Both ends. What is dropped first ends first.
@@ -24,10 +28,18 @@ pub struct Bare {
     _held: Held,
 }
 
+/// More clients and servers at a tunnel without gates: what is measured of many workloads is compared with as many.
+pub struct Many {
+    /// In front.
+    pub clients: Vec<Workload>,
+    /// Behind, each with its address.
+    pub servers: Vec<(Workload, IpAddr)>,
+}
+
 /// What has to live as long as the tunnel.
 pub struct Held {
     _daemons: Vec<Process>,
-    _hosts: [Host; 2],
+    hosts: [Host; 2],
     sockets: [PathBuf; 2],
 }
 
@@ -46,9 +58,25 @@ impl Bare {
         (self.client, self.server, self.address, self._held)
     }
 
+    /// Puts as many clients in front and servers behind.
+    pub fn many(&self, lab: &Lab, count: u8) -> Result<Many> {
+        let [front, behind] = &self._held.hosts;
+        let mut many = Many {
+            clients: Vec::new(),
+            servers: Vec::new(),
+        };
+        for index in FIRST..FIRST.saturating_add(count) {
+            let (client, _) = place(lab, front, NUMBERS[0], index)?;
+            many.clients.push(client);
+            let (server, address) = place(lab, behind, NUMBERS[1], index)?;
+            many.servers.push((server, address.parse()?));
+        }
+        Ok(many)
+    }
+
     /// Builds it in a lab.
     pub fn start(lab: &Lab) -> Result<Self> {
-        let [one, two] = [21, 22].map(|number| End::start(lab, number));
+        let [one, two] = NUMBERS.map(|number| End::start(lab, number));
         let (one, two) = (one?, two?);
         one.meet(&two)?;
         two.meet(&one)?;
@@ -60,7 +88,7 @@ impl Bare {
             _held: Held {
                 sockets,
                 _daemons: one.daemon.into_iter().chain(two.daemon).collect(),
-                _hosts: [one.host, two.host],
+                hosts: [one.host, two.host],
             },
         };
         wait::until("the tunnel without gates", SOON, || {
@@ -71,6 +99,27 @@ impl Bare {
         })?;
         Ok(bare)
     }
+}
+
+/// A workload of a host.
+fn place(lab: &Lab, host: &Host, number: u8, index: u8) -> Result<(Workload, String)> {
+    let workload = lab.workload(&format!("w{number}-{index}"))?;
+    let (link, address) = (format!("to-w{index}"), format!("10.78.{number}.{index}"));
+    host.ns.ip(&format!(
+        "link add {link} type veth peer name eth0 netns {}",
+        workload.ns.name()
+    ))?;
+    host.ns.ip(&format!("link set {link} up"))?;
+    host.ns.ip(&format!(
+        "route add {address}/32 dev {link} src 10.78.{number}.1"
+    ))?;
+    workload.ns.ip(&format!("addr add {address}/32 dev eth0"))?;
+    workload.ns.ip("link set eth0 up")?;
+    let gateway = format!("10.78.{number}.1");
+    workload.ns.ip(&format!("route add {gateway} dev eth0"))?;
+    let default = format!("route add default via {gateway} mtu 1420");
+    workload.ns.ip(&default)?;
+    Ok((workload, address))
 }
 
 struct End {
@@ -86,21 +135,10 @@ struct End {
 impl End {
     fn start(lab: &Lab, number: u8) -> Result<Self> {
         let host = lab.host(&format!("b{number}"), number)?;
-        let workload = lab.workload(&format!("w{number}"))?;
-        let device = format!("{}w{number}", lab.name());
-        let address = format!("10.78.{number}.2");
-        host.ns.ip(&format!(
-            "link add to-w type veth peer name eth0 netns {}",
-            workload.ns.name()
-        ))?;
         host.ns
-            .ip(&format!("addr add 10.78.{number}.1/24 dev to-w"))?;
-        host.ns.ip("link set to-w up")?;
-        workload.ns.ip(&format!("addr add {address}/24 dev eth0"))?;
-        workload.ns.ip("link set eth0 up")?;
-        workload
-            .ns
-            .ip(&format!("route add default via 10.78.{number}.1 mtu 1420"))?;
+            .ip(&format!("addr add 10.78.{number}.1/32 dev lo"))?;
+        let (workload, address) = place(lab, &host, number, FIRST - 1)?;
+        let device = format!("{}w{number}", lab.name());
         let kernel = host.ns.ip(&format!("link add {device} type wireguard"));
         let daemon = match kernel {
             Ok(()) => None,

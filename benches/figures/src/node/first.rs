@@ -23,8 +23,13 @@ const FIRST: u8 = 10;
 pub fn measure() -> Result<Vec<Figure>> {
     let mut mesh = Mesh::start(2)?;
     let bare = Bare::start(&mesh.lab)?;
-    let plain_listener = listen(&bare.server.ns)?;
-    mesh.apply(&policies(PAIRS)?)?;
+    let plain = bare.many(&mesh.lab, u8::try_from(PAIRS)?)?;
+    let plain_listeners: Vec<TcpListener> = plain
+        .servers
+        .iter()
+        .map(|(server, _)| listen(&server.ns))
+        .collect::<Result<_>>()?;
+    mesh.apply(&rule("warm", "warm-s", "warm-c")?)?;
     meet_once(&mut mesh)?;
     let clients = mesh.namespaces("c", PAIRS)?;
     let servers = mesh.namespaces("s", PAIRS)?;
@@ -32,35 +37,40 @@ pub fn measure() -> Result<Vec<Figure>> {
         .iter()
         .map(|server| listen(&server.ns))
         .collect::<Result<_>>()?;
-    for _ in 0..20 {
-        connect(&bare.client.ns, bare.address)?;
+    for (client, (_, address)) in plain.clients.iter().zip(&plain.servers) {
+        connect(&client.ns, *address)?;
     }
     let (mut p50, mut p99, mut known_ratio) = (Vec::new(), Vec::new(), Vec::new());
     let before = syn_again(clients.iter().chain(&servers))?;
     for round in 0..ROUNDS {
         let ours = wanted(&clients, "c", round);
         let theirs = wanted(&servers, "s", round);
+        // Of other labels each time: an agent remembers whom it has met, and proves to their like ahead.
+        mesh.apply(&policies(PAIRS, round)?)?;
         mesh.attach(1, &ours)?;
         mesh.attach(2, &theirs)?;
-        let (mut plain, mut first, mut known) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut bare, mut first, mut known) = (Vec::new(), Vec::new(), Vec::new());
         for again in [false, true] {
-            for (client, server) in ours.iter().zip(&theirs) {
+            let without = plain.clients.iter().zip(&plain.servers);
+            for ((client, server), (from, (_, to))) in ours.iter().zip(&theirs).zip(without) {
                 let address = addresses(2, server.index);
                 let address = *address.first().context("an address")?;
-                plain.push(connect(&bare.client.ns, bare.address)?);
-                drain(&plain_listener)?;
+                bare.push(connect(&from.ns, *to)?);
                 let took = connect(&client.workload.ns, address)?;
                 if again { &mut known } else { &mut first }.push(took);
             }
         }
-        listeners.iter().try_for_each(drain)?;
-        p50.push(quantile(&first, 0.5)? - quantile(&plain, 0.5)?);
-        p99.push(quantile(&first, 0.99)? - quantile(&plain, 0.99)?);
-        known_ratio.push(quantile(&known, 0.5)? / quantile(&plain, 0.5)?);
+        listeners
+            .iter()
+            .chain(&plain_listeners)
+            .try_for_each(drain)?;
+        p50.push(quantile(&first, 0.5)? - quantile(&bare, 0.5)?);
+        p99.push(quantile(&first, 0.99)? - quantile(&bare, 0.99)?);
+        known_ratio.push(quantile(&known, 0.5)? / quantile(&bare, 0.5)?);
         eprintln!(
             "round {round}: without gates {:.3} and {:.3} ms, first {:.3} and {:.3}, known {:.3} and {:.3} (p50 and p99)",
-            quantile(&plain, 0.5)?,
-            quantile(&plain, 0.99)?,
+            quantile(&bare, 0.5)?,
+            quantile(&bare, 0.99)?,
             quantile(&first, 0.5)?,
             quantile(&first, 0.99)?,
             quantile(&known, 0.5)?,
@@ -74,7 +84,7 @@ pub fn measure() -> Result<Vec<Figure>> {
     let again = syn_again(clients.iter().chain(&servers))? - before;
     let of = format!(
         "of {PAIRS} TCP connections between workloads of two nodes, over the same through a tunnel of the same kind \
-         without gates, interleaved"
+         without gates between as many other workloads, interleaved"
     );
     let first = format!("the first {of}; both identities new, neither proven nor announced before");
     Ok(vec![
@@ -138,7 +148,7 @@ fn wanted<'a>(workloads: &'a [Workload], kind: &str, round: usize) -> Vec<Wanted
     each.map(|(number, (workload, index))| Wanted {
         workload,
         path: format!("{kind}/{round}/{number}"),
-        label: ("pair", format!("{kind}{number}")),
+        label: ("pair", format!("{kind}{round}-{number}")),
         index,
     })
     .collect()
@@ -146,13 +156,13 @@ fn wanted<'a>(workloads: &'a [Workload], kind: &str, round: usize) -> Vec<Wanted
 
 /// Each server takes its own client alone, proven, and neither has anybody else: what one pair proves is of no use to
 /// another, and nothing else is proven ahead of traffic.
-pub fn policies(pairs: usize) -> Result<String> {
+pub fn policies(pairs: usize, round: usize) -> Result<String> {
     let mut text = rule("warm", "warm-s", "warm-c")?;
     for number in 0..pairs {
         text += &rule(
             &format!("p{number}"),
-            &format!("s{number}"),
-            &format!("c{number}"),
+            &format!("s{round}-{number}"),
+            &format!("c{round}-{number}"),
         )?;
     }
     Ok(text)

@@ -21,7 +21,7 @@ const UNKNOWN: u64 = 100_000;
 /// `node.flood_p99_ms`, and what the agent used meanwhile.
 pub fn measure() -> Result<Vec<Figure>> {
     let mut mesh = Mesh::start(2)?;
-    mesh.apply(&policies(PAIRS)?)?;
+    mesh.apply(&policies(PAIRS, 0)?)?;
     let [scanner, warm] = ["scan", "warm"].map(|name| mesh.lab.workload(name));
     let (scanner, warm) = (scanner?, warm?);
     mesh.attach(1, &[wanted(&scanner, "warm-c", 5)])?;
@@ -93,7 +93,7 @@ fn wanted<'a>(workload: &'a Workload, label: &str, index: u8) -> Wanted<'a> {
 
 fn numbered<'a>(workloads: &'a [Workload], kind: &str) -> Vec<Wanted<'a>> {
     let each = workloads.iter().zip(10..).enumerate();
-    each.map(|(number, (workload, index))| wanted(workload, &format!("{kind}{number}"), index))
+    each.map(|(number, (workload, index))| wanted(workload, &format!("{kind}0-{number}"), index))
         .collect()
 }
 
