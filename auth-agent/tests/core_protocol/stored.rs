@@ -119,11 +119,12 @@ fn a_line_that_goes_with_another_file_is_refused_by_its_number() {
 #[test]
 fn one_address_more_is_a_short_line_however_many_there_are() {
     let mut bench = Bench::paired();
-    bench.announce(1, "10.122.1.1", 101, 1_000);
+    bench.announce(1, "10.122.0.2", 101, 1_000);
     let few = bench.last_line().len();
-    for host in 2..200 {
-        bench.announce(1, &format!("10.122.1.{host}"), 101, 1_000 + host);
+    for host in 3..200 {
+        bench.announce(1, &format!("10.122.0.{host}"), 101, 1_000 + host);
     }
     assert!(bench.last_line().len() < few + 100);
-    assert!(Journal::whole(&bench.core.snapshot()).unwrap().len() > 20 * few);
+    let whole = Journal::whole(&bench.core.snapshot()).unwrap().len();
+    assert!(whole > 20 * few, "{whole} {few}");
 }
