@@ -78,7 +78,8 @@ impl<'a> LocalPolicy<'a> {
 
     /// Whether a flow in this direction may pass this end, for all that is known without looking at ports and verdicts.
     pub(crate) fn may_pass(&self, direction: Direction, other: &Workload) -> bool {
-        let speaks = |rule: &&Rule| rule.direction == direction && rule.is_between(self.local, other);
+        let speaks =
+            |rule: &&Rule| rule.direction == direction && rule.is_between(self.local, other);
         !self.selected(direction) || self.rules.iter().any(speaks)
     }
 
