@@ -106,7 +106,7 @@ impl Authority {
         authority
     }
 
-    /// Which server's folder `dir` is, and what its trust domain is verified with: no key is opened.
+    /// Which server's folder `dir` is, and what its trust domain is and was verified with: no key is opened.
     pub async fn published(dir: &Path) -> Result<(String, TrustBundle), Error> {
         check_folder(dir)?;
         let folder = Folder::open(dir, None)?;
@@ -115,7 +115,7 @@ impl Authority {
         let records = Record::all(&mut reader).await;
         drop(reader);
         store.close().await;
-        let bundle = Authorities::new(records?).bundle(&folder.trust_domain, 0)?;
+        let bundle = Authorities::new(records?).remembered(&folder.trust_domain)?;
         Ok((folder.server, bundle))
     }
 

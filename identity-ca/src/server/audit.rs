@@ -60,11 +60,15 @@ impl Audit for Service {
                 "at most {MAX_HEADS} heads at once"
             )));
         }
-        let bundle = Arc::clone(&self.state.now().bundle);
+        // Heads of an agent that slept are the best witnesses, and signed under a root that may have gone since.
+        let authority = &self.state.authority;
+        let bundle = authority
+            .authorities()
+            .remembered(authority.trust_domain())?;
         let mut positions: Vec<Position> = Vec::new();
         for bytes in heads {
             let head = AuditHead::from_bytes(&bytes, &bundle)?;
-            if head.server() == self.state.authority.server() {
+            if head.server() == authority.server() {
                 positions.push(head.position());
             }
         }

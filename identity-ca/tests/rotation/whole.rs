@@ -11,7 +11,7 @@ use handfast_ca::rotation::{Stage, What};
 use handfast_ca::verify::Verifier;
 
 use super::agent::{Agent, Traffic, eventually, issuer, now};
-use super::common::{Ca, setup};
+use super::common::{Ca, next, setup};
 
 pub fn order(what: What, goal: Stage) -> NewRotation {
     NewRotation {
@@ -312,6 +312,36 @@ async fn nobody_follows_a_root_that_is_compromised() {
             .contains("no valid path")
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_was_signed_under_a_root_of_the_past_still_speaks_for_the_log() {
+    let mut ca = Ca::start().await;
+    let joined = ca.join("slept", "10.1.0.0/24").await;
+    let agent = ca.connect(&joined).await.unwrap();
+    let mut updates = agent.updates().await.unwrap();
+    let heads = loop {
+        if let Some(heads) = next(&mut updates).await.audit_heads {
+            break heads;
+        }
+    };
+    let kept: Vec<Vec<u8>> = heads.iter().map(|head| head.bytes().to_vec()).collect();
+    assert!(!kept.is_empty());
+    drop((updates, agent));
+    let nodes = [joined.node.name.clone()];
+    let act = handfast_ca::model::NodeAct::Evict;
+    ca.admin.change_nodes(act, &nodes, "a test").await.unwrap();
+    let started = ca.admin.rotate(order(What::Root, Stage::Revoked)).await;
+    until(&mut ca.admin, started.unwrap().id, "revoked").await;
+    let verified = ca.admin.verify_audit(kept.clone()).await.unwrap();
+    assert!(verified.is_ok(), "{verified:?}");
+    // The same of the files, where no CA runs.
+    let folder = ca.stop().await;
+    let dir = folder.path().join("ca");
+    let (_, bundle) = authority::Authority::published(&dir).await.unwrap();
+    for head in &kept {
+        handfast_ca::audit::AuditHead::from_bytes(head, &bundle).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
