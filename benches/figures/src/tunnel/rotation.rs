@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use handfast_agent::admin::{PeerInfo, Request, RotationInfo};
 
 use super::stream::{Flow, RATE};
@@ -63,28 +63,30 @@ fn change_everything(stage: &Stage) -> Result<u32> {
         rotate(stage, number)?;
         wait::pause(QUIET)?;
     }
-    let epoch = |number| -> Result<u32> {
-        let peers: Vec<PeerInfo> = stage.mesh.ask(number, &Request::TunnelStatus)?;
-        Ok(peers.iter().map(|peer| peer.epoch).max().unwrap_or(0))
-    };
-    let before = epoch(1)?;
+    let before = epoch(stage, 1)?;
     let _: u64 = stage.mesh.ask(1, &Request::PairFlush)?;
     wait::until("a session's successor", LONG, || {
-        Ok((epoch(1)? > before).then_some(()))
+        Ok((epoch(stage, 1)? > before).then_some(()))
     })?;
     Ok(3)
 }
 
+/// The newest epoch that a node has with a peer.
+fn epoch(stage: &Stage, number: u8) -> Result<u32> {
+    let peers: Vec<PeerInfo> = stage.mesh.ask(number, &Request::TunnelStatus)?;
+    Ok(peers.iter().map(|peer| peer.epoch).max().unwrap_or(0))
+}
+
 /// Changes a node's keys, and waits until its peers have followed.
 fn rotate(stage: &Stage, number: u8) -> Result<()> {
+    let before = epoch(stage, number)?;
     let begun: RotationInfo = stage.mesh.ask(number, &Request::TunnelRotate)?;
     let Some(key) = begun.new_key else {
-        ensure!(
-            begun.by_new_session.is_empty(),
-            "keys of {} were to change in place",
-            begun.by_new_session.join(", ")
-        );
-        return Ok(());
+        // In place; or by a new session, where nothing was heard from the peer under its present key yet.
+        return wait::until("ESP keys to change", LONG, || {
+            let new = begun.by_new_session.is_empty() || epoch(stage, number)? > before;
+            Ok(new.then_some(()))
+        });
     };
     wait::until("peers to follow a new key", LONG, || {
         let peers: Vec<PeerInfo> = stage.mesh.ask(number, &Request::TunnelStatus)?;
