@@ -170,8 +170,9 @@ pub fn call(
 /// The program under the plugin's name.
 fn plugin(folder: &Path) -> anyhow::Result<std::path::PathBuf> {
     let path = folder.join("handfast-cni");
-    if !path.exists() {
-        std::os::unix::fs::symlink(binary(), &path)?;
+    match std::os::unix::fs::symlink(binary(), &path) {
+        // Many may be called at once.
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error.into()),
+        _ => Ok(path),
     }
-    Ok(path)
 }

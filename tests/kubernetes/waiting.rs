@@ -20,6 +20,14 @@ fn pods_that_wait_for_the_ca_start_when_it_is_back_and_block_nobody_meanwhile() 
     mesh.cluster
         .namespace("shop", &json!({}), &["web"])
         .unwrap();
+    // The node has heard the CA once, or it would take no pods at all.
+    let asked =
+        json!({"cniVersion": "1.1.0", "name": "pods", "adminSocket": mesh.nodes[0].socket()});
+    wait::until("the node to take pods", SOON, || {
+        let status = call(&mesh.nodes[0], "STATUS", &[], &asked.to_string())?;
+        Ok(status.ok.then_some(()))
+    })
+    .unwrap();
     mesh.authority.server().unwrap().kill();
     let pods: Vec<Pod> = (0..PODS)
         .map(|number| {
@@ -37,7 +45,7 @@ fn pods_that_wait_for_the_ca_start_when_it_is_back_and_block_nobody_meanwhile() 
         let start = |pod: &Pod| {
             let config = json!({
                 "cniVersion": "1.0.0", "name": "pods", "adminSocket": node.socket(),
-                "prevResult": pod.previous(), "identityTimeoutSeconds": 300,
+                "prevResult": pod.previous(), "identityTimeoutSeconds": 120,
             });
             call(node, "ADD", &pod.variables(), &config.to_string()).unwrap()
         };
