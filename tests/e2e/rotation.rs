@@ -51,7 +51,12 @@ fn changes_under_load(encryption: &str) {
     let stream = Stream::start(&one, &two, SocketAddr::new(to, PORT), rate);
     stream.flows(&mesh, "at first");
     for (node, name) in [(&mesh.n1, "n1"), (&mesh.n2, "n2")] {
-        let rotated = node.cli(&["tunnel", "rotate-keys"]).unwrap();
+        // In an emulator everything takes longer.
+        let limit = wait::patience(Duration::from_secs(18))
+            .as_secs()
+            .to_string();
+        let rotated = node.cli(&["tunnel", "rotate-keys", "--timeout", &limit]);
+        let rotated = rotated.unwrap();
         rotated.success("handfast tunnel rotate-keys").unwrap();
         stream.flows(&mesh, &format!("with new keys of {name}"));
     }
