@@ -153,3 +153,17 @@ pub async fn next(updates: &mut Updates) -> Update {
         .unwrap()
         .expect("the stream goes on")
 }
+
+/// Why a stream ends; what was on its way comes before.
+pub async fn end(updates: &mut Updates) -> handfast_ca::Error {
+    let ended = async {
+        loop {
+            match updates.next().await {
+                Ok(update) => drop(update.expect("it says why it ends")),
+                Err(error) => return error,
+            }
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
+    ended.expect("the stream ends")
+}

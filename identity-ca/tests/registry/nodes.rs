@@ -3,7 +3,7 @@
 use handfast_ca::client::Section;
 use handfast_ca::model::{NodeAct, Subject};
 
-use super::common::{Ca, next};
+use super::common::{Ca, end, next};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_evicted_node_gets_nothing_until_it_attests_again() {
@@ -28,7 +28,7 @@ async fn an_evicted_node_gets_nothing_until_it_attests_again() {
             .unwrap()
     );
 
-    let ended = updates.next().await.unwrap_err();
+    let ended = end(&mut updates).await;
     assert!(
         ended.is_denial() && ended.to_string().contains("evicted"),
         "{ended}"
