@@ -90,7 +90,12 @@ impl Work {
             return Ok(Rotation::NewKey(self.device(other)?.public_key()));
         }
         let unable = first.rotate().await?;
-        Ok(Rotation::InPlace(self.numbers(&unable)))
+        let unable = self.numbers(&unable);
+        // A new session brings them new keys.
+        if !unable.is_empty() {
+            self.say(Outcome::Stuck(unable.clone())).await;
+        }
+        Ok(Rotation::InPlace(unable))
     }
 
     fn answer(&mut self, outcome: Result<Rotation, RunError>) {

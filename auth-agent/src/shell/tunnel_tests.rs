@@ -407,7 +407,7 @@ async fn when_everybody_has_moved_that_device_is_the_tunnel() {
 }
 
 #[tokio::test]
-async fn a_kind_that_changes_keys_in_place_says_who_needs_a_session() {
+async fn a_kind_that_changes_keys_in_place_has_a_session_opened_where_it_cannot() {
     let mut lab = Lab::new(Fake {
         alone: true,
         ..Fake::default()
@@ -418,6 +418,7 @@ async fn a_kind_that_changes_keys_in_place_says_who_needs_a_session() {
     }
     let begun = lab.worker.rotate().unwrap().await.unwrap().unwrap();
     assert_eq!(begun, Rotation::InPlace(vec![PeerNumber(2)]));
+    assert!(matches!(lab.hear().await, Outcome::Stuck(peers) if peers == [PeerNumber(2)]));
     lab.take();
     lab.install(3, 1, 31);
     lab.installed(3).await;
