@@ -181,7 +181,7 @@ pub async fn follow(
     let progress = Progress::new();
     let since = tokio::time::Instant::now();
     loop {
-        let seen = find(admin, rotation.id).await?;
+        let seen = find(admin, rotation).await?;
         if reached(&seen, goal) {
             progress.end();
             return show(&seen, output);
@@ -207,11 +207,17 @@ pub async fn follow(
     }
 }
 
-async fn find(admin: &mut Admin, id: u64) -> anyhow::Result<Rotation> {
-    let status = admin.rotations().await?;
+async fn find(admin: &mut Admin, followed: &Rotation) -> anyhow::Result<Rotation> {
+    let status = admin.rotations().await.with_context(|| {
+        format!(
+            "the CA does not answer any more. The rotation stands in its journal and goes on when it runs again; follow \
+             it with `handfast ca rotate --what {} --resume`",
+            followed.what
+        )
+    })?;
     let all = status.live.into_iter().chain(status.ended);
     all.into_iter()
-        .find(|rotation| rotation.id == id)
+        .find(|rotation| rotation.id == followed.id)
         .context("the CA no longer knows this rotation")
 }
 
