@@ -16,6 +16,8 @@ use crate::report::{Figure, Goal, figure};
 const ROUNDS: usize = 5;
 /// New pairs in one round.
 const PAIRS: usize = 200;
+/// Of so many new pairs each has a median of its own.
+const PART: usize = 40;
 /// The first workload's number on its node.
 const FIRST: u8 = 10;
 
@@ -64,8 +66,13 @@ pub fn measure() -> Result<Vec<Figure>> {
             .iter()
             .chain(&plain_listeners)
             .try_for_each(drain)?;
-        p50.push(quantile(&first, 0.5)? - quantile(&bare, 0.5)?);
-        p99.push(quantile(&first, 0.99)? - quantile(&bare, 0.99)?);
+        // Later ones have addresses that a workload had before: the other node is told of those ahead.
+        if round == 0 {
+            for (first, bare) in first.chunks(PART).zip(bare.chunks(PART)) {
+                p50.push(quantile(first, 0.5)? - quantile(bare, 0.5)?);
+            }
+            p99.push(quantile(&first, 0.99)? - quantile(&bare, 0.99)?);
+        }
         known_ratio.push(quantile(&known, 0.5)? / quantile(&bare, 0.5)?);
         eprintln!(
             "round {round}: without gates {:.3} and {:.3} ms, first {:.3} and {:.3}, known {:.3} and {:.3} (p50 and p99)",
@@ -86,7 +93,9 @@ pub fn measure() -> Result<Vec<Figure>> {
         "of {PAIRS} TCP connections between workloads of two nodes, over the same through a tunnel of the same kind \
          without gates between as many other workloads, interleaved"
     );
-    let first = format!("the first {of}; both identities new, neither proven nor announced before");
+    let first = format!(
+        "the first {of}; of two hundred with identities and addresses that the other node has never heard of"
+    );
     Ok(vec![
         figure(
             "node.first_conn_added_p50_ms",
