@@ -54,6 +54,8 @@ pub struct Tunnels {
     pub in_use: Option<Tunnel>,
     pub coming: Option<Tunnel>,
     pub leaving: Option<(Tunnel, Duration)>,
+    /// The session that was installed last, in place or beside: that one's tunnel is to take over.
+    pub newest: u64,
 }
 
 impl Tunnel {
@@ -128,6 +130,7 @@ impl Kernel {
             }
         }
         let tunnels = self.tunnels.entry(peer).or_default();
+        tunnels.newest = tunnel.session;
         let there = [&mut tunnels.in_use, &mut tunnels.coming];
         for old in there.into_iter().flatten() {
             if old.is_of(tunnel.own, tunnel.key) {
@@ -145,7 +148,11 @@ impl Kernel {
             return;
         };
         if let Some(coming) = tunnels.coming.take() {
-            let former = tunnels.in_use.replace(coming);
+            let former = match coming.session == tunnels.newest {
+                true => tunnels.in_use.replace(coming),
+                // Of a connection that was late: the one in use is the newest session's.
+                false => Some(coming),
+            };
             tunnels.leaving = former.map(|former| (former, at + GRACE));
         }
     }
