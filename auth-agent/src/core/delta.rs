@@ -191,17 +191,12 @@ impl Snapshot {
         for change in delta.peers {
             let number = change.number;
             let found = self.peers.binary_search_by_key(&number, |peer| peer.number);
-            let there = found.ok().and_then(|at| self.peers.get_mut(at));
-            match (there, &change.head) {
-                (Some(peer), _) => change.apply(Arc::make_mut(peer)),
-                (None, Some(head)) => {
-                    let mut peer = PeerSnapshot::clone(head);
-                    peer.number = number;
-                    change.apply(&mut peer);
-                    let at = found.unwrap_or_else(|at| at);
-                    self.peers.insert(at, Arc::new(peer));
-                }
-                (None, None) => return Err(UnknownPeer(number)),
+            if let Err(at) = found {
+                let head = change.head.as_deref().ok_or(UnknownPeer(number))?;
+                self.peers.insert(at, Arc::new(head.clone()));
+            }
+            if let Some(peer) = self.peers.get_mut(found.unwrap_or_else(|at| at)) {
+                change.apply(Arc::make_mut(peer));
             }
         }
         Ok(())
@@ -210,14 +205,17 @@ impl Snapshot {
 
 impl PeerDelta {
     fn between(old: Option<&PeerSnapshot>, new: &PeerSnapshot) -> Option<Self> {
-        let same = old.is_some_and(|old| same_head(old, new));
+        let is = head(new);
+        let same = old.is_some_and(|old| head(old) == is);
+        // One that is new had nothing in its lists, as a head has.
+        let was = old.unwrap_or(&is);
         let delta = Self {
             number: new.number,
-            head: (!same).then(|| Box::new(head(new))),
-            announced: Changes::between(old.map_or(&[], |old| &old.announced), &new.announced),
-            remotes: Changes::between(old.map_or(&[], |old| &old.remotes), &new.remotes),
-            rests_on: Changes::between(old.map_or(&[], |old| &old.rests_on), &new.rests_on),
-            seen: Changes::between(old.map_or(&[], |old| &old.seen), &new.seen),
+            announced: Changes::between(&was.announced, &new.announced),
+            remotes: Changes::between(&was.remotes, &new.remotes),
+            rests_on: Changes::between(&was.rests_on, &new.rests_on),
+            seen: Changes::between(&was.seen, &new.seen),
+            head: (!same).then(|| Box::new(is)),
         };
         let nothing = delta.head.is_none()
             && delta.announced.is_empty()
@@ -265,10 +263,6 @@ fn head(of: &PeerSnapshot) -> PeerSnapshot {
         seen: Vec::new(),
         seen_floor: of.seen_floor,
     }
-}
-
-fn same_head(one: &PeerSnapshot, two: &PeerSnapshot) -> bool {
-    head(one) == head(two)
 }
 
 impl Keyed for IdentitySnapshot {
