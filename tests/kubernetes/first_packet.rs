@@ -24,19 +24,7 @@ fn what_a_pod_sends_the_moment_that_it_starts_is_not_lost() {
     mesh.cluster
         .namespace("shop", &json!({}), &["web", "client"])
         .unwrap();
-    mesh.cluster
-        .create(&json!({
-            "apiVersion": "handfast.io/v1alpha1", "kind": "HandfastPolicy",
-            "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {
-                "endpointSelector": {"matchLabels": {"app": "web"}},
-                "ingress": [{
-                    "fromEndpoints": [{"matchLabels": {"app": "client"}}],
-                    "authentication": {"mode": "required"},
-                }],
-            },
-        }))
-        .unwrap();
+    mesh.only_clients().unwrap();
     let server = mesh
         .pod(0, "shop", "web-1", "web", &[("app", "web")], 10)
         .unwrap();

@@ -166,6 +166,22 @@ impl Mesh {
         curl(&from.workload, &url(to.address), 2).is_ok()
     }
 
+    /// From now on only clients reach the shop's web, and proven.
+    pub fn only_clients(&self) -> anyhow::Result<()> {
+        let policy = json!({
+            "apiVersion": "handfast.io/v1alpha1", "kind": "HandfastPolicy",
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "endpointSelector": {"matchLabels": {"app": "web"}},
+                "ingress": [{
+                    "fromEndpoints": [{"matchLabels": {"app": "client"}}],
+                    "authentication": {"mode": "required"},
+                }],
+            },
+        });
+        self.cluster.create(&policy).map(drop)
+    }
+
     /// Waits until the page of a pod is reached from another, or no longer is.
     pub fn until_reached(&self, from: &Pod, to: &Pod, wanted: bool) {
         let what = format!("{} to reach {}: {wanted}", from.name, to.name);

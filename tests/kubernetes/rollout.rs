@@ -123,19 +123,7 @@ fn no_request_is_lost_while_a_deployment_lives_through_what_clusters_do() {
             },
         }))
         .unwrap();
-    mesh.cluster
-        .create(&json!({
-            "apiVersion": "handfast.io/v1alpha1", "kind": "HandfastPolicy",
-            "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {
-                "endpointSelector": {"matchLabels": labels},
-                "ingress": [{
-                    "fromEndpoints": [{"matchLabels": {"app": "client"}}],
-                    "authentication": {"mode": "required"},
-                }],
-            },
-        }))
-        .unwrap();
+    mesh.only_clients().unwrap();
     let clients = [0, 1].map(|node| {
         let name = format!("client-{node}");
         mesh.pod(node, "shop", &name, "client", &[("app", "client")], 10)

@@ -116,19 +116,7 @@ fn pods_that_ran_before_the_agent_are_gated_as_they_are() {
         .unwrap();
     mesh.until_reached(&client, &server, true);
     mesh.until_reached(&near, &server, true);
-    mesh.cluster
-        .create(&json!({
-            "apiVersion": "handfast.io/v1alpha1", "kind": "HandfastPolicy",
-            "metadata": {"name": "web", "namespace": "shop"},
-            "spec": {
-                "endpointSelector": {"matchLabels": {"app": "web"}},
-                "ingress": [{
-                    "fromEndpoints": [{"matchLabels": {"app": "client"}}],
-                    "authentication": {"mode": "required"},
-                }],
-            },
-        }))
-        .unwrap();
+    mesh.only_clients().unwrap();
     mesh.until_reached(&near, &server, false);
     mesh.until_reached(&client, &server, true);
     adopted(&mesh, &late);
