@@ -96,14 +96,8 @@ fn a_policy_is_in_force_says_so_and_ends_with_its_object() {
         Ok((accepted == "False" && message.contains("fromEndpoint")).then_some(()))
     })
     .unwrap_or_else(|error| panic!("{error}: {}", mesh.cluster.get(&path).unwrap()));
-    let events = mesh
-        .cluster
-        .get("/apis/events.k8s.io/v1/namespaces/shop/events")
-        .unwrap();
-    let events = events["items"].as_array().unwrap();
-    let refused =
-        |event: &&Value| event["reason"] == "Refused" && event["regarding"]["name"] == "web";
-    assert!(events.iter().any(|event| refused(&event)), "{events:?}");
+    let event = mesh.refused("shop", "web");
+    assert!(event.contains("fromEndpoint"), "{event}");
     assert!(mesh.reaches(&friend, &server));
     assert!(!mesh.reaches(&stranger, &server));
 
