@@ -443,6 +443,25 @@ fn a_changed_tunnel_key_goes_beside_the_old_one_until_the_successor_takes_over()
 }
 
 #[test]
+fn a_peer_is_called_through_its_tunnel_when_both_ends_are_there_or_being_made() {
+    let calls = |e: &Effect| matches!(e, Effect::CallPeer { .. });
+    let installs = |e: &Effect| matches!(e, Effect::InstallTunnel { .. });
+    let claimed = || {
+        let mut bench = Bench::new();
+        bench.connected(1, peer_node(LOWER), false);
+        bench.frame(1, hello(LOWER, 1));
+        bench
+    };
+    let mut ours_first = claimed();
+    assert!(!has(&ours_first.show_key(1), calls));
+    assert!(has(&ours_first.frame(1, Frame::TunnelReady), calls));
+    let mut theirs_first = claimed();
+    assert!(!has(&theirs_first.frame(1, Frame::TunnelReady), calls));
+    let effects = theirs_first.show_key(1);
+    assert!(place(&effects, installs) < place(&effects, calls));
+}
+
+#[test]
 fn the_tunnel_of_a_first_session_is_in_use_before_packets_may_pass() {
     let mut bench = Bench::new();
     let effects = bench.live(1, LOWER, false);

@@ -53,6 +53,12 @@ pub trait Tunnel: Send + Sync {
         Box::pin(std::future::ready(None))
     }
 
+    /// Whether the two devices agree upon keys by themselves, in a handshake that one of them begins (WireGuard). Where
+    /// both begin at once, each undoes what the other did, and both try again only five seconds later.
+    fn shakes_hands(&self) -> bool {
+        false
+    }
+
     /// Has the device speak to a peer at once, instead of with the first packet: it says where it can be reached.
     fn rouse(&self, _peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(std::future::ready(Ok(())))

@@ -139,6 +139,12 @@ pub enum Effect {
         /// Its allowed IPs: exactly the signed prefixes.
         prefixes: Vec<IpNet>,
     },
+    /// The peer has installed what this session gives it: where one of the two is to speak first through the tunnel, it
+    /// can do so now. Comes after the [`Self::InstallTunnel`] that it concerns, which may not have been answered yet.
+    CallPeer {
+        /// The peer.
+        peer: PeerNumber,
+    },
     /// Both sides have installed what this session gave them, and only its epoch counts from now on: packets leave
     /// under its keys, and what carried its predecessor goes after a grace. Once a session, and by the next agent
     /// again; nothing if the session's tunnel is the one in use already.

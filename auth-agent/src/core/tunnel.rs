@@ -123,6 +123,15 @@ impl Core {
             prefixes: live.node.prefixes.clone(),
         };
         self.emit(effect);
+        self.call_peer(number);
+    }
+
+    /// Once the peer has its end and ours is being made, whichever comes last.
+    fn call_peer(&mut self, number: PeerNumber) {
+        let live = self.peer(number).and_then(|peer| peer.live.as_ref());
+        if live.is_some_and(|live| live.peer_tunnel && live.tunnel == Tunnel::Installing) {
+            self.emit(Effect::CallPeer { peer: number });
+        }
     }
 
     pub(super) fn tunnel_installed(&mut self, conn: ConnId) {
@@ -170,6 +179,7 @@ impl Core {
         if std::mem::replace(&mut live.peer_tunnel, true) {
             return self.violation(conn, CloseReason::OutOfState("tunnel-ready"));
         }
+        self.call_peer(number);
         self.tunnel_changed(number);
     }
 

@@ -217,6 +217,7 @@ impl Agent {
                     events.push_back(Event::TunnelFailed { conn });
                 }
             }
+            Effect::CallPeer { peer } => self.tunnels.call(peer)?,
             Effect::ActivateTunnel { peer } => self.tunnels.activate(peer)?,
             Effect::RemoveTunnel { peer } => self.tunnels.remove(peer)?,
             Effect::Discard { key, reason } => {

@@ -1,5 +1,7 @@
 //! The tunnel's worker, driven order by order, with tunnels that note what is done to them.
 
+mod calls;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -23,6 +25,8 @@ use crate::core::{ConnId, PeerNumber};
 struct Log {
     done: Mutex<Vec<String>>,
     broken: Mutex<bool>,
+    /// No peer answers.
+    deaf: Mutex<bool>,
     /// Fresh keys that were made.
     made: Mutex<u8>,
 }
@@ -106,6 +110,9 @@ impl Tunnel for Fake {
         };
         std::future::ready(Ok(Some(Arc::new(second) as Arc<dyn Tunnel>))).boxed()
     }
+    fn shakes_hands(&self) -> bool {
+        !self.alone
+    }
     fn installed(&self, peer: PublicKey) -> BoxFuture<'_, Option<Peer>> {
         let peers = self.peers.lock().unwrap();
         let found = peers.iter().find(|there| there.public_key == peer);
@@ -123,18 +130,19 @@ impl Tunnel for Fake {
     fn remove(&self, key: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
         self.answer(format!("-{}", key.as_bytes()[0]))
     }
-    /// Every peer has answered.
+    /// Every peer has answered, or none.
     fn status(&self) -> BoxFuture<'_, Result<Status, Error>> {
         if self.hangs {
             return std::future::pending().boxed();
         }
+        let answered = !*self.log.deaf.lock().unwrap();
         let peers = self.peers.lock().unwrap();
         let peers = peers.iter().map(|peer| PeerStatus {
             public_key: peer.public_key,
             endpoint: Some(peer.endpoint),
             prefixes: Vec::new(),
             preshared: true,
-            last_handshake: Some(SystemTime::now()),
+            last_handshake: answered.then(SystemTime::now),
             received_bytes: 0,
             sent_bytes: 0,
             refused_packets: None,

@@ -60,6 +60,7 @@ pub(super) enum Rotation {
 
 pub(super) enum Order {
     Install(Box<Installation>),
+    Call(PeerNumber),
     Activate(PeerNumber),
     Remove(PeerNumber),
     Rotate(oneshot::Sender<Result<Rotation, RunError>>),
@@ -139,6 +140,11 @@ impl TunnelWorker {
             own_key,
             _permit: permit.map_err(|_| full())?,
         })))
+    }
+
+    /// The peer has its end: if this node is to speak first, it does so now.
+    pub(super) fn call(&self, peer: PeerNumber) -> Result<(), RunError> {
+        self.order(Order::Call(peer))
     }
 
     /// Both nodes have installed what the newest session gave: from now on packets go under its keys.

@@ -395,6 +395,10 @@ impl Tunnel for WireGuard {
         async move { self.inner.state.lock().await.peers.get(&peer).cloned() }.boxed()
     }
 
+    fn shakes_hands(&self) -> bool {
+        true
+    }
+
     fn rouse(&self, peer: PublicKey) -> BoxFuture<'_, Result<(), Error>> {
         self.inner.rouse(peer).boxed()
     }

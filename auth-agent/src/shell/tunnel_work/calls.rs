@@ -9,15 +9,19 @@ use tokio::time::Instant;
 use super::super::RunError;
 use super::super::tunnel_worker::Outcome;
 use super::super::tunnels::{Place, Places, Slot};
-use super::Work;
-use crate::core::ConnId;
+use super::{LOOK_SOON, Work};
+use crate::core::{ConnId, PeerNumber};
 
 /// How long a peer may take to answer under its new key, and how long until it is first called again.
 const ANSWER: Duration = Duration::from_secs(20);
 const CALL_AGAIN: Duration = Duration::from_millis(400);
 
-/// A peer that is to be heard under new keys before anybody is told that it can be reached: on both nodes, since
-/// the one that was called can send only when the caller's first packet has come.
+/// A peer that is to be heard under new keys before anybody is told that it can be reached. One of the two nodes speaks
+/// first, since handshakes that cross undo each other (see [`Tunnel::shakes_hands`](handfast_encrypt::Tunnel)).
+///
+/// Of the first tunnel of two nodes only who speaks first waits for the answer, and is called for by
+/// [`Order::Call`](super::super::tunnel_worker::Order) as soon as the other has installed it. Where a tunnel takes over
+/// from another, both wait: who was called can send only when the caller's first packet has come.
 pub(super) struct Call {
     conn: ConnId,
     pub(super) place: Place,
@@ -40,15 +44,53 @@ impl Call {
             pause: CALL_AGAIN,
         }
     }
+
+    /// Longer each time: a call that comes before the answer to the last one undoes it.
+    fn put_off(&mut self) {
+        self.pause *= 2;
+        self.next = Instant::now() + self.pause;
+    }
 }
 
 impl Work {
     /// Whether this node is the one to speak first under new keys. A node whose key is the same hosts the other's, and
-    /// is the only one that knows on which port. Where both keys change, one of the two does.
-    pub(super) fn calls(&self, places: &Places, key: PublicKey, own: PublicKey) -> bool {
+    /// is the only one that knows on which port. Where both keys are new, one of the two does.
+    pub(super) fn calls(&self, places: &Places, place: Place, own: PublicKey) -> bool {
+        let key = place.key();
+        if places.active == place {
+            return own < key;
+        }
         let before = self.device(places.active.slot);
         let ours_changed = before.is_ok_and(|device| device.public_key() != own);
         places.active.key() != key && (!ours_changed || own < key)
+    }
+
+    /// Waits for a peer's answer, and looks for it soon.
+    pub(super) fn await_answer(&mut self, call: Call) {
+        self.calling.retain(|other| other.place != call.place);
+        self.calling.push(call);
+        self.look_soon();
+    }
+
+    fn look_soon(&mut self) {
+        self.pause = LOOK_SOON;
+        self.look_at = self.look_at.min(Instant::now() + self.pause);
+    }
+
+    /// The peer has its end by now: what was said before was said in vain.
+    pub(super) async fn call(&mut self, peer: PeerNumber) -> Result<(), RunError> {
+        let Some(place) = self.keys.get(peer).map(|places| places.newest()) else {
+            return Ok(());
+        };
+        let device = self.device(place.slot)?;
+        let waits = |call: &&mut Call| call.place == place && call.calls;
+        let Some(call) = self.calling.iter_mut().find(waits) else {
+            return Ok(());
+        };
+        call.put_off();
+        device.rouse(place.key()).await?;
+        self.look_soon();
+        Ok(())
     }
 
     /// Who has answered, and who is called again. Each device is asked once, whoever waits for it.
@@ -81,9 +123,7 @@ impl Work {
                     "the peer does not answer under its new tunnel key {key}"
                 )));
             } else if call.calls && call.next <= Instant::now() {
-                // Longer each time: a call that comes before the answer to the last one undoes it.
-                call.pause *= 2;
-                call.next = Instant::now() + call.pause;
+                call.put_off();
                 outcome = device.rouse(key).await.map_err(RunError::from);
             }
             match outcome {

@@ -50,17 +50,18 @@ impl Work {
         }
         // This one has yet to take over.
         self.behind.remove(&number);
-        // The first tunnel to a peer may take its time: packets wait for it. One that takes over must not.
-        if !known && places.active != place {
-            let calls = self.calls(&places, key, order.own_key);
-            if calls {
-                device.rouse(key).await?;
-            }
-            self.calling.retain(|call| call.place != place);
-            self.calling.push(Call::new(order.conn, place, calls));
-            return Ok(false);
+        let unheard = !known || self.calling.iter().any(|call| call.place == place);
+        let takes_over = places.active != place;
+        let calls = self.calls(&places, place, order.own_key);
+        // Of a first tunnel who is called need not wait: packets may come to it when the caller lets them.
+        if !unheard || !device.shakes_hands() || !(takes_over || calls) {
+            return Ok(true);
         }
-        Ok(true)
+        if takes_over && calls {
+            device.rouse(key).await?;
+        }
+        self.await_answer(Call::new(order.conn, place, calls));
+        Ok(false)
     }
 
     /// Where an installation goes; makes room there, and opens the second device where it takes one.

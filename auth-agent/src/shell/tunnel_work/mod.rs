@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use handfast_encrypt::Tunnel;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::RunError;
 use super::tunnel_worker::{Order, Outcome, Rotation, Standing};
@@ -25,7 +25,8 @@ use calls::Call;
 
 /// How often a removal that failed is tried again.
 pub(super) const RETRY: Duration = Duration::from_secs(2);
-/// How often is looked whether a peer answers, or a key's time is over.
+/// How often is looked whether a peer answers, or a key's time is over: soon at first, since packets wait for it.
+const LOOK_SOON: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a peer's former key stays: for packets on the way, and for a peer that is slow to follow.
 const LINGER: Duration = Duration::from_secs(5);
@@ -44,6 +45,9 @@ pub(super) struct Work {
     /// Peers whose newest session has taken over, and whose packets do not go by it yet.
     behind: BTreeSet<PeerNumber>,
     calling: Vec<Call>,
+    /// When to look next, and how long after that again.
+    look_at: Instant,
+    pause: Duration,
     lingering: Vec<(Instant, PeerNumber, Place)>,
     /// Waits for the second device to become free.
     pub(super) wanted: Option<oneshot::Sender<Result<Rotation, RunError>>>,
@@ -64,6 +68,8 @@ impl Work {
             keys,
             behind: BTreeSet::new(),
             calling: Vec::new(),
+            look_at: Instant::now(),
+            pause: LOOK,
             lingering: Vec::new(),
             wanted: None,
             published,
@@ -76,7 +82,6 @@ impl Work {
             self.heed(slot, &device);
         }
         let mut again = every(RETRY);
-        let mut look = every(LOOK);
         let mut stuck = every(STUCK);
         loop {
             tokio::select! {
@@ -89,11 +94,15 @@ impl Work {
                     self.remove_leaving().await;
                     self.close_empty().await;
                 }
-                _ = look.tick(), if !self.calling.is_empty() || !self.lingering.is_empty() => {
+                () = sleep_until(self.look_at), if !self.calling.is_empty() || !self.lingering.is_empty() => {
+                    let begun = Instant::now();
                     if !self.calling.is_empty() {
                         self.listen().await;
                     }
                     self.let_go().await;
+                    // A device with many peers is not read all the time.
+                    self.pause = (self.pause * 2).min(LOOK).max(begun.elapsed() * 4);
+                    self.look_at = Instant::now() + self.pause;
                 }
                 _ = stuck.tick() => self.look_for_stuck().await,
             }
@@ -113,6 +122,11 @@ impl Work {
                     // The answer to a call decides.
                     Ok(false) => {}
                     Err(error) => self.say(Outcome::NotInstalled(conn, error)).await,
+                }
+            }
+            Order::Call(peer) => {
+                if let Err(error) = self.call(peer).await {
+                    self.say(Outcome::Trouble(error)).await;
                 }
             }
             Order::Activate(peer) => {
