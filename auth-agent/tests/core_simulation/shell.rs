@@ -12,6 +12,11 @@ use super::world::{Action, World};
 impl World {
     /// One input, with what waited for the agent, and all that it brings about at once.
     pub fn feed(&mut self, index: usize, event: Event) {
+        // In a step of its own, in the moment in which the SVID comes; what waits is looked at next.
+        if matches!(event, Event::IdentityReady(_)) {
+            self.feed_all(index, VecDeque::from([event]));
+            return self.feed_waiting(index);
+        }
         let mut events = VecDeque::from(std::mem::take(&mut self.nodes[index].inbox));
         events.push_back(event);
         self.feed_all(index, events);
