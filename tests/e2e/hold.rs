@@ -32,13 +32,15 @@ fn a_held_first_packet_to_a_service_address_connects_without_a_retransmission() 
         let peer = mesh.n2.agent().unwrap().id().cast_signed();
         kill(Pid::from_raw(peer), Signal::SIGSTOP).unwrap();
         let client = mesh.workload(&mesh.n1, &format!("good{index}"), &["client=good"], index);
-        connects_when_the_peer_wakes(&client, &server, address, peer);
+        connects_when_the_peer_wakes(&mesh, [&client, &server], address, peer);
         assert_eq!(entries_of_connection_tracking(&mesh, index), 1);
     }
 }
 
-fn connects_when_the_peer_wakes(client: &Workload, server: &Workload, address: IpAddr, peer: i32) {
-    let before = [client, server].map(|w| Retransmissions::read(&w.ns).unwrap());
+fn connects_when_the_peer_wakes(mesh: &Mesh, ends: [&Workload; 2], address: IpAddr, peer: i32) {
+    let before = ends.map(|w| Retransmissions::read(&w.ns).unwrap());
+    let held = mesh.status(&mesh.n1).packets("held");
+    let [client, _] = ends;
     let url = support::url(address);
     let mut curl = client
         .place
@@ -47,7 +49,9 @@ fn connects_when_the_peer_wakes(client: &Workload, server: &Workload, address: I
             &mut command("curl", &["-sS", "-g", "--noproxy", "*", "-m", "5", &url]),
         )
         .unwrap();
-    wait::pause(Duration::from_millis(400)).unwrap();
+    // A SYN is sent again after a second: from when it waits, the peer sleeps for a part of that.
+    mesh.holds(&mesh.n1, held).unwrap();
+    wait::pause(Duration::from_millis(200)).unwrap();
     assert!(
         curl.running(),
         "it got an answer without a proof: {}",
@@ -56,7 +60,7 @@ fn connects_when_the_peer_wakes(client: &Workload, server: &Workload, address: I
     kill(Pid::from_raw(peer), Signal::SIGCONT).unwrap();
     assert!(curl.wait(SOON).unwrap().success(), "{}", curl.output());
     assert!(curl.output().contains(PAGE));
-    for (workload, before) in [client, server].into_iter().zip(before) {
+    for (workload, before) in ends.into_iter().zip(before) {
         let since = Retransmissions::read(&workload.ns).unwrap().since(before);
         assert_eq!(
             since.syn, 0,

@@ -20,8 +20,8 @@ use crate::harness::wait;
 use crate::support::{self, Mesh, SOON};
 
 const PORT: u16 = 6000;
-/// How long the peer's agent stands still.
-const STILL: Duration = Duration::from_millis(400);
+/// How long the peer's agent stands still while a packet is held.
+const STILL: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// `client: good` may reach the server by any protocol, proven.
@@ -64,8 +64,10 @@ fn the_first_packet_of_every_protocol_is_held_and_arrives() {
             let name = format!("good{index}");
             let client = mesh.workload(&mesh.n1, &name, &["client=good"], index);
             let before = [&client, &server].map(|w| Retransmissions::read(&w.ns).unwrap());
+            let held = mesh.status(&mesh.n1).packets("held");
             let outcome = std::thread::scope(|scope| {
                 let sent = scope.spawn(|| first(&client, to));
+                mesh.holds(&mesh.n1, held).unwrap();
                 wait::pause(STILL).unwrap();
                 assert!(
                     !sent.is_finished(),

@@ -10,7 +10,7 @@ use crate::harness::lab::{Lab, underlay};
 use crate::harness::process::command;
 use crate::harness::scan::canary;
 use crate::harness::{namespace, wait};
-use crate::support;
+use crate::support::{self, SOON};
 
 #[test]
 fn the_capture_sees_planted_frames_in_every_wrapping_and_the_secret() {
@@ -46,13 +46,12 @@ fn the_capture_sees_planted_frames_in_every_wrapping_and_the_secret() {
             inject(&host.ns, "eth0", &frame).unwrap();
         }
     }
-    wait::pause(Duration::from_millis(200)).unwrap();
     // A broadcast is seen at the port and at the bridge itself.
-    wire.with(|wire| {
-        assert!(wire.canaries.len() >= 10, "{:?}", wire.canaries);
-        assert!(wire.clear >= 20, "{}", wire.clear);
-        assert!(wire.secrets >= 10, "{}", wire.secrets);
+    let all = wait::until("the planted frames", SOON, || {
+        let seen = wire.with(|wire| (wire.canaries.len(), wire.clear, wire.secrets));
+        Ok((seen.0 >= 10 && seen.1 >= 20 && seen.2 >= 10).then_some(()))
     });
+    all.unwrap_or_else(|error| panic!("{error:#}: {}", wire.with(|wire| wire.describe_findings())));
     assert_eq!(wire.lost().unwrap(), 0);
 }
 
@@ -73,7 +72,7 @@ fn arrivals_flows_and_retransmissions_are_counted() {
     for address in underlay(2).map(|address| address.to_string()) {
         one.place
             .run(
-                &mut command("ping", &["-c", "2", "-i", "0.1", "-W", "1", &address]),
+                &mut command("ping", &["-c", "2", "-i", "0.1", "-W", "5", &address]),
                 Duration::from_secs(5),
             )
             .unwrap()
@@ -82,7 +81,10 @@ fn arrivals_flows_and_retransmissions_are_counted() {
     }
     assert!(arrivals.packets("one").unwrap() >= 4);
     assert_eq!(arrivals.packets("three").unwrap(), 0);
-    assert!(flow.with(|flow| flow.frames) >= 4);
+    wait::until("the flow's frames", SOON, || {
+        Ok((flow.with(|flow| flow.frames) >= 4).then_some(()))
+    })
+    .unwrap();
 
     // Nobody answers for a black hole's address: the SYN is sent again after a second.
     let before = Retransmissions::read(&one.ns).unwrap();

@@ -193,6 +193,13 @@ impl Mesh {
         node.json(&["status"]).unwrap()
     }
 
+    /// Waits until a node's gates hold a packet, more than these that they had held before.
+    pub fn holds(&self, node: &Node, before: u64) -> anyhow::Result<()> {
+        wait::until("a held packet", SOON, || {
+            Ok((self.status(node).packets("held") > before).then_some(()))
+        })
+    }
+
     /// Puts a policy in force on both nodes.
     pub fn apply(&self, text: &str) {
         let path = self.lab.dir().join("policy.yaml");

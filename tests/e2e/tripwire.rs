@@ -7,7 +7,7 @@ use crate::harness::capture::{Capture, WireWatch, inject};
 use crate::harness::mesh::{Node, TUNNEL_PORTS, ranges};
 use crate::harness::scan::{Wrapping, canary};
 use crate::harness::wait;
-use crate::support::{self, Mesh};
+use crate::support::{self, Mesh, SOON};
 
 #[test]
 fn clear_frames_planted_on_the_node_itself_never_reach_the_underlay() {
@@ -46,8 +46,10 @@ fn clear_frames_planted_on_the_node_itself_never_reach_the_underlay() {
     {
         inject(mesh.lab.switch(), "n2", frame).unwrap();
     }
-    wait::pause(Duration::from_millis(300)).unwrap();
-    assert!(stopped_by_the_tripwire(&mesh, &mesh.n2) >= 2);
+    wait::until("the tripwire of the other node", SOON, || {
+        Ok((stopped_by_the_tripwire(&mesh, &mesh.n2) >= 2).then_some(()))
+    })
+    .unwrap();
 }
 
 fn stopped_by_the_tripwire(mesh: &Mesh, node: &Node) -> u64 {

@@ -84,7 +84,7 @@ fn nodes_join_in_clear_then_are_managed_and_at_last_proofs_are_required() {
     mesh.cluster.create(&policy("audit")).unwrap();
     enforced(&mesh);
     wait::until("pods to talk as they did before", SOON, || {
-        let clear = readable(&wire, || assert!(mesh.reaches(&client, &server)));
+        let clear = readable(&wire, || mesh.still_reaches(&client, &server));
         Ok((clear > 0).then_some(()))
     })
     .unwrap();
@@ -123,7 +123,7 @@ fn nodes_join_in_clear_then_are_managed_and_at_last_proofs_are_required() {
         mesh.authority.cli(&[&asked[..], words].concat()).unwrap()
     };
     wait::until("a policy that may be enforced", REPORTED, || {
-        assert!(mesh.reaches(&client, &server), "{}", mesh.evidence());
+        mesh.still_reaches(&client, &server);
         Ok((enforce(&["--dry-run"]).code() == 0).then_some(()))
     })
     .unwrap_or_else(|error| panic!("{error}: {:?}", enforce(&["--dry-run"])));

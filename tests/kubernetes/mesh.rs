@@ -161,9 +161,22 @@ impl Mesh {
         .unwrap()
     }
 
-    /// Is the page of a pod reached from another?
+    /// Is the page of a pod reached from another? What is not there after two seconds is not.
     pub fn reaches(&self, from: &Pod, to: &Pod) -> bool {
         curl(&from.workload, &url(to.address), 2).is_ok()
+    }
+
+    /// One request, which is answered, however slow the machine.
+    #[track_caller]
+    pub fn still_reaches(&self, from: &Pod, to: &Pod) {
+        let answer = curl(&from.workload, &url(to.address), 12);
+        assert!(
+            answer.is_ok(),
+            "{} does not reach {}: {answer:?}\n{}",
+            from.name,
+            to.name,
+            self.evidence()
+        );
     }
 
     /// From now on only clients reach the shop's web, and proven.

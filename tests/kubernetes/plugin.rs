@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::harness::mesh::Endpoint;
+use crate::harness::wait;
 use crate::mesh::Mesh;
 use crate::pod::{Pod, call};
 use crate::support::SOON;
@@ -24,7 +25,11 @@ fn the_plugin_answers_in_the_form_that_runtimes_read() {
     let version = call(node, "VERSION", &[], "").unwrap();
     let versions = version.json["supportedVersions"].as_array().unwrap();
     assert!(version.ok && versions.contains(&json!("1.1.0")) && versions.contains(&json!("1.0.0")));
-    assert!(pod.cni(node, "STATUS").unwrap().ok);
+    // The node has heard the CA once, or it would take no pods.
+    wait::until("the node to take pods", SOON, || {
+        Ok(pod.cni(node, "STATUS")?.ok.then_some(()))
+    })
+    .unwrap();
 
     // Without a result before it.
     let config = json!({"cniVersion": "1.0.0", "name": "pods", "adminSocket": node.socket()});

@@ -68,9 +68,12 @@ async fn an_entry_reaches_open_streams_soon_with_a_thousand_entries_and_twenty_a
     }
     print_spread("created, until the stream has the SVID", &mut created);
     print_spread("deleted, until the stream has lost it", &mut deleted);
-    // Not the goal (250 ms in release mode), but far from the 5 s of an agent that polls.
-    let slowest = created.iter().chain(&deleted).max().unwrap();
-    assert!(*slowest < Duration::from_secs(3), "{slowest:?}");
+    // Not the goal (250 ms in release mode), but far from an agent that polls each 5 s: half of what it hears it hears
+    // later than this. One of them may meet whatever else the machine does.
+    for sorted in [&created, &deleted] {
+        let usual = sorted[sorted.len() / 2];
+        assert!(usual < Duration::from_secs(2), "{usual:?}");
+    }
 }
 
 /// For workloads that do not run here.

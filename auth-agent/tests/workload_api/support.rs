@@ -283,11 +283,11 @@ impl Node {
     }
 }
 
-/// The next message, within five seconds.
+/// The next message; a machine may be slow.
 pub async fn next<T>(stream: &mut Streaming<T>) -> Result<T, tonic::Status> {
-    let next = tokio::time::timeout(Duration::from_secs(5), stream.message());
+    let next = tokio::time::timeout(Duration::from_secs(30), stream.message());
     next.await
-        .expect("a message within five seconds")
+        .expect("a message within thirty seconds")
         .map(|message| message.expect("the stream goes on"))
 }
 

@@ -39,8 +39,8 @@ async fn without_its_store_a_server_signs_for_the_stated_time_and_goes_on_when_i
     svid(&agent, &web).await.unwrap();
     west.health.check().unwrap();
 
-    postgres.stop();
     let since = Instant::now();
+    postgres.stop();
     svid(&agent, &web).await.unwrap();
     // What was open ends, so that the agent goes to who has a store.
     within(LIMIT.as_secs() + 3, "the stream ends", async || {
