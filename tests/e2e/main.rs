@@ -15,6 +15,7 @@ mod harness;
 
 mod bad_input;
 mod bad_policy;
+mod both_at_once;
 mod demo;
 mod detach;
 mod enforce;
