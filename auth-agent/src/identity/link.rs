@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -48,6 +49,8 @@ pub enum FromCa {
     Issued(Vec<(Renewal, Result<Svid, Refusal>)>),
     /// The whole batch came to nothing, with the reason.
     NotIssued(Vec<Renewal>, String),
+    /// The CA signs nothing for this node because the clocks differ, in its words; none: it does again.
+    Clocks(Option<String>),
     /// What came of attesting anew.
     Attested(Result<Box<Joined>, String>),
 }
@@ -120,6 +123,7 @@ impl Link {
                 events,
                 reached,
                 report: report.subscribe(),
+                clocks_differ: Arc::default(),
             }
             .run(),
         );
@@ -238,6 +242,8 @@ struct Task {
     events: mpsc::Sender<FromCa>,
     reached: watch::Sender<Option<String>>,
     report: watch::Receiver<Report>,
+    /// The clocks differed when something was asked for last.
+    clocks_differ: Arc<AtomicBool>,
 }
 
 /// Why a connection was left.
@@ -408,6 +414,7 @@ impl Task {
     ) -> impl Future<Output = Result<Connection, NotReached>> + Send + 'static {
         let mut credentials = self.credentials.clone();
         let report = self.report.clone();
+        let (clocks_differ, events) = (Arc::clone(&self.clocks_differ), self.events.clone());
         async move {
             let Credentials { verifier, identity } = credentials.borrow_and_update().clone();
             let open = async {
@@ -415,7 +422,9 @@ impl Task {
                 let updates = client.updates().await?;
                 Ok((client, updates))
             };
-            let (client, updates) = open.await.map_err(|error| not_reached(&error))?;
+            let opened = open.await;
+            compare_clocks(&clocks_differ, &opened, &events).await;
+            let (client, updates) = opened.map_err(|error| not_reached(&error))?;
             Ok(Connection {
                 _reporter: Reporter::start(client.clone(), report),
                 address,
@@ -438,6 +447,7 @@ impl Task {
     /// Carries a command out beside the stream, which must not wait for it.
     fn pass_on(&self, client: &AgentClient, command: Command) {
         let (client, events) = (client.clone(), self.events.clone());
+        let clocks_differ = Arc::clone(&self.clocks_differ);
         tokio::spawn(async move {
             // Whoever asked may have left: nobody wants the answer then.
             match command {
@@ -445,7 +455,9 @@ impl Task {
                 Command::Attest(_) => {}
                 Command::Renew(batch) => {
                     let (renewals, requests): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-                    let event = match client.issue(requests).await {
+                    let answers = client.issue(requests).await;
+                    compare_clocks(&clocks_differ, &answers, &events).await;
+                    let event = match answers {
                         Ok(answers) => FromCa::Issued(renewals.into_iter().zip(answers).collect()),
                         Err(error) => FromCa::NotIssued(renewals, error.to_string()),
                     };
@@ -453,6 +465,7 @@ impl Task {
                 }
                 Command::Issue(batch, answer) => {
                     let answers = client.issue(batch).await;
+                    compare_clocks(&clocks_differ, &answers, &events).await;
                     let _ = answer.send(answers.map_err(|error| not_reached(&error)));
                 }
                 Command::Observe(pairs, lost, answer) => {
@@ -502,6 +515,23 @@ impl Task {
             Command::Observe(_, _, answer) => drop(answer.send(Err(away()))),
             Command::Jwt(_, _, answer) => drop(answer.send(Err(away()))),
         }
+    }
+}
+
+/// Says when the CA begins, or ceases, to sign nothing because of a clock: whoever asks again and again would not.
+async fn compare_clocks<T>(
+    differ: &AtomicBool,
+    answer: &Result<T, handfast_ca::Error>,
+    events: &mpsc::Sender<FromCa>,
+) {
+    let reason = match answer {
+        Ok(_) => None,
+        Err(error) if error.is_clock() => Some(error.to_string()),
+        Err(_) => return,
+    };
+    if differ.swap(reason.is_some(), Ordering::AcqRel) != reason.is_some() {
+        // The agent stops: nobody wants to hear it.
+        let _ = events.send(FromCa::Clocks(reason)).await;
     }
 }
 

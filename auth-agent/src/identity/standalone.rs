@@ -202,6 +202,12 @@ impl Loop {
                 }
                 Ok(())
             }
+            FromCa::Clocks(reason) => {
+                if let Some(reason) = reason {
+                    tracing::warn!("nothing is signed for this node: {reason}");
+                }
+                Ok(())
+            }
             FromCa::NotIssued(renewals, reason) => {
                 tracing::debug!(%reason, "certificates were not issued");
                 let now = self.clock.now().wall;

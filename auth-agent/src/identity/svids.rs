@@ -87,6 +87,8 @@ pub struct Svids {
     proofs: BTreeMap<String, ProofSvid>,
     /// Not to be asked for before; also what is being asked for.
     not_before: BTreeMap<What, u64>,
+    /// When it was last looked what is due.
+    looked_at: u64,
 }
 
 impl Svids {
@@ -98,6 +100,7 @@ impl Svids {
             retired: HashSet::new(),
             proofs: BTreeMap::new(),
             not_before: BTreeMap::new(),
+            looked_at: now,
         }
     }
 
@@ -177,6 +180,11 @@ impl Svids {
         now: u64,
         wanted: &[KnownEntry],
     ) -> Result<Vec<(Renewal, SvidRequest)>, IdentityError> {
+        if now < self.looked_at {
+            // The clock was ahead and was set right: what failed meanwhile would wait until it is as late again.
+            self.not_before.clear();
+        }
+        self.looked_at = now;
         let mut due = Vec::new();
         if now >= self.node_renew_at || self.retired.contains(&*self.node_authority) {
             due.push((What::Node, SvidKind::Node));
@@ -344,5 +352,15 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[test]
+    fn what_failed_by_a_clock_that_was_ahead_is_asked_for_when_it_is_set_right() {
+        let mut svids = Svids::new(&[], 90_000, 0);
+        let ahead = svids.due(10_800, &[entry("a")]).unwrap();
+        svids.failed(&ahead[0].0, 10_800);
+        assert!(svids.due(10_801, &[entry("a")]).unwrap().is_empty());
+        assert_eq!(svids.due(2, &[entry("a")]).unwrap().len(), 1);
+        assert!(svids.due(3, &[entry("a")]).unwrap().is_empty());
     }
 }

@@ -314,7 +314,7 @@ impl Agent {
         self.alarm_about(Topic::Any, text);
     }
 
-    fn alarm_about(&mut self, topic: Topic, text: String) {
+    pub(super) fn alarm_about(&mut self, topic: Topic, text: String) {
         tracing::warn!("{text}");
         self.alarms.raise(text, topic, self.clock.now());
     }

@@ -18,6 +18,8 @@ pub(super) enum Topic {
     Any,
     /// Something was refused because it is revoked: a deny list that lifts something.
     Revoked,
+    /// Nothing is signed because the clocks differ: a call that is answered again.
+    Clocks,
 }
 
 /// Oldest first.

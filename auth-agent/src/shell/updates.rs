@@ -98,6 +98,11 @@ impl Agent {
                     }
                 }
             }
+            FromCa::Clocks(None) => self.alarms.over(Topic::Clocks),
+            FromCa::Clocks(Some(reason)) => {
+                let text = format!("nothing is signed for this node: {reason}");
+                self.alarm_about(Topic::Clocks, text);
+            }
             FromCa::NotIssued(renewals, reason) => {
                 let now = self.clock.now().wall;
                 tracing::info!(%reason, count = renewals.len(), "certificates were not issued");

@@ -33,6 +33,11 @@ impl Moment {
         let ms = since_boot.map_or(0, |since| since.as_millis());
         Self(u64::try_from(ms).unwrap_or(u64::MAX))
     }
+
+    /// Milliseconds since the machine was started.
+    pub(crate) fn ms(self) -> u64 {
+        self.0
+    }
 }
 
 impl Lease {

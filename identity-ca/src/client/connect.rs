@@ -46,6 +46,19 @@ impl Error {
             }
         )
     }
+
+    /// Do the clocks of the two sides differ too much? Of calls that join, connect or ask for certificates: none of
+    /// them fails by another condition of the node's.
+    pub fn is_clock(&self) -> bool {
+        matches!(
+            self,
+            Self::Clock { .. }
+                | Self::Refused {
+                    code: tonic::Code::FailedPrecondition,
+                    ..
+                }
+        )
+    }
 }
 
 /// Whom we take for the CA.

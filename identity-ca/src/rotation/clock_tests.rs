@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use crate::authority::{self, Setup};
 use crate::client::admin::{Admin, NewEntry, TokenRequest};
 use crate::client::rotation::{NewRotation, Rotation};
+use crate::client::{AgentClient, Joined, Updates};
+use crate::deny::DenyList;
 use crate::rotation::{Stage, What};
 use crate::server::{Options, Server};
 use crate::test_clock::{jump, off_by};
+use crate::verify::Verifier;
 
 #[path = "../../tests/rotation/agent.rs"]
 #[allow(dead_code)]
@@ -39,6 +42,19 @@ async fn ca(folder: &Path) -> (Admin, SocketAddr) {
     (Admin::connect(&socket).await.unwrap(), address)
 }
 
+async fn join(admin: &mut Admin, address: SocketAddr, at: u8) -> Result<Joined, crate::Error> {
+    let order = TokenRequest {
+        node: format!("n{at}").parse().unwrap(),
+        prefixes: vec![format!("10.1.{at}.0/24").parse().unwrap()],
+        underlay: vec!["192.0.2.10".to_owned()],
+        ca_address: address.to_string(),
+        ttl: Duration::from_secs(600),
+        joining: false,
+    };
+    let token = admin.create_token(&order).await.unwrap();
+    crate::client::join(&token).await
+}
+
 async fn agents(admin: &mut Admin, address: SocketAddr) -> Vec<Agent> {
     let entry = NewEntry {
         spiffe_id: "spiffe://example.org/web".to_owned(),
@@ -48,16 +64,7 @@ async fn agents(admin: &mut Admin, address: SocketAddr) -> Vec<Agent> {
     admin.create_entry(&entry).await.unwrap();
     let mut agents = Vec::new();
     for at in 0..2 {
-        let order = TokenRequest {
-            node: format!("n{at}").parse().unwrap(),
-            prefixes: vec![format!("10.1.{at}.0/24").parse().unwrap()],
-            underlay: vec!["192.0.2.10".to_owned()],
-            ca_address: address.to_string(),
-            ttl: Duration::from_secs(600),
-            joining: false,
-        };
-        let token = admin.create_token(&order).await.unwrap();
-        let joined = crate::client::join(&token).await.unwrap();
+        let joined = join(admin, address, at).await.unwrap();
         agents.push(Agent::start(&format!("n{at}"), address.to_string(), joined));
     }
     for agent in &agents {
@@ -133,6 +140,69 @@ fn a_jump_does_not_shorten_the_life_of_tokens() {
             assert!(since.elapsed() > Duration::from_secs(2), "{seconds}");
             drop(traffic);
         }
+    });
+    test.join().unwrap();
+}
+
+/// Joins as soon as that is possible.
+async fn joined(admin: &mut Admin, address: SocketAddr, at: u8) -> Joined {
+    let since = Instant::now();
+    loop {
+        match join(admin, address, at).await {
+            Ok(joined) => return joined,
+            Err(error) if since.elapsed() > Duration::from_secs(60) => panic!("{error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+#[test]
+fn who_comes_after_a_clock_that_was_ahead_was_set_right_believes_the_ca() {
+    // Longer than the CA's own certificate lives.
+    let ahead = 10 * HOURS;
+    let test = off_by(0, move || async move {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut admin, address) = ca(folder.path()).await;
+        jump(ahead);
+        joined(&mut admin, address, 1).await;
+        jump(-ahead);
+        joined(&mut admin, address, 2).await;
+    });
+    test.join().unwrap();
+}
+
+/// Waits for an update that says such a time.
+async fn hear(updates: &mut Updates, wanted: impl Fn(u64) -> bool) {
+    let next = async { while !wanted(updates.next().await.unwrap().unwrap().ca_time_ms) {} };
+    tokio::time::timeout(Duration::from_secs(60), next)
+        .await
+        .unwrap();
+}
+
+#[test]
+fn an_agent_hears_at_once_that_the_clock_was_set_back() {
+    let test = off_by(0, || async {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut admin, address) = ca(folder.path()).await;
+        let joined = join(&mut admin, address, 1).await.unwrap();
+        let verifier = Verifier::new(joined.bundle.clone(), DenyList::empty());
+        let address = address.to_string();
+        let agent = AgentClient::connect(&address, &verifier, &joined.identity);
+        let mut updates = agent.await.unwrap().updates().await.unwrap();
+        jump(HOURS);
+        // Whatever changes tells the time.
+        let entry = NewEntry {
+            spiffe_id: "spiffe://example.org/web".to_owned(),
+            selectors: vec!["netns:web".to_owned()],
+            ..NewEntry::default()
+        };
+        admin.create_entry(&entry).await.unwrap();
+        let halfway = crate::now_ms() - HOURS as u64 * 500;
+        hear(&mut updates, |at| at > halfway).await;
+        // The watcher has seen that, too.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        jump(-HOURS);
+        hear(&mut updates, |at| at < halfway).await;
     });
     test.join().unwrap();
 }

@@ -7,6 +7,7 @@ mod allowance;
 mod attest;
 mod audit;
 mod backup;
+mod clock;
 mod connections;
 mod crls;
 mod damage;
@@ -271,6 +272,7 @@ impl Server {
             .add_routes(administration(&self.state, &self.dir))
             .serve_with_incoming_shutdown(listen::operators(self.unix), stopped(stopping));
         let upkeep = tokio::spawn(state::upkeep(Arc::clone(&self.state)));
+        let clock = tokio::spawn(clock::watch(Arc::clone(&self.state)));
         let share = tokio::spawn(share::keep(Arc::clone(&self.state)));
         let connections = tokio::spawn(connections::keep(Arc::clone(&self.state)));
         let log = self.dir.join(log::FOLDER);
@@ -294,6 +296,7 @@ impl Server {
             }
         };
         upkeep.abort();
+        clock.abort();
         share.abort();
         connections.abort();
         rotations.abort();

@@ -48,6 +48,7 @@ pub(super) fn start(
         snapshots: state.snapshot.subscribe(),
         crls: state.crls.subscribe(),
         servers: state.servers.subscribe(),
+        set_back: state.set_back.subscribe(),
         understands,
         stopping,
         _connected: connected,
@@ -73,6 +74,7 @@ struct Push {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     crls: watch::Receiver<Lists>,
     servers: watch::Receiver<Arc<Vec<String>>>,
+    set_back: watch::Receiver<u64>,
     understands: Understands,
     stopping: watch::Receiver<bool>,
     sender: mpsc::Sender<Result<proto::Update, Status>>,
@@ -160,6 +162,11 @@ impl Push {
                         self.servers.mark_changed();
                         Next::Update
                     }
+                    Err(_) => Next::Over,
+                },
+                // An update that has no more than the time.
+                changed = self.set_back.changed() => return match changed {
+                    Ok(()) => Next::Update,
                     Err(_) => Next::Over,
                 },
                 () = self.sender.closed() => return Next::Over,

@@ -79,6 +79,8 @@ pub(super) struct State {
     admin_socket: PathBuf,
     /// Where agents reach the servers that are there.
     pub(super) servers: watch::Sender<Arc<Vec<String>>>,
+    /// How often this machine's clock was set back.
+    pub(super) set_back: watch::Sender<u64>,
 }
 
 impl State {
@@ -123,6 +125,7 @@ impl State {
             address,
             admin_socket,
             servers: watch::Sender::default(),
+            set_back: watch::Sender::default(),
         }))
     }
 
@@ -259,7 +262,8 @@ impl Drop for Connected {
 }
 
 /// The certificate that the CA shows to agents: signed by itself, renewed when
-/// half of its life is over, another issuing CA signs, or a root leaves the bundle.
+/// half of its life is over, another issuing CA signs, a root leaves the bundle, or
+/// the clock that it was dated by turns out to have been ahead.
 #[derive(Debug)]
 pub(super) struct OwnCertificate(RwLock<Option<Shown>>);
 
@@ -269,7 +273,8 @@ struct Shown {
     issuer: String,
     /// What stands behind it in the chain, for who knows an older root.
     roots: Vec<CertificateDer<'static>>,
-    /// When it is to be replaced, and when it ends (unix seconds).
+    /// When it was made, is to be replaced, and ends (unix seconds).
+    made: u64,
     due: u64,
     not_after: u64,
 }
@@ -296,7 +301,7 @@ impl OwnCertificate {
         let stale = {
             let shown = self.0.read().unwrap_or_else(PoisonError::into_inner);
             shown.as_ref().map_or(issuer.is_some(), |shown| {
-                now_ms() / 1000 >= shown.due
+                !shown.is_fresh(now_ms() / 1000)
                     || Some(&shown.issuer) != issuer.as_ref()
                     || issuer.is_some() && shown.has_left(&authority.authorities().shown())
             })
@@ -317,6 +322,10 @@ impl ResolvesServerCert for OwnCertificate {
 }
 
 impl Shown {
+    fn is_fresh(&self, now: u64) -> bool {
+        (self.made..self.due).contains(&now)
+    }
+
     /// Does it show a root that is shown no more? One that has come can wait for the next issuing CA.
     fn has_left(&self, roots: &[CertificateDer<'_>]) -> bool {
         self.roots.iter().any(|root| !roots.contains(root))
@@ -324,12 +333,14 @@ impl Shown {
 
     fn fresh(authority: &Authority, issuer: String) -> Result<Self, Error> {
         let roots = authority.authorities().shown();
+        let made = now_ms() / 1000;
         let (key, issued) = authority.server_identity(&roots)?;
         Ok(Self {
             roots,
             key: certified(issued.chain, &key)?,
             issuer,
-            due: (now_ms() / 1000).midpoint(issued.not_after),
+            made,
+            due: made.midpoint(issued.not_after),
             not_after: issued.not_after,
         })
     }
@@ -360,7 +371,7 @@ fn measure(state: &State) -> Result<(), Error> {
 async fn look_after(state: &Arc<State>) -> Result<(), Error> {
     measure(state)?;
     state.certificate.renew_if_due(&state.authority)?;
-    if now_ms().saturating_sub(state.now().deny.issued_at_ms()) >= REDATE_MS {
+    if now_ms().abs_diff(state.now().deny.issued_at_ms()) >= REDATE_MS {
         state
             .change(|state| async move { state.registry.redate_denials().await })
             .await?;

@@ -83,6 +83,9 @@ fn keep_house(inner: &Inner, last: u64) -> u64 {
     if now == last {
         return now;
     }
+    if now < last {
+        state.set_back(now);
+    }
     let by_clock = state.table.ended(last, now) || state.table.changed_out(last, now);
     let gone: HashSet<Arc<str>> = state.table.tidy(now).into_iter().collect();
     if by_clock {

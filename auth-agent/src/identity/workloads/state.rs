@@ -79,6 +79,14 @@ impl State {
         self.clock.now().wall
     }
 
+    /// The clock was ahead, and was set right.
+    pub(super) fn set_back(&mut self, now: u64) {
+        self.table.set_back(now);
+        for watcher in self.watchers.values_mut() {
+            watcher.again_at = watcher.again_at.min(now);
+        }
+    }
+
     /// Streams that are open.
     pub(super) fn streams(&self) -> usize {
         self.watchers.len()

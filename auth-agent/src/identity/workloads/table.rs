@@ -331,6 +331,15 @@ impl Table {
         self.not_before.retain(|id, _| refused.contains_key(id));
     }
 
+    /// The clock was ahead and was set right: nothing may wait until it is as late again.
+    pub(super) fn set_back(&mut self, now: u64) {
+        self.not_before.clear();
+        for held in self.held.values_mut() {
+            held.idle_since = held.idle_since.min(now);
+            held.changing_since = held.changing_since.map(|since| since.min(now));
+        }
+    }
+
     /// The CA will not sign this.
     pub(super) fn refuse(&mut self, id: &Arc<str>, because: String, now: u64) {
         self.not_before.insert(Arc::clone(id), now + RETRY);

@@ -205,6 +205,29 @@ fn what_waited_for_a_ca_that_was_away_is_due_when_it_is_reached() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_and_is_set_right_keeps_nobody_waiting() {
+    let (own, refused) = (entry("own", 1), entry("refused", 2));
+    let mut table = table(&[own.clone(), refused]);
+    assert_eq!(due(&mut table, 10_800).len(), 2);
+    table.not_issued(&["own".into()], 10_800);
+    table.refuse(&"refused".into(), "revoked".into(), 10_800);
+    assert!(due(&mut table, 10).is_empty(), "by the other clock");
+    table.set_back(10);
+    assert_eq!(due(&mut table, 10), ["own", "refused"]);
+
+    // An identity that its entry no longer names is not served until then either.
+    have(&mut table, &own, "ca", 20_000, 10);
+    let renamed = KnownEntry {
+        spiffe_id: "spiffe://example.org/renamed".into(),
+        ..own
+    };
+    table.set_entries([Arc::new(renamed)], NODE, 10_800);
+    table.set_back(20);
+    let standing = table.standing("own", 20 + CHANGING);
+    assert!(matches!(standing, Standing::Pending));
+}
+
+#[test]
 fn an_svid_goes_with_its_entry() {
     let own = entry("own", 1);
     let mut table = table(std::slice::from_ref(&own));
