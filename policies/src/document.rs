@@ -31,7 +31,7 @@ pub(crate) struct Spec {
 }
 
 /// The directions in which a spec puts its subjects under default deny.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Denies {
     pub(crate) ingress: bool,
     pub(crate) egress: bool,

@@ -76,13 +76,6 @@ impl<'a> LocalPolicy<'a> {
         }
     }
 
-    /// Whether a flow in this direction may pass this end, for all that is known without looking at ports and verdicts.
-    pub(crate) fn may_pass(&self, direction: Direction, other: &Workload) -> bool {
-        let speaks =
-            |rule: &&Rule| rule.direction == direction && rule.is_between(self.local, other);
-        !self.selected(direction) || self.rules.iter().any(speaks)
-    }
-
     /// What the gates enforce toward and from a remote.
     #[must_use]
     pub fn entries(&self, remote: &Remote) -> Vec<Entry> {

@@ -118,7 +118,7 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
     #[must_use]
     pub fn entries(&self, id: L, remote: &Remote) -> Vec<Entry> {
         let local = self.locals.get(&id);
-        local.map_or_else(Vec::new, |local| local.selected.policy().entries(remote))
+        local.map_or_else(Vec::new, |local| local.selected.entries(remote))
     }
 
     /// A local workload that is new, or not who it was.
@@ -146,9 +146,8 @@ impl<L: Ord + Copy, R: Ord + Copy> Matrix<L, R> {
             return update;
         }
         for (local, known) in &self.locals {
-            let policy = known.selected.policy();
             let pairs = remotes.iter();
-            let pairs = pairs.map(|(id, remote)| (*local, *id, policy.entries(remote)));
+            let pairs = pairs.map(|(id, remote)| (*local, *id, known.selected.entries(remote)));
             update.pairs.extend(pairs);
         }
         self.remotes.extend(remotes);

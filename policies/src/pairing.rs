@@ -8,10 +8,6 @@ use crate::local::LocalPolicy;
 use crate::model::{Direction, Protocol, Verdict};
 
 pub(crate) fn between(one: &LocalPolicy, other: &LocalPolicy) -> Pairing {
-    // Most have nothing to do with each other, and all are asked about.
-    if !may_open(one, other) && !may_open(other, one) {
-        return Pairing::default();
-    }
     let (one, other) = (End::new(one, other), End::new(other, one));
     let there = flows(&one, &other);
     let back = flows(&other, &one);
@@ -19,11 +15,6 @@ pub(crate) fn between(one: &LocalPolicy, other: &LocalPolicy) -> Pairing {
         wanted: there.wanted || back.wanted,
         max_age: shorter(there.max_age, back.max_age),
     }
-}
-
-fn may_open(from: &LocalPolicy, to: &LocalPolicy) -> bool {
-    from.may_pass(Direction::Egress, to.workload())
-        && to.may_pass(Direction::Ingress, from.workload())
 }
 
 /// Flows that `from` opens to `to`: its egress and the other's ingress must both let one pass.
