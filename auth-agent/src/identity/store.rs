@@ -170,6 +170,11 @@ impl KnownEntry {
     pub(super) fn is_over(&self, now: u64) -> bool {
         self.expires_at_ms.is_some_and(|at| at / 1000 <= now)
     }
+
+    /// Would what is signed for it today end no later than this (unix seconds)?
+    pub(super) fn ends_by(&self, not_after: u64) -> bool {
+        self.is_over(not_after)
+    }
 }
 
 impl From<&handfast_ca::model::Entry> for KnownEntry {

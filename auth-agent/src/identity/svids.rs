@@ -191,7 +191,8 @@ impl Svids {
         }
         for entry in wanted {
             let fresh = self.proofs.get(&entry.id).is_some_and(|svid| {
-                now < svid.renew_at
+                let renewed = svid.renew_at > 0 && entry.ends_by(svid.not_after);
+                (now < svid.renew_at || renewed)
                     && !self.retired.contains(&*svid.authority)
                     && svid.identity.spiffe_id == entry.spiffe_id
                     && svid.identity.labels == entry.labels

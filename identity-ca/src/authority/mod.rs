@@ -249,16 +249,18 @@ impl Authority {
         self.leaf(request, id, &Profile::Node(binding), self.lifetimes.node)
     }
 
-    /// Signs a proof SVID.
+    /// Signs a proof SVID; `life` in seconds, none for the default.
     pub fn proof_svid(
         &self,
         request: &CsrKey,
         id: SpiffeId,
         binding: &ProofBinding,
+        life: Option<u64>,
     ) -> Result<Issued, Error> {
         self.in_touch()?;
         crate::model::check_labels(&binding.labels)?;
-        self.leaf(request, id, &Profile::Proof(binding), self.lifetimes.proof)
+        let life = life.unwrap_or(self.lifetimes.proof);
+        self.leaf(request, id, &Profile::Proof(binding), life)
     }
 
     /// Signs a workload SVID; `life` in seconds, none for the default.

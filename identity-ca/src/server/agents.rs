@@ -257,17 +257,16 @@ impl Service {
                     node: node.name.clone(),
                     labels: entry.labels.clone(),
                 };
-                self.state
-                    .authority
-                    .proof_svid(&key, entry.spiffe_id.clone(), &binding)?
+                let life = within(&entry, authority.lifetimes().proof)?;
+                let id = entry.spiffe_id.clone();
+                authority.proof_svid(&key, id, &binding, Some(life))?
             }
             proto::SvidKind::Workload => {
                 let entry = entitled(&now, node, &request.entry_id)?;
                 let life = entry.workload_ttl_seconds.map(u64::from);
+                let life = within(&entry, life.unwrap_or(authority.lifetimes().workload))?;
                 let id = entry.spiffe_id.clone();
-                self.state
-                    .authority
-                    .workload_svid(&key, id, &entry.dns_names, life)?
+                authority.workload_svid(&key, id, &entry.dns_names, Some(life))?
             }
             proto::SvidKind::Unspecified => {
                 return Err(Error::invalid("kind", "node, proof or workload"));
@@ -386,6 +385,21 @@ pub(super) fn entitled(now: &Snapshot, node: &Node, id: &str) -> Result<Arc<Entr
         )));
     }
     Ok(entry)
+}
+
+/// How long what is signed for an entry lives (seconds): it does not outlive its entry, which nobody would have to
+/// revoke once its time is over.
+pub(super) fn within(entry: &Entry, life: u64) -> Result<u64, Error> {
+    let Some(end) = entry.expires_at_ms else {
+        return Ok(life);
+    };
+    match (end / 1000).saturating_sub(now_ms() / 1000) {
+        0 => Err(Error::Denied(format!(
+            "the time of the entry of {} is over",
+            entry.spiffe_id
+        ))),
+        left => Ok(life.min(left)),
+    }
 }
 
 pub(super) fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Response, Status};
 
-use super::agents::entitled;
+use super::agents::{entitled, within};
 use super::allowance::What;
 use super::listen::PeerNode;
 use super::state::State;
@@ -63,7 +63,7 @@ fn sign(
     state.allowances.take(&now, node, life, What::Jwt)?;
     let entry = entitled(&now, node, &request.entry_id)?;
     let key = state.authority.jwt_key()?;
-    let life = entry.jwt_ttl_seconds.map_or(life.jwt, u64::from);
+    let life = within(&entry, entry.jwt_ttl_seconds.map_or(life.jwt, u64::from))?;
     let issued = jwt::issue(
         &key,
         &entry.spiffe_id,

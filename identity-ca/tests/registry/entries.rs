@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use handfast_ca::client::Section;
+use handfast_ca::certificate::PrivateKey;
 use handfast_ca::client::admin::NewEntry;
 use handfast_ca::client::operators::EntryFilter;
+use handfast_ca::client::{Section, SvidKind, SvidRequest};
 
 use super::common::{Ca, next};
 
@@ -285,6 +286,37 @@ async fn an_entry_vanishes_when_its_time_is_over() {
     println!("{} ms after its end", now_ms().saturating_sub(end));
     assert!(now_ms() >= end, "not before");
     assert!(ca.admin.entries().await.unwrap().is_empty());
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_signed_for_an_entry_outlives_it() {
+    let mut ca = Ca::start().await;
+    let joined = ca.join("web1", "10.1.0.0/24").await;
+    let agent = ca.connect(&joined).await.unwrap();
+    let end = now_ms() + 120_000;
+    let entry = NewEntry {
+        expires_at_ms: Some(end),
+        ..wanted("short")
+    };
+    let id = ca.admin.create_entry(&entry).await.unwrap().id;
+    let requests = [
+        SvidKind::Workload {
+            entry_id: id.clone(),
+        },
+        SvidKind::Proof {
+            entry_id: id.clone(),
+        },
+    ];
+    let requests = requests.into_iter().map(|kind| SvidRequest {
+        kind,
+        csr: PrivateKey::generate().unwrap().csr().unwrap(),
+    });
+    for answer in agent.issue(requests.collect()).await.unwrap() {
+        assert_eq!(answer.unwrap().not_after, end / 1000);
+    }
+    let token = agent.issue_jwt(&id, &["db".to_owned()]).await.unwrap();
+    assert_eq!(token.unwrap().not_after, end / 1000);
     ca.stop().await;
 }
 

@@ -277,6 +277,8 @@ impl Table {
             // Revoked: nobody is served with it any more.
             Some(held) if held.renew_at == 0 => Some(1),
             Some(held) if self.retired.contains(&held.authority) => Some(2),
+            // Another one would live no longer.
+            Some(held) if entry.ends_by(held.svid.not_after) => None,
             Some(held) => (now >= held.renew_at).then_some(3),
         }
     }

@@ -131,6 +131,19 @@ fn an_svid_is_renewed_at_its_time_and_nothing_is_asked_twice() {
 }
 
 #[test]
+fn an_svid_that_lasts_until_its_entry_ends_is_not_renewed_unless_the_entry_lasts_longer() {
+    let mut short = entry("short", 1);
+    short.expires_at_ms = Some(1_000_900);
+    let mut table = table(std::slice::from_ref(&short));
+    have(&mut table, &short, "ca", 1000, 0);
+    assert!(due(&mut table, 600).is_empty());
+    assert!(due(&mut table, 999).is_empty());
+    short.expires_at_ms = Some(9_000_000);
+    table.set_entries([Arc::new(short)], NODE, 999);
+    assert_eq!(due(&mut table, 999), ["short"]);
+}
+
+#[test]
 fn what_a_retired_authority_signed_is_due_at_once_and_again_after_a_pause_if_it_signs_all_the_same()
 {
     let own = entry("own", 1);

@@ -102,7 +102,7 @@ fn workload(ca: &Authority) -> Result<Svid> {
         labels: [("app".to_owned(), "web".to_owned())].into_iter().collect(),
     };
     let id = SpiffeId::new("spiffe://example.org/web").context("an ID")?;
-    let chain = ca.proof_svid(&request, id, &binding)?.chain;
+    let chain = ca.proof_svid(&request, id, &binding, None)?.chain;
     Ok(Svid { chain, key })
 }
 
