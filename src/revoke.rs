@@ -43,8 +43,8 @@ pub struct RevokeArgs {
 #[group(required = true, multiple = false)]
 struct Whom {
     /// An identity, on every node
-    #[arg(long, value_name = "ID")]
-    spiffe_id: Option<String>,
+    #[arg(long, value_name = "ID", value_parser = Subject::spiffe_id)]
+    spiffe_id: Option<Subject>,
     /// A node, with all that it vouches for
     #[arg(long, value_name = "NAME")]
     node: Option<NodeName>,
@@ -57,19 +57,19 @@ struct Whom {
 }
 
 impl Whom {
-    fn subject(&self) -> anyhow::Result<Option<Subject>> {
-        Ok(match (&self.spiffe_id, &self.node, &self.serial) {
-            (Some(id), _, _) => Some(Subject::spiffe_id(id)?),
+    fn subject(&self) -> Option<Subject> {
+        match (&self.spiffe_id, &self.node, &self.serial) {
+            (Some(identity), _, _) => Some(identity.clone()),
             (_, Some(name), _) => Some(Subject::Node(name.clone())),
             (_, _, Some(serial)) => Some(Subject::Serial(serial.clone())),
             _ => None,
-        })
+        }
     }
 }
 
 /// Runs the command.
 pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
-    let subject = args.whom.subject()?;
+    let subject = args.whom.subject();
     let mut admin = args.socket.connect().await?;
     let Some(subject) = subject else {
         let (number, denials) = admin.revocations().await?;
@@ -94,6 +94,20 @@ pub async fn run(args: RevokeArgs) -> anyhow::Result<()> {
         .iter()
         .any(|denial| denial.subject == subject);
     if args.dry_run {
+        // What would be refused is not promised.
+        anyhow::ensure!(
+            listed || !args.undo,
+            "there is no revocation of {:?}; nothing was changed",
+            subject.to_string()
+        );
+        if let (Subject::Node(name), false) = (&subject, args.undo) {
+            let known = admin.nodes().await?.iter().any(|node| node.name == *name);
+            anyhow::ensure!(
+                known,
+                "there is no node {:?}; nothing was changed",
+                name.to_string()
+            );
+        }
         let verb = if args.undo {
             "be taken off"
         } else {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use handfast_agent::admin::{Request, VerifyReport, VerifyState};
+use handfast_agent::admin::{Request, VerifyCheck, VerifyReport, VerifyState};
 
 use crate::admin_socket::AdminSocket;
 use crate::output::OutputArgs;
@@ -26,8 +26,8 @@ pub struct VerifyArgs {
     /// The other end: address, name or SPIFFE ID, then a colon and the port
     #[arg(value_name = "TO:PORT", value_parser = destination)]
     to: (String, u16),
-    /// The protocol: tcp, udp, sctp
-    #[arg(long, default_value = "tcp")]
+    /// The protocol; of ICMP the port is the type of the message that opens the flow
+    #[arg(long, default_value = "tcp", ignore_case = true, value_parser = ["tcp", "udp", "sctp", "icmp", "icmpv6"])]
     protocol: String,
     #[command(flatten)]
     output: OutputArgs,
@@ -45,17 +45,20 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<()> {
     args.output.print(
         &report,
         &["CHECK", "STATE", "DETAIL"],
-        report.checks.iter().map(|check| {
-            let state = match check.state {
-                VerifyState::Ok => "ok",
-                VerifyState::Missing => "MISSING",
-                VerifyState::Unknown => "unknown",
-            };
-            vec![check.what.clone(), state.into(), check.detail.clone()]
-        }),
+        report.checks.iter().map(row),
     )?;
     anyhow::ensure!(report.ok, "{}: not proven", report.flow);
     Ok(())
+}
+
+/// One link of the chain, for people.
+pub(crate) fn row(check: &VerifyCheck) -> Vec<String> {
+    let state = match check.state {
+        VerifyState::Ok => "ok",
+        VerifyState::Missing => "MISSING",
+        VerifyState::Unknown => "unknown",
+    };
+    vec![check.what.clone(), state.into(), check.detail.clone()]
 }
 
 /// Asks until every link holds, or for as long as a proof may take: the first question sets a session, proofs and

@@ -32,7 +32,7 @@ pub enum Error {
     /// Maps of another version lie there.
     #[error(
         "{path} holds maps of layout version {found}, this program uses {wanted}: \
-         run `handfast agent detach` with the program that made them"
+         run `handfast agent detach` with the program that made them; nothing was changed"
     )]
     Layout {
         /// Where.

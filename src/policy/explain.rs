@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use handfast_agent::admin::{Request, VerifyReport};
+use handfast_agent::admin::{ClientError, Request, VerifyReport};
 use handfast_policies::PolicySet;
 use handfast_policies::tools::explain::{Explanation, explain};
 use handfast_policies::tools::flow::{Flow, Outcome};
@@ -14,7 +14,7 @@ use super::input::{self, WorkloadArgs};
 use crate::admin_socket::AdminSocket;
 use crate::ca::CaSocket;
 use crate::output::{Format, OutputArgs, table};
-use crate::verify::{destination, settled};
+use crate::verify::{self, destination, settled};
 
 #[derive(Debug, Args)]
 #[command(
@@ -86,9 +86,13 @@ pub(super) async fn run(args: &ExplainArgs, ca: &CaSocket) -> anyhow::Result<()>
     }
     match unknown {
         None => Ok(()),
-        Some(error) => Err(error.context(
-            "how the proof stands is not known: ask on the node of FROM, where its agent runs",
-        )),
+        Some(error) => {
+            let away = matches!(error.downcast_ref(), Some(ClientError::Connect { .. }));
+            Err(error.context(match away {
+                true => "how the proof stands is not known here: ask on the node of either end",
+                false => "how the proof stands is not known",
+            }))
+        }
     }
 }
 
@@ -136,10 +140,7 @@ fn print(answer: &Answer) {
         print_explanation(explanation);
     }
     if let Some(proof) = &answer.proof {
-        let rows = proof.checks.iter().map(|check| {
-            let state = format!("{:?}", check.state).to_lowercase();
-            vec![check.what.clone(), state, check.detail.clone()]
-        });
+        let rows = proof.checks.iter().map(verify::row);
         if answer.explanation.is_some() {
             outln!("");
         }

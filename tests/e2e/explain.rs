@@ -3,8 +3,8 @@
 
 use serde::Deserialize;
 
-use crate::harness::lab::underlay;
-use crate::harness::mesh::{Node, Verdict, spiffe_id};
+use crate::harness::lab::{Lab, underlay};
+use crate::harness::mesh::{Authority, Node, Verdict, spiffe_id};
 use crate::harness::process::command;
 use crate::harness::wait;
 use crate::support::{self, Mesh, PAGE, SOON};
@@ -111,6 +111,13 @@ fn a_flow_is_explained_from_either_end_and_what_is_out_of_reach_is_unknown() {
     assert!(!alone.ok, "{alone:#?}");
     alone.has("on n2", "unknown", "n2");
     alone.has("pair", "ok", "proven");
+
+    // Its address goes to another, and the peer does not know: that is what is missing.
+    let removed = mesh.n1.cli(&["endpoint", "remove", "good"]).unwrap();
+    removed.success("endpoint remove").unwrap();
+    mesh.workload(&mesh.n1, "next", &["client=good"], 3);
+    let next = verify(&mesh.n1, "next", "nginx:80");
+    next.has("announcement", "missing", "as another endpoint's");
 }
 
 #[derive(Debug, Deserialize)]
@@ -181,6 +188,54 @@ fn pairs_are_listed_with_rule_and_proofs_and_a_revoked_end_is_named_from_either_
         assert!(!report.ok, "{report:#?}");
         report.has("revocation", "missing", &client);
     }
+
+    // A whole node: the others name it, and it says of itself that it is turned away.
+    let words = ["revoke", "--node", "n1", "--reason", "test"];
+    let said = mesh.authority.cli(&words).unwrap();
+    said.success("handfast revoke").unwrap();
+    let address = crate::harness::mesh::workload_addresses(1, 3)[0].to_string();
+    for (node, what) in [(&mesh.n2, "revocation"), (&mesh.n1, "node")] {
+        let named = wait::until("the revoked node to be named", SOON, || {
+            let report = verify(node, &address, "nginx:80");
+            let mut checks = report.checks.into_iter();
+            Ok(checks.find(|check| check.what == what && check.detail.contains("node")))
+        });
+        assert_eq!(named.unwrap().state, "missing");
+    }
+    let undo = ["revoke", "--node", "n1", "--undo", "--reason", "test"];
+    let said = mesh.authority.cli(&undo).unwrap();
+    said.success("handfast revoke --undo").unwrap();
+    wait::until("the alarm to be over", SOON * 2, || {
+        let alarms = mesh.status(&mesh.n1).alarms;
+        let mut turned_away = alarms.iter().filter(|one| one.text.contains("turns"));
+        Ok(turned_away.next().is_none().then_some(()))
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_dry_run_of_what_would_be_refused_fails_and_wrong_words_are_wrong_usage() {
+    let Some(_turn) = support::turn("revoke, dry") else {
+        return;
+    };
+    let lab = Lab::create("hft").unwrap();
+    let authority = Authority::start(&lab, support::binary()).unwrap();
+    let revoke = |words: &[&str]| {
+        let all = [&["revoke", "--reason", "test"], words].concat();
+        authority.cli(&all).unwrap()
+    };
+    let id = spiffe_id("nobody");
+    for words in [
+        ["--node", "nobody"].as_slice(),
+        &["--node", "nobody", "--dry-run"],
+        &["--spiffe-id", &id, "--undo"],
+        &["--spiffe-id", &id, "--undo", "--dry-run"],
+    ] {
+        support::fails(&revoke(words), &["nobody", "nothing was changed"]);
+    }
+    assert_eq!(revoke(&["--spiffe-id", "nobody"]).code(), 2);
+    let verify = ["verify", "a", "b:80", "--protocol", "smoke"];
+    assert_eq!(authority.cli(&verify).unwrap().code(), 2);
 }
 
 #[test]

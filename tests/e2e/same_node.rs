@@ -2,6 +2,7 @@
 
 use crate::harness::counters::Arrivals;
 use crate::harness::mesh::{Pair, spiffe_id, workload_addresses};
+use crate::harness::process::command;
 use crate::harness::wait;
 use crate::support::{self, Mesh, PAGE, SOON};
 
@@ -37,4 +38,15 @@ fn same_node_pairs_are_proven_and_the_wrong_client_never_arrives() {
             .then_some(()))
     })
     .unwrap();
+    // Two identities are one pair, whichever is named first, wherever pairs are counted.
+    let counted = wait::until("as many pairs everywhere", SOON, || {
+        let listed: Vec<Pair> = node.json(&["pair", "list"])?;
+        let status: serde_json::Value = node.json(&["status"])?;
+        let words = ["-sS", "--noproxy", "*", "http://127.0.0.1:9750/metrics"];
+        let metrics = node.host.place.run(&mut command("curl", &words), SOON)?;
+        let proven = format!("handfast_agent_pairs{{state=\"proven\"}} {}", listed.len());
+        let same = metrics.stdout.lines().any(|line| line == proven);
+        Ok((same && status["pairs"] == listed.len()).then_some(()))
+    });
+    counted.unwrap_or_else(|error| panic!("{error:#}\n{}", mesh.evidence()));
 }

@@ -20,6 +20,8 @@ pub(super) enum Topic {
     Revoked,
     /// Nothing is signed because the clocks differ: a call that is answered again.
     Clocks,
+    /// The CA does not want this node: that it is reached again.
+    TurnedAway,
 }
 
 /// Oldest first.
@@ -51,6 +53,13 @@ impl Alarms {
     /// Forgets what is over.
     pub(super) fn over(&mut self, topic: Topic) {
         self.0.retain(|kept| kept.topic != topic);
+    }
+
+    /// What was said last of something that is not over.
+    pub(super) fn about(&self, topic: Topic) -> Option<&str> {
+        let mut kept = self.0.iter().rev();
+        let last = kept.find(|kept| kept.topic == topic);
+        last.map(|kept| kept.said.text.as_str())
     }
 
     /// Those of the last hour.
@@ -96,7 +105,9 @@ mod tests {
         let mut alarms = Alarms::default();
         alarms.raise("db1 refuses: revoked".into(), Topic::Revoked, at(0));
         alarms.raise("disk".into(), Topic::Any, at(0));
+        assert_eq!(alarms.about(Topic::Revoked), Some("db1 refuses: revoked"));
         alarms.over(Topic::Revoked);
+        assert_eq!(alarms.about(Topic::Revoked), None);
         assert_eq!(texts(&alarms, 1), [(0, "disk".to_owned())]);
     }
 

@@ -43,7 +43,7 @@ impl Agent {
                 .iter()
                 .filter(|peer| peer.connection == ConnectionView::Live)
                 .count(),
-            pairs: view.pairs.len(),
+            pairs: self.pairs()?.len(),
             policy_version: self.policy_version,
             policy_error: self.policy_error.clone(),
             deny_number: view.deny_number,

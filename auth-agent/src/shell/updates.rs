@@ -39,6 +39,7 @@ impl Agent {
                 tracing::info!(ca = %address, "the CA is reached");
                 self.ca_address = address;
                 self.ca_connected = true;
+                self.alarms.over(Topic::TurnedAway);
             }
             FromCa::Disconnected(reason) => {
                 if self.ca_connected {
@@ -117,7 +118,10 @@ impl Agent {
     fn turned_away(&mut self, reason: &str) {
         match self.reattest.due(&self.store) {
             Ok(Some(by)) => self.ca.attest(by),
-            Ok(None) => self.alarm(format!("the CA turns this node away: {reason}")),
+            Ok(None) => {
+                let text = format!("the CA turns this node away: {reason}");
+                self.alarm_about(Topic::TurnedAway, text);
+            }
             Err(error) => self.alarm(format!("this node cannot attest anew: {error}")),
         }
     }

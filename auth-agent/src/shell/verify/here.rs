@@ -68,17 +68,9 @@ impl Agent {
                     .proofs()
                     .values()
                     .find(|svid| svid.identity == *identity);
-                checks.holds(
-                    "proof SVID",
-                    svid.is_some(),
-                    match svid {
-                        Some(svid) => format!(
-                            "ends in {}",
-                            words(svid.not_after.saturating_sub(self.clock.now().wall))
-                        ),
-                        None => "the CA has not issued it yet".into(),
-                    },
-                );
+                let ends = svid.map(|svid| (svid.not_after, self.clock.now().wall));
+                let (valid, detail) = validity(ends);
+                checks.holds("proof SVID", valid, detail);
             }
             None => checks.holds(
                 role,
@@ -109,6 +101,10 @@ impl Agent {
                 .iter()
                 .find(|(announced, id, _)| announced == address && id.0 == near.id)
                 .map(|(_, _, state)| *state);
+            let anothers = |address: &IpAddr| {
+                let mut announced = peer.announced.iter();
+                announced.any(|(announced, id, _)| announced == address && id.0 != near.id)
+            };
             checks.holds(
                 "announcement",
                 state == Some(AnnouncedState::Confirmed),
@@ -122,6 +118,10 @@ impl Agent {
                     Some(AnnouncedState::Withdrawing) => {
                         format!("{address} is being withdrawn from {}", peer.name)
                     }
+                    None if anothers(address) => format!(
+                        "{} still knows {address} as another endpoint's, and has not confirmed that it is withdrawn",
+                        peer.name
+                    ),
                     None => format!("{address} is not announced to {}", peer.name),
                 },
             );
@@ -349,10 +349,41 @@ impl Agent {
     }
 }
 
+/// How long a proof SVID still counts, of its end and now (unix seconds).
+fn validity(ends: Option<(u64, u64)>) -> (bool, String) {
+    match ends {
+        None => (false, "the CA has not issued it yet".to_owned()),
+        Some((end, now)) if end > now => (true, format!("ends in {}", words(end - now))),
+        Some((end, now)) => {
+            let detail = format!(
+                "ended {} ago, and the CA has issued no other: is it reached?",
+                words(now - end)
+            );
+            (false, detail)
+        }
+    }
+}
+
 fn words(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),
         _ => format!("{} h", Duration::from_secs(seconds).as_secs() / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_svid_that_has_ended_proves_nothing_and_it_is_said_since_when() {
+        let (valid, detail) = validity(Some((1000, 999)));
+        assert!(valid && detail == "ends in 1 s", "{detail}");
+        for (now, since) in [(1000, "ended 0 s ago"), (1600, "ended 10 min ago")] {
+            let (valid, detail) = validity(Some((1000, now)));
+            assert!(!valid && detail.starts_with(since), "{detail}");
+        }
+        assert!(!validity(None).0);
     }
 }

@@ -9,6 +9,7 @@ use handfast_policies::Protocol;
 
 use super::RunError;
 use super::agent::{Agent, workload};
+use super::alarms::Topic;
 use super::report::name;
 use crate::admin::{VerifyReport, VerifyState};
 use crate::core::{self, Event, HoldKey, PeerNumber};
@@ -39,6 +40,9 @@ impl Agent {
         if let Some(local) = &local {
             self.check_revoked(local, &mut checks);
         }
+        if let Some(why) = self.alarms.about(Topic::TurnedAway) {
+            checks.holds("node", false, why);
+        }
         let far = match self.far(ends.far) {
             Ok(far) => far,
             Err(Unresolved { ask, detail }) => {
@@ -50,7 +54,9 @@ impl Agent {
                 return Ok(report(from, to, port, checks));
             }
         };
-        self.check_revoked_named(ends.far, far.identity.is_some(), &mut checks);
+        if !self.check_revoked_node(far.peer, &mut checks) {
+            self.check_revoked_named(ends.far, far.identity.is_some(), &mut checks);
+        }
         if far.peer != PeerNumber::LOCAL {
             self.set_in_motion(&ends.near, far.address).await;
         }

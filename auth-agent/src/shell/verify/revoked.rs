@@ -1,10 +1,11 @@
 //! What the deny list has to do with a flow: whoever is on it is nowhere announced, and that alone would not say why.
 
+use handfast_ca::NodeName;
 use handfast_ca::model::{Serial, Subject};
 
 use super::super::agent::Agent;
 use super::here::Checks;
-use crate::core::Identity;
+use crate::core::{Identity, PeerNumber};
 
 /// Names that are told where any of them may be meant.
 const NAMED: usize = 3;
@@ -24,6 +25,21 @@ impl Agent {
             let detail = format!("{subject} is revoked: deny list {}", deny.number());
             checks.holds("revocation", false, detail);
         }
+    }
+
+    /// The node that an end is on. Tells whether it is.
+    pub(super) fn check_revoked_node(&self, peer: PeerNumber, checks: &mut Checks) -> bool {
+        let view = self.view();
+        let mut peers = view.peers.iter();
+        let name = peers.find(|known| known.number == peer);
+        let name = name.and_then(|peer| peer.name.parse::<NodeName>().ok());
+        let deny = self.verifier.deny_list();
+        let denied = name.map(Subject::Node).filter(|node| deny.denies(node));
+        if let Some(node) = &denied {
+            let detail = format!("{node} is revoked: deny list {}", deny.number());
+            checks.holds("revocation", false, detail);
+        }
+        denied.is_some()
     }
 
     /// The end that is called this, or what it may be if that is all that is known of it.
