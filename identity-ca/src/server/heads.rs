@@ -16,6 +16,8 @@ pub(super) struct Heads(Mutex<Option<Signed>>);
 #[derive(Debug, Clone)]
 struct Signed {
     position: Position,
+    /// Under which issuing CA: nobody believes it once that one's root has left the bundle.
+    issuer: Option<String>,
     head: proto::AuditHead,
 }
 
@@ -23,10 +25,12 @@ impl State {
     /// The newest signed head; none if it could not be signed.
     pub(super) fn audit_head(&self) -> Option<proto::AuditHead> {
         let position = self.audit.position();
+        let issuer = self.authority.issuing_id();
         let now = now_ms();
         let mut last = self.heads.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = last.as_ref().filter(|signed| {
-            signed.position == position || now.saturating_sub(signed.head.at_ms) < EVERY_MS
+            signed.issuer == issuer
+                && (signed.position == position || now.abs_diff(signed.head.at_ms) < EVERY_MS)
         });
         if let Some(signed) = fresh {
             return Some(signed.head.clone());
@@ -38,6 +42,7 @@ impl State {
             Ok(head) => {
                 *last = Some(Signed {
                     position,
+                    issuer,
                     head: head.clone(),
                 });
                 Some(head)

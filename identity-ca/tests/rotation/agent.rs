@@ -125,10 +125,12 @@ async fn connected(held: &Arc<Held>) -> Result<(), handfast_ca::Error> {
             Ok(update) => match update? {
                 None => return Ok(()),
                 Some(update) => {
+                    let problem = update.problems.first().cloned();
                     held.take(&mut knows, update);
                     renew(held, &knows, &client).await?;
                     let sequence = held.sequence.load(Ordering::SeqCst);
-                    client.acknowledge(sequence, None, held.in_use()).await?;
+                    let problem = problem.as_deref();
+                    client.acknowledge(sequence, problem, held.in_use()).await?;
                 }
             },
         }

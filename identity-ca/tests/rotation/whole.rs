@@ -486,3 +486,18 @@ async fn force_that_names_one_straggler_goes_on_waiting_for_the_others() {
     assert!(step.passed[0].contains("n0"));
     assert_eq!(step.reason, "n0 burnt down");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_right_after_a_rotation_believes_all_that_it_is_told() {
+    let mut ca = Ca::start().await;
+    let _agents = agents(&mut ca, 1, 1).await;
+    let order = order(What::Root, Stage::Revoked);
+    let started = ca.admin.rotate(order).await.unwrap();
+    until(&mut ca.admin, started.id, "revoked").await;
+    let joined = ca.join("late", "10.2.0.0/24").await;
+    let mut updates = ca.connect(&joined).await.unwrap().updates().await.unwrap();
+    let first = next(&mut updates).await;
+    assert!(first.audit_heads.is_some_and(|heads| heads.len() == 1));
+    assert!(first.problems.is_empty(), "{:?}", first.problems);
+    ca.stop().await;
+}
