@@ -108,7 +108,7 @@ fn examples() -> Examples {
     let dns = ["web.example.org".to_owned()];
     let issued = [
         ca.node_svid(&key, &node_binding).expect("a node SVID"),
-        ca.proof_svid(&key, id.clone(), &proof_binding)
+        ca.proof_svid(&key, id.clone(), &proof_binding, None)
             .expect("a proof SVID"),
         ca.workload_svid(&key, id, &dns, None)
             .expect("a workload SVID"),
