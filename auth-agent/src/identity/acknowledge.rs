@@ -24,15 +24,52 @@ pub(super) struct Report {
     pub(super) node: BTreeSet<Arc<str>>,
     /// What its workloads' hang on.
     pub(super) workloads: BTreeSet<Arc<str>>,
+    /// Workloads that an earlier run has served, and that have not asked again.
+    pub(super) away: Option<Away>,
+}
+
+/// What workloads use that cannot be told anything yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Away {
+    /// What their SVIDs hang on.
+    pub(super) authorities: BTreeSet<Arc<str>>,
+    /// Number of the bundle that they have.
+    pub(super) bundle: u64,
+    /// The last update that came with another one: applied here, not yet by them.
+    applied: Option<(u64, Option<String>)>,
+}
+
+impl Away {
+    pub(super) fn new(authorities: BTreeSet<Arc<str>>, bundle: u64) -> Self {
+        Self {
+            authorities,
+            bundle,
+            applied: None,
+        }
+    }
 }
 
 impl Report {
     /// Everything that something here hangs on.
     pub(super) fn in_use(&self) -> Vec<String> {
-        self.node
-            .union(&self.workloads)
-            .map(ToString::to_string)
-            .collect()
+        let away = self.away.iter().flat_map(|away| &away.authorities);
+        let all: BTreeSet<&Arc<str>> = self.node.union(&self.workloads).chain(away).collect();
+        all.into_iter().map(ToString::to_string).collect()
+    }
+
+    /// An update is applied, with the bundle of this number.
+    pub(super) fn applied(&mut self, sequence: u64, problem: Option<String>, bundle: u64) {
+        match &mut self.away {
+            Some(away) if away.bundle != bundle => away.applied = Some((sequence, problem)),
+            _ => (self.sequence, self.problem) = (sequence, problem),
+        }
+    }
+
+    /// Who was away is back, and has what this node has.
+    pub(super) fn back(&mut self) {
+        if let Some(applied) = self.away.take().and_then(|away| away.applied) {
+            (self.sequence, self.problem) = applied;
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Renewal;
-use super::acknowledge::{Report, Reporter};
+use super::acknowledge::{Away, Report, Reporter};
 
 /// The longest wait between two attempts.
 const BACKOFF_LAST: Duration = Duration::from_secs(30);
@@ -177,11 +177,29 @@ impl Link {
 
     /// An update is applied, or not. Said again to every server that is reached later.
     pub fn acknowledge(&self, sequence: u64, problem: Option<String>) {
+        let bundle = self.credentials.borrow().verifier.bundle().sequence();
+        self.change_report(|report| report.applied(sequence, problem, bundle));
+    }
+
+    /// Workloads that were served before this agent was started have the bundle that is in force, and SVIDs that hang
+    /// on these, until they ask again: [`Link::workloads_back`].
+    pub fn workloads_away(&self, authorities: BTreeSet<Arc<str>>) {
+        let bundle = self.credentials.borrow().verifier.bundle().sequence();
+        self.change_report(|report| report.away = Some(Away::new(authorities, bundle)));
+    }
+
+    /// They have what this node has.
+    pub fn workloads_back(&self) {
+        self.change_report(Report::back);
+    }
+
+    /// Tells the CA if what it hears is changed.
+    fn change_report(&self, change: impl FnOnce(&mut Report)) {
         self.report.send_if_modified(|report| {
-            let changed = report.sequence != sequence || report.problem != problem;
-            report.sequence = sequence;
-            report.problem = problem;
-            changed
+            let told = |report: &Report| (report.sequence, report.problem.clone(), report.in_use());
+            let before = told(report);
+            change(report);
+            told(report) != before
         });
     }
 

@@ -17,6 +17,10 @@ const ATTESTATION: Duration = Duration::from_secs(10);
 /// longer than a signature takes.
 const MAKING: Duration = Duration::from_secs(5);
 
+/// Who has some of its identities already is kept waiting for so long for the others: who asks once would take it that
+/// those are not its own.
+const REST: Duration = Duration::from_secs(1);
+
 /// What every call begins with.
 #[derive(Clone)]
 pub(super) struct Callers {
@@ -69,6 +73,7 @@ impl Callers {
         let first = first.map_err(|_| {
             Status::unavailable("the identities of this workload are being made; try again")
         })??;
+        let first = states.whole(first).await?;
         Ok((first, states))
     }
 }
@@ -89,6 +94,20 @@ impl States {
             return now;
         }
         self.next().await
+    }
+
+    /// The state in which nothing is being made any more, or the one that is there when that takes long.
+    async fn whole(&mut self, mut now: Material) -> Result<Material, Status> {
+        let rest = async {
+            while !now.whole {
+                now = self.next().await?;
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(REST, rest).await {
+            Ok(Err(end)) => Err(end),
+            Ok(Ok(())) | Err(_) => Ok(now),
+        }
     }
 
     /// The next state, after a change.

@@ -89,6 +89,8 @@ pub struct Material {
     pub bundles: Arc<BundleSet>,
     /// DER.
     pub crls: Arc<Vec<Vec<u8>>>,
+    /// False while identities of its own are still being made.
+    pub whole: bool,
 }
 
 /// An identity, with its key.

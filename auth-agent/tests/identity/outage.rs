@@ -36,7 +36,7 @@ async fn an_agent_that_is_started_again_without_the_ca_serves_what_the_last_one_
     // The file is written after the stream has heard.
     let folder = node.memory.path().join("svids");
     let written = async {
-        while std::fs::read_dir(&folder).unwrap().count() == 0 {
+        while super::world::kept(&folder, "pem") == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -67,7 +67,7 @@ async fn a_stream_whose_certificate_is_revoked_waits_for_the_ca_to_come_back() {
     let serial = agent.workloads().svids()[0].serial.clone();
     let folder = node.memory.path().join("svids");
     let kept = async {
-        while std::fs::read_dir(&folder).unwrap().count() == 0 {
+        while super::world::kept(&folder, "pem") == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -141,6 +141,15 @@ impl Node {
     }
 }
 
+/// Files of a kind in the folder where SVIDs are kept.
+pub fn kept(folder: &Path, kind: &str) -> usize {
+    let files = std::fs::read_dir(folder).unwrap();
+    let paths = files.map(|file| file.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|end| end == kind))
+        .count()
+}
+
 /// A folder that lies in the machine's memory.
 fn memory() -> TempDir {
     tempfile::tempdir_in(Path::new("/dev/shm")).unwrap()

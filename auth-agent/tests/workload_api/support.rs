@@ -167,6 +167,18 @@ impl Desk {
         federated: impl IntoIterator<Item = TrustBundle>,
         crls: Vec<Vec<u8>>,
     ) {
+        self.give_part(svids, own, federated, crls, true);
+    }
+
+    /// With others to come, if it is not the `whole`.
+    pub fn give_part(
+        &self,
+        svids: Vec<Arc<X509Svid>>,
+        own: TrustBundle,
+        federated: impl IntoIterator<Item = TrustBundle>,
+        crls: Vec<Vec<u8>>,
+        whole: bool,
+    ) {
         let federated: BTreeMap<_, _> = federated
             .into_iter()
             .map(|bundle| (bundle.trust_domain().clone(), bundle))
@@ -175,6 +187,7 @@ impl Desk {
             svids,
             bundles: Arc::new(BundleSet { own, federated }),
             crls: Arc::new(crls),
+            whole,
         }));
     }
 

@@ -371,3 +371,35 @@ async fn w18_an_agent_that_stops_says_unavailable_and_clients_come_back_to_the_n
         "the same SVIDs"
     );
 }
+
+#[tokio::test]
+async fn the_first_answer_waits_a_moment_for_identities_that_are_being_made_and_no_longer() {
+    let (ca, node, svids) = ready().await;
+    assert!(svids.len() > 1);
+    let part = |count: usize, whole| {
+        let some = svids[..count].to_vec();
+        node.desk
+            .give_part(some, ca.bundle.clone(), [], Vec::new(), whole);
+    };
+    let mut client = node.calls().await;
+    part(1, false);
+    let asking = client.fetch_x509svid(call(X509svidRequest {}));
+    let making = async {
+        while node.desk.watchers() == 0 {
+            tokio::task::yield_now().await;
+        }
+        part(svids.len(), true);
+    };
+    let (stream, ()) = tokio::join!(asking, making);
+    let first = next(&mut stream.unwrap().into_inner()).await.unwrap();
+    assert_eq!(first.svids.len(), svids.len());
+
+    // The CA is away, say.
+    part(1, false);
+    let mut client = node.calls().await;
+    let stream = client.fetch_x509svid(call(X509svidRequest {})).await;
+    let mut stream = stream.unwrap().into_inner();
+    assert_eq!(next(&mut stream).await.unwrap().svids.len(), 1);
+    part(svids.len(), true);
+    assert_eq!(next(&mut stream).await.unwrap().svids.len(), svids.len());
+}

@@ -97,6 +97,7 @@ fn keep_house(inner: &Inner, last: u64) -> u64 {
     inner.tidy_jwts(&state, now);
     drop(state);
     inner.keep.forget(&gone);
+    inner.note_served();
     inner.report();
     now
 }

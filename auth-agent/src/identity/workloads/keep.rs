@@ -1,6 +1,7 @@
 //! SVIDs and keys of workloads in a folder of the machine's memory, so that an agent that is started again serves at
 //! once, whether the CA is there or not. They never reach a disk: on any other file system nothing is kept.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +23,8 @@ const MAX_FILES: usize = 20_000;
 /// `RAMFS_MAGIC` of the kernel's `linux/magic.h`, which nix does not name.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 const SUFFIX: &str = "pem";
+/// An empty file beside an SVID that a workload has.
+const SERVED: &str = "served";
 
 /// The folder; none where nothing may be kept.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(super) struct Keep {
     folder: Option<PathBuf>,
     /// Never taken by who holds the state of the workloads.
     writing: Mutex<()>,
+    /// Entries whose SVIDs are marked as being served.
+    served: Mutex<HashSet<Arc<str>>>,
 }
 
 impl Keep {
@@ -39,6 +44,7 @@ impl Keep {
                 let keep = Self {
                     folder: Some(folder.to_owned()),
                     writing: Mutex::default(),
+                    served: Mutex::default(),
                 };
                 (keep, None)
             }
@@ -51,6 +57,7 @@ impl Keep {
         Self {
             folder: None,
             writing: Mutex::default(),
+            served: Mutex::default(),
         }
     }
 
@@ -75,7 +82,29 @@ impl Keep {
         for path in entries.into_iter().filter_map(|id| self.path(id)) {
             let _turn = self.turn();
             remove(&path);
+            remove(&path.with_extension(SERVED));
         }
+    }
+
+    /// Notes for the next run that workloads have the SVIDs of these entries, and of no others.
+    pub(super) fn serves(&self, now: HashSet<Arc<str>>) {
+        let mut before = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = |id: &Arc<str>| Some(self.path(id)?.with_extension(SERVED));
+        for path in now.difference(&before).filter_map(mark) {
+            if let Err(error) = files::write(&path, &[]) {
+                tracing::warn!(%error, "that an SVID is served is not noted for a restart");
+            }
+        }
+        for path in before.difference(&now).filter_map(mark) {
+            remove(&path);
+        }
+        *before = now;
+    }
+
+    /// Had a workload this entry's SVID when the earlier run ended?
+    pub(super) fn was_served(&self, entry: &str) -> bool {
+        self.path(entry)
+            .is_some_and(|path| path.with_extension(SERVED).exists())
     }
 
     /// One file at a time.
@@ -94,6 +123,11 @@ impl Keep {
         let mut kept = Vec::new();
         for entry in entries.take(MAX_FILES).filter_map(Result::ok) {
             let path = entry.path();
+            if path.extension().is_some_and(|end| end == SERVED)
+                && path.with_extension(SUFFIX).exists()
+            {
+                continue;
+            }
             match read(&path, verifier, now) {
                 Some(held) => kept.push(held),
                 None => remove(&path),

@@ -10,11 +10,12 @@ mod held;
 mod issuers;
 mod jwt;
 mod keep;
+mod returning;
 mod source;
 mod state;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -28,6 +29,7 @@ use tokio::task::AbortHandle;
 use self::bundles::Bundles;
 use self::jwt::Jwts;
 use self::keep::Keep;
+use self::returning::Returning;
 use self::state::{State, Whom};
 use super::attest::{Attestor, Touched};
 use super::selectors::Demands;
@@ -138,6 +140,7 @@ struct Inner {
     state: Mutex<State>,
     jwts: Jwts,
     keep: Keep,
+    returning: Mutex<Returning>,
     /// Something may be due.
     wake: Arc<Notify>,
     engine: Mutex<Option<AbortHandle>>,
@@ -169,17 +172,25 @@ impl Workloads {
         state.crls = Arc::new(beginning.crls);
         state.table.retire(beginning.retired);
         let now = state.now();
+        let (mut returning, mut used) = (HashSet::new(), BTreeSet::new());
         if let Some(entries) = beginning.entries {
             state.initialised = true;
             state.table.set_entries(entries, &beginning.node, now);
             for held in keep.load(&state.verifier, now) {
                 let entry = Arc::<str>::from(held.entry.id.as_str());
+                let authority = Arc::clone(&held.authority);
                 if !state.table.adopt(&entry, held, now) {
                     keep.forget([&entry]);
+                } else if keep.was_served(&entry) {
+                    returning.insert(entry);
+                    used.insert(authority);
                 }
             }
         }
         link.workloads_use(state.table.authorities());
+        if !returning.is_empty() {
+            link.workloads_away(used);
+        }
         let workloads = Self(Arc::new(Inner {
             node: beginning.node,
             link,
@@ -187,6 +198,7 @@ impl Workloads {
             state: Mutex::new(state),
             jwts: Jwts::default(),
             keep,
+            returning: Mutex::new(Returning::new(returning)),
             wake: Arc::default(),
             engine: Mutex::default(),
         }));
@@ -302,6 +314,21 @@ impl Inner {
         let mut authorities: BTreeSet<Arc<str>> = self.lock().table.authorities();
         authorities.extend(self.jwts.key_ids());
         self.link.workloads_use(authorities);
+    }
+
+    /// Notes who is served, for the next run; tells the CA when all who were served by the last one are back.
+    fn note_served(&self) {
+        let mut served = self.lock().table.served();
+        let mut returning = self
+            .returning
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if returning.served(&served) {
+            self.link.workloads_back();
+        }
+        served.extend(returning.entries().iter().cloned());
+        drop(returning);
+        self.keep.serves(served);
     }
 
     /// Forgets JWT-SVIDs that nobody should get any more.

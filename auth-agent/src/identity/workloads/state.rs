@@ -267,6 +267,7 @@ impl State {
                 svids,
                 bundles: self.bundles.set(domains),
                 crls: Arc::clone(&self.crls),
+                whole: !pending,
             }),
         }
     }
@@ -316,6 +317,7 @@ fn same(one: &WorkloadState, other: &WorkloadState) -> bool {
         (WorkloadState::Ready(one), WorkloadState::Ready(other)) => {
             Arc::ptr_eq(&one.bundles, &other.bundles)
                 && Arc::ptr_eq(&one.crls, &other.crls)
+                && one.whole == other.whole
                 && one.svids.len() == other.svids.len()
                 && one
                     .svids

@@ -372,6 +372,15 @@ impl Table {
         }
     }
 
+    /// Entries whose SVIDs workloads have.
+    pub(super) fn served(&self) -> HashSet<Arc<str>> {
+        let users = self.users.keys();
+        users
+            .filter(|id| self.held.contains_key(*id))
+            .cloned()
+            .collect()
+    }
+
     /// Is this one retired?
     pub(super) fn is_retired(&self, authority: &str) -> bool {
         self.retired.contains(authority)
