@@ -33,7 +33,7 @@ enum Command {
 pub async fn run(args: PairArgs) -> anyhow::Result<()> {
     match args.command {
         Command::List { output } => {
-            let pairs: Vec<PairDetail> = args.socket.ask(&Request::PairList).await?;
+            let pairs = args.socket.connect().await?.pairs().await?;
             output.print(
                 &pairs,
                 &[

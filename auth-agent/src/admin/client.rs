@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::{MAX_ANSWER, Request};
+use super::{MAX_ANSWER, PairDetail, Request};
 
 /// One open conversation with an agent.
 #[derive(Debug)]
@@ -69,6 +69,20 @@ impl Client {
             .ok_or_else(|| ClientError::Io(std::io::ErrorKind::UnexpectedEof.into()))
     }
 
+    /// All pairs, which come in pieces; with the last, an empty one, the conversation is over.
+    pub async fn pairs(&mut self) -> Result<Vec<PairDetail>, ClientError> {
+        self.send(&Request::PairList).await?;
+        let mut pairs = Vec::new();
+        loop {
+            match self.next::<Vec<PairDetail>>().await? {
+                Some(piece) if piece.is_empty() => return Ok(pairs),
+                Some(piece) => pairs.extend(piece),
+                // Half a list would look like a whole one.
+                None => return Err(ClientError::Io(std::io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+    }
+
     /// Asks for something that is answered line by line.
     pub async fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         let mut line = serde_json::to_vec(request)?;
@@ -90,5 +104,42 @@ impl Client {
         }
         let value = answer.remove("ok").unwrap_or(Value::Null);
         Ok(Some(serde_json::from_value(value)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(count: usize) -> String {
+        let pair = serde_json::json!({
+            "local": "a", "remote": "b", "peer": "local", "epoch": 1, "expires_in_s": 1,
+            "local_proof": null, "remote_proof": null, "rules": [],
+        });
+        serde_json::json!({ "ok": vec![pair; count] }).to_string() + "\n"
+    }
+
+    async fn pairs(said: String) -> Result<Vec<PairDetail>, ClientError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let agent = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+        });
+        let answer = Client::connect(&path).await.unwrap().pairs().await;
+        agent.await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn pairs_come_in_pieces_and_what_ends_in_the_middle_is_no_list() {
+        let whole = pairs(piece(3) + &piece(2) + &piece(0)).await;
+        assert_eq!(whole.unwrap().len(), 5);
+        assert!(pairs(piece(0)).await.unwrap().is_empty());
+        for cut in [piece(3) + &piece(2), String::new()] {
+            let cut = pairs(cut).await;
+            assert!(matches!(cut, Err(ClientError::Io(_))), "{cut:?}");
+        }
     }
 }

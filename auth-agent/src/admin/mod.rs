@@ -1,7 +1,8 @@
 //! The agent's administrative socket: what the command line asks, and what it gets back.
 //!
 //! One JSON document a line, in both directions, over a Unix socket that only root can open. A request is one
-//! line; the answer is one line, or for `observe` a line for each event until the asker leaves.
+//! line; the answer is one line, or for `observe` a line for each event until the asker leaves, or for pairs a line for
+//! some of them and an empty one at their end.
 
 mod client;
 mod server;

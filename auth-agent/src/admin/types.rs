@@ -39,7 +39,7 @@ pub enum Request {
     },
     /// All endpoints. Answer: a list of [`EndpointInfo`].
     EndpointList,
-    /// All proven pairs. Answer: a list of [`PairDetail`].
+    /// All proven pairs. Answer: lists of [`PairDetail`], one after another, the last of them empty.
     PairList,
     /// Forget pairs, so that they must be proven again. Answer: the number forgotten.
     PairFlush,
@@ -117,7 +117,7 @@ pub struct Status {
     pub endpoints: usize,
     /// Peers with a live session.
     pub sessions: usize,
-    /// Proven pairs.
+    /// Pairs that were proven since the agent started; after a restart, all that are recorded a moment later.
     pub pairs: usize,
     /// The policy version in force.
     pub policy_version: u64,

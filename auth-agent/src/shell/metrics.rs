@@ -2,7 +2,8 @@
 
 use super::RunError;
 use super::agent::Agent;
-use crate::core::{ConnectionView, PairView, PeerNumber, PeerView, View};
+use super::report;
+use crate::core::{ConnectionView, PeerView, View};
 use crate::metrics::{self, name};
 
 impl Agent {
@@ -72,12 +73,8 @@ impl Agent {
         let recorded = self.gates.pairs()?.len();
         self.measure_maps(&view, recorded);
         metrics::set_labelled(name::PAIRS, "state", "recorded", float(recorded as u64));
-        // Two identities of this node are one pair there, whichever is named first.
-        let once = |pair: &&PairView| {
-            pair.pair.peer != PeerNumber::LOCAL || pair.pair.local <= pair.pair.remote
-        };
-        let proven = view.pairs.iter().filter(once).count();
-        metrics::set_labelled(name::PAIRS, "state", "proven", float(proven as u64));
+        let proven = report::proven(&view) as u64;
+        metrics::set_labelled(name::PAIRS, "state", "proven", float(proven));
         for (counter, count) in self.gates.counters()? {
             let reason = counter.strip_prefix("packets: ").unwrap_or(&counter);
             metrics::count_to(name::PACKETS, "reason", reason, count);

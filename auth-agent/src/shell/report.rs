@@ -3,8 +3,15 @@
 use super::RunError;
 use super::agent::Agent;
 use crate::admin::{EndpointInfo, PolicyInfo, Status, SvidInfo};
-use crate::core::{ConnectionView, IdentityNumber, PeerNumber, View};
+use crate::core::{ConnectionView, IdentityNumber, PairView, PeerNumber, View};
 use crate::endpoint::Endpoint;
+
+/// Pairs that were proven since this run began. Two identities of this node are one pair, whichever is named first.
+pub(super) fn proven(view: &View) -> usize {
+    let once =
+        |of: &&PairView| of.pair.peer != PeerNumber::LOCAL || of.pair.local <= of.pair.remote;
+    view.pairs.iter().filter(once).count()
+}
 
 impl Agent {
     pub(super) fn view(&self) -> View {
@@ -43,7 +50,7 @@ impl Agent {
                 .iter()
                 .filter(|peer| peer.connection == ConnectionView::Live)
                 .count(),
-            pairs: self.pairs()?.len(),
+            pairs: proven(&view),
             policy_version: self.policy_version,
             policy_error: self.policy_error.clone(),
             deny_number: view.deny_number,

@@ -28,6 +28,10 @@ impl Agent {
         let mut next = Next::GoOn;
         let answer = match asked.request {
             Request::Observe(filter) => Answer::Stream(self.history.watch(filter)),
+            Request::PairList => match self.pair_pieces() {
+                Ok(pieces) => Answer::Stream(pieces),
+                Err(error) => Answer::Error(error.to_string()),
+            },
             Request::TunnelRotate => {
                 self.rotate_keys(asked.answer);
                 return next;
@@ -103,7 +107,6 @@ impl Agent {
                     .collect();
                 to_value(all)
             }
-            Request::PairList => to_value(self.pair_details()?),
             Request::PairFlush => {
                 let count = self.pairs()?.len();
                 self.feed(Event::FlushPairs).await;
@@ -121,6 +124,7 @@ impl Agent {
             } => to_value(self.verify(&from, &to, port, &protocol).await?),
             // Answered above; here they would have no answer of their own.
             Request::Observe(_)
+            | Request::PairList
             | Request::TunnelRotate
             | Request::TunnelVerify { .. }
             | Request::Detach => Ok(Value::Null),

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use handfast_agent::admin::{PairInfo, Request};
 
 use super::connect::{connect, listen};
 use super::mesh::{LONG, Mesh, Wanted, addresses};
@@ -196,8 +195,11 @@ fn proven(mesh: &Mesh, number: u8) -> Result<()> {
 /// Waits until a node's kernel has all pairs under its newest epoch.
 fn anew(mesh: &Mesh, number: u8) -> Result<()> {
     wait::until("all pairs of the new session", LONG, || {
-        let pairs: Vec<PairInfo> = mesh.ask(number, &Request::PairList)?;
-        let remote = || pairs.iter().filter(|pair| pair.peer != "local");
+        let pairs = mesh.pairs(number)?;
+        let remote = || {
+            let all = pairs.iter().map(|detail| &detail.pair);
+            all.filter(|pair| pair.peer != "local")
+        };
         let newest = remote().map(|pair| pair.epoch).max();
         let fresh = remote().filter(|pair| Some(pair.epoch) == newest).count();
         Ok((fresh >= PAIRS).then_some(()))

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use handfast_agent::admin::{Client, EndpointInfo, Request, Status, SvidInfo};
+use handfast_agent::admin::{Client, EndpointInfo, PairDetail, Request, Status, SvidInfo};
 use handfast_agent::endpoint::NamespaceName;
 use handfast_ca::client::admin::{Admin, NewEntry};
 use serde::de::DeserializeOwned;
@@ -94,6 +94,13 @@ impl Mesh {
             let mut client = Client::connect(&socket).await?;
             Ok(client.ask(request).await?)
         })
+    }
+
+    /// The pairs in a node's kernel.
+    pub fn pairs(&self, number: u8) -> Result<Vec<PairDetail>> {
+        let socket = self.node(number)?.socket();
+        self.runtime
+            .block_on(async { Ok(Client::connect(&socket).await?.pairs().await?) })
     }
 
     /// How a node stands.
