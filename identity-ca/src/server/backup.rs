@@ -68,6 +68,7 @@ impl Backup for Service {
         let by = self.state.operator(&request, Role::Admin)?;
         let reason = request.into_inner().reason;
         check_reason(&reason)?;
+        self.state.take_heard_denials().await?;
         let finished = self
             .state
             .change(|state| async move {

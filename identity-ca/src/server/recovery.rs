@@ -25,6 +25,11 @@ impl State {
         }
     }
 
+    /// What agents have shown is in force before anything is signed again.
+    pub(super) async fn take_heard_denials(self: &Arc<Self>) -> Result<(), Error> {
+        self.change(|_| async { Ok(()) }).await
+    }
+
     /// Looks into the store how far it is.
     pub(super) async fn look_at_recovery(&self) -> Result<(), Error> {
         let now = self.registry.recovery().await?;
@@ -55,6 +60,9 @@ pub(super) async fn offer(
     let left = state.registry.hear_deny_list(&name, &list).await?;
     let act = Act::done("recovery.hear", &node.svid.spiffe_id, "deny list").with("number", number);
     state.audit.record(vec![act]).await?;
+    if left.is_none() {
+        state.take_heard_denials().await?;
+    }
     // Known before the list that agents wait for is pushed.
     state.look_at_recovery().await?;
     if left.is_none() {
