@@ -59,10 +59,10 @@ fn snapshot(size: u8) -> Snapshot {
         last_epoch: u32::from(size),
         lineage: 9,
         session: None,
-        announced: Vec::new(),
-        remotes: remotes.collect(),
-        rests_on: Vec::new(),
-        seen: vec![(address(1), 7)],
+        announced: Arc::default(),
+        remotes: Arc::new(remotes.collect()),
+        rests_on: Arc::default(),
+        seen: Arc::new(vec![(address(1), 7)]),
         seen_floor: 1,
     };
     Snapshot {
@@ -72,7 +72,7 @@ fn snapshot(size: u8) -> Snapshot {
         next_identity: 300,
         next_peer: 2,
         generation: 9,
-        identities: identities.collect(),
+        identities: Arc::new(identities.collect()),
         peers: vec![Arc::new(peer)],
         removals: Default::default(),
         rests: Vec::new(),

@@ -162,7 +162,10 @@ impl Core {
 
     /// The peer may have forgotten addresses with a proof that ended before it had this one.
     pub(super) fn announce_all_again(&mut self, number: PeerNumber, identity: IdentityNumber) {
-        let announced = self.peer(number).into_iter().flat_map(|p| &p.announced);
+        let announced = self
+            .peer(number)
+            .into_iter()
+            .flat_map(|p| p.announced.iter());
         let addresses: Vec<IpAddr> = announced
             .filter(|(_, of)| of.identity == identity && of.said == Said::Confirmed)
             .map(|(address, _)| *address)
@@ -313,7 +316,7 @@ impl Core {
         };
         let mut late = Vec::new();
         let mut next: Option<Duration> = None;
-        for (address, announcement) in &mut peer.announced {
+        for (address, announcement) in peer.announced.iter_mut() {
             let Said::Waiting { since, .. } = announcement.said else {
                 continue;
             };

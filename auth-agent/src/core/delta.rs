@@ -91,8 +91,12 @@ impl<T> Changes<T> {
 }
 
 impl<T: Keyed> Changes<T> {
-    fn between(old: &[T], new: &[T]) -> Self {
+    fn between(old: &Arc<Vec<T>>, new: &Arc<Vec<T>>) -> Self {
         let mut changes = Self::default();
+        // Made anew only if something has touched it.
+        if Arc::ptr_eq(old, new) {
+            return changes;
+        }
         let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
         while let Some((was, is)) = next_pair(&mut old, &mut new, T::order) {
             match (was, is) {
@@ -104,7 +108,11 @@ impl<T: Keyed> Changes<T> {
         changes
     }
 
-    fn apply(self, list: &mut Vec<T>) {
+    fn apply(self, list: &mut Arc<Vec<T>>) {
+        if self.is_empty() {
+            return;
+        }
+        let list = Arc::make_mut(list);
         for gone in self.gone {
             if let Ok(at) = list.binary_search_by(|item| item.order(&gone)) {
                 list.remove(at);
@@ -257,10 +265,10 @@ fn head(of: &PeerSnapshot) -> PeerSnapshot {
         last_epoch: of.last_epoch,
         lineage: of.lineage,
         session: of.session,
-        announced: Vec::new(),
-        remotes: Vec::new(),
-        rests_on: Vec::new(),
-        seen: Vec::new(),
+        announced: Arc::default(),
+        remotes: Arc::default(),
+        rests_on: Arc::default(),
+        seen: Arc::default(),
         seen_floor: of.seen_floor,
     }
 }

@@ -142,7 +142,7 @@ impl Core {
         let strangers: BTreeSet<IpAddr> = self
             .peers
             .values()
-            .flat_map(|peer| &peer.announced)
+            .flat_map(|peer| peer.announced.iter())
             .filter(|(address, announcement)| {
                 announcement.entry.endpoint == endpoint
                     && (Some(announcement.identity) != identity || !addresses.contains(*address))
@@ -188,7 +188,7 @@ impl Core {
         let gone: BTreeSet<(IpAddr, EndpointId)> = self
             .peers
             .values()
-            .flat_map(|peer| &peer.announced)
+            .flat_map(|peer| peer.announced.iter())
             .map(|(address, announcement)| (*address, announcement.entry.endpoint))
             .filter(|(address, endpoint)| self.locals.get(address) != Some(endpoint))
             .collect();

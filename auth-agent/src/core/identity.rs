@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::kept::{Entry, Kept};
 use super::planted::{Bug, planted};
 use super::snapshot::IdentitySnapshot;
 use super::types::{Identity, IdentityNumber};
@@ -11,7 +12,7 @@ use super::types::{Identity, IdentityNumber};
 #[derive(Debug)]
 pub(super) struct Numbers {
     by_identity: BTreeMap<Arc<Identity>, IdentityNumber>,
-    by_number: BTreeMap<IdentityNumber, Known>,
+    by_number: Kept<IdentityNumber, Known, IdentitySnapshot>,
     next: u32,
 }
 
@@ -24,21 +25,32 @@ pub(super) struct Known {
     pub revoked: bool,
 }
 
+impl Entry<IdentityNumber, Known> for IdentitySnapshot {
+    fn of(number: &IdentityNumber, known: &Known) -> Self {
+        Self {
+            number: *number,
+            identity: known.identity.clone(),
+            not_after: known.not_after,
+            revoked: known.revoked,
+        }
+    }
+}
+
 impl Numbers {
     pub(super) fn new() -> Self {
         Self {
             by_identity: BTreeMap::new(),
-            by_number: BTreeMap::new(),
+            by_number: Kept::default(),
             next: IdentityNumber::FIRST.0,
         }
     }
 
     /// Goes on where an earlier agent of this boot stopped.
-    pub(super) fn restore(next: u32, known: Vec<IdentitySnapshot>) -> Self {
+    pub(super) fn restore(next: u32, known: &[IdentitySnapshot]) -> Self {
         let mut numbers = Self::new();
         for saved in known {
             let revoked = saved.revoked && !planted(Bug::DenyListForgottenOnResume);
-            numbers.insert(saved.number, saved.identity, revoked);
+            numbers.insert(saved.number, saved.identity.clone(), revoked);
             if let Some(known) = numbers.get_mut(saved.number) {
                 known.not_after = saved.not_after;
             }
@@ -46,6 +58,11 @@ impl Numbers {
         }
         numbers.next = numbers.next.max(next);
         numbers
+    }
+
+    /// For the snapshot.
+    pub(super) fn list(&self) -> Arc<Vec<IdentitySnapshot>> {
+        self.by_number.list()
     }
 
     pub(super) fn next(&self) -> u32 {

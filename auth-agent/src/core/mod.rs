@@ -33,6 +33,7 @@ mod greeting;
 mod hold;
 mod identity;
 mod journal;
+mod kept;
 mod pair;
 mod peer;
 pub(crate) mod planted;

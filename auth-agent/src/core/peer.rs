@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use super::config::Times;
 use super::effect::{AnnouncedEntry, AnnouncedState, RemoteEntry, SessionEntry};
 use super::event::{NodeInfo, PeerNode};
-use super::snapshot::PeerSnapshot;
+use super::kept::Kept;
+use super::snapshot::{AnnouncedSnapshot, FootingSnapshot, PeerSnapshot, RemoteSnapshot};
 use super::types::{ConnId, EndpointId, HoldKey, IdentityNumber, Now, PeerNumber};
 use crate::wire::{BootId, Frame, Hello, LeafHash};
 
@@ -44,13 +45,13 @@ pub(super) struct Peer {
     pub retry_at: Option<Duration>,
     /// Local identities to be proven and announced to it.
     pub wanted: BTreeSet<IdentityNumber>,
-    pub announced: BTreeMap<IpAddr, Announcement>,
-    pub remotes: BTreeMap<IpAddr, RemoteEntry>,
+    pub announced: Kept<IpAddr, Announcement, AnnouncedSnapshot>,
+    pub remotes: Kept<IpAddr, RemoteEntry, RemoteSnapshot>,
     /// Proofs that entries of the epochs which count rest on, and the newest of those epochs.
-    pub rests_on: BTreeMap<Footing, u32>,
+    pub rests_on: Kept<Footing, u32, FootingSnapshot>,
     /// Entries of an earlier agent may count that are not known here one by one: until the next sweep.
     pub inherited: bool,
-    pub seen: BTreeMap<IpAddr, u64>,
+    pub seen: Kept<IpAddr, u64, (IpAddr, u64)>,
     pub seen_floor: u64,
     /// Who its addresses were that were forgotten a moment ago, and when.
     pub forgot: BTreeMap<IpAddr, (IdentityNumber, Duration)>,
@@ -314,11 +315,11 @@ impl Peer {
             next_dial: Duration::ZERO,
             retry_at: None,
             wanted: BTreeSet::new(),
-            announced: BTreeMap::new(),
-            remotes: BTreeMap::new(),
-            rests_on: BTreeMap::new(),
+            announced: Kept::default(),
+            remotes: Kept::default(),
+            rests_on: Kept::default(),
             inherited: false,
-            seen: BTreeMap::new(),
+            seen: Kept::default(),
             seen_floor: 0,
             forgot: BTreeMap::new(),
             negative: BTreeMap::new(),

@@ -1,16 +1,18 @@
 //! From state to snapshot and back.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::config::Local;
 use super::effect::{AnnouncedEntry, RemoteEntry, SessionEntry, SessionState};
 use super::endpoint::Rest;
 use super::identity::Numbers;
+use super::kept::Entry;
 use super::peer::{Announcement, Ends, Footing, Peer, Said, Standing};
 use super::planted::{Bug, planted};
 use super::snapshot::{
-    AnnouncedSnapshot, FootingSnapshot, IdentitySnapshot, PeerSnapshot, RemoteSnapshot, Removals,
-    SessionSnapshot, Snapshot,
+    AnnouncedSnapshot, FootingSnapshot, PeerSnapshot, RemoteSnapshot, Removals, SessionSnapshot,
+    Snapshot,
 };
 use super::types::{IdentityNumber, PeerNumber};
 use super::{Core, Effect};
@@ -28,7 +30,6 @@ impl Snapshot {
 impl Core {
     /// What the next agent of this boot must know.
     pub fn snapshot(&self) -> Snapshot {
-        let numbers = self.numbers.iter();
         let rests = self.rests.iter();
         Snapshot {
             version: VERSION,
@@ -37,14 +38,7 @@ impl Core {
             next_identity: self.numbers.next(),
             next_peer: self.next_peer,
             generation: self.generation,
-            identities: numbers
-                .map(|(number, known)| IdentitySnapshot {
-                    number,
-                    identity: known.identity.clone(),
-                    not_after: known.not_after,
-                    revoked: known.revoked,
-                })
-                .collect(),
+            identities: self.numbers.list(),
             peers: self.peers.values().map(stored).collect(),
             removals: self.removals.clone(),
             rests: rests
@@ -54,7 +48,7 @@ impl Core {
     }
 
     pub(super) fn restore(&mut self, snapshot: Snapshot) {
-        self.numbers = Numbers::restore(snapshot.next_identity, snapshot.identities);
+        self.numbers = Numbers::restore(snapshot.next_identity, &snapshot.identities);
         self.next_peer = snapshot.next_peer.max(1);
         self.generation = snapshot.generation;
         self.removals = snapshot.removals;
@@ -150,7 +144,7 @@ impl Core {
             let Some(standing) = peer.standing else {
                 continue;
             };
-            for (address, remote) in &peer.remotes {
+            for (address, remote) in peer.remotes.iter() {
                 effects.push(Effect::SetRemote {
                     address: *address,
                     remote: *remote,
@@ -177,7 +171,7 @@ impl Core {
     fn write_all_announced(&mut self, withdrawing: bool) {
         let mut effects = Vec::new();
         for peer in self.peers.values() {
-            for (address, announcement) in &peer.announced {
+            for (address, announcement) in peer.announced.iter() {
                 if announcement.withdrawing() == withdrawing {
                     effects.push(Effect::SetAnnounced {
                         address: *address,
@@ -229,7 +223,6 @@ fn stored(peer: &Peer) -> Arc<PeerSnapshot> {
 }
 
 fn peer_snapshot(peer: &Peer) -> PeerSnapshot {
-    let (announced, rests_on) = (peer.announced.iter(), peer.rests_on.iter());
     PeerSnapshot {
         number: peer.number,
         id: peer.id.clone(),
@@ -249,36 +242,52 @@ fn peer_snapshot(peer: &Peer) -> PeerSnapshot {
             expires: standing.entry.expires,
             ready: standing.entry.state == SessionState::Ready,
         }),
-        announced: announced
-            .map(|(address, announcement)| AnnouncedSnapshot {
-                address: *address,
-                endpoint: announcement.entry.endpoint,
-                identity: announcement.identity,
-                epoch: announcement.entry.epoch,
-                generation: announcement.entry.generation,
-                state: announcement.entry.state,
-            })
-            .collect(),
-        remotes: peer
-            .remotes
-            .iter()
-            .map(|(address, remote)| RemoteSnapshot {
-                address: *address,
-                identity: remote.identity,
-                epoch: remote.epoch,
-                generation: remote.generation,
-            })
-            .collect(),
-        rests_on: rests_on
-            .map(|(footing, epoch)| FootingSnapshot {
-                identity: footing.identity,
-                serial: footing.serial.clone(),
-                ours: footing.ours,
-                epoch: *epoch,
-            })
-            .collect(),
-        seen: peer.seen.iter().map(|(a, g)| (*a, *g)).collect(),
+        announced: peer.announced.list(),
+        remotes: peer.remotes.list(),
+        rests_on: peer.rests_on.list(),
+        seen: peer.seen.list(),
         seen_floor: peer.seen_floor,
+    }
+}
+
+impl Entry<IpAddr, Announcement> for AnnouncedSnapshot {
+    fn of(address: &IpAddr, announcement: &Announcement) -> Self {
+        Self {
+            address: *address,
+            endpoint: announcement.entry.endpoint,
+            identity: announcement.identity,
+            epoch: announcement.entry.epoch,
+            generation: announcement.entry.generation,
+            state: announcement.entry.state,
+        }
+    }
+}
+
+impl Entry<IpAddr, RemoteEntry> for RemoteSnapshot {
+    fn of(address: &IpAddr, remote: &RemoteEntry) -> Self {
+        Self {
+            address: *address,
+            identity: remote.identity,
+            epoch: remote.epoch,
+            generation: remote.generation,
+        }
+    }
+}
+
+impl Entry<Footing, u32> for FootingSnapshot {
+    fn of(footing: &Footing, epoch: &u32) -> Self {
+        Self {
+            identity: footing.identity,
+            serial: footing.serial.clone(),
+            ours: footing.ours,
+            epoch: *epoch,
+        }
+    }
+}
+
+impl Entry<IpAddr, u64> for (IpAddr, u64) {
+    fn of(address: &IpAddr, generation: &u64) -> Self {
+        (*address, *generation)
     }
 }
 
@@ -310,7 +319,7 @@ fn restored(saved: PeerSnapshot) -> Peer {
             not_after: session.not_after,
         },
     });
-    for saved in saved.announced {
+    for saved in saved.announced.iter() {
         let entry = AnnouncedEntry {
             endpoint: saved.endpoint,
             epoch: saved.epoch,
@@ -324,7 +333,7 @@ fn restored(saved: PeerSnapshot) -> Peer {
         };
         peer.announced.insert(saved.address, announcement);
     }
-    for saved in saved.remotes {
+    for saved in saved.remotes.iter() {
         let remote = RemoteEntry {
             identity: saved.identity,
             peer: number,
@@ -333,16 +342,16 @@ fn restored(saved: PeerSnapshot) -> Peer {
         };
         peer.remotes.insert(saved.address, remote);
     }
-    for saved in saved.rests_on {
+    for saved in saved.rests_on.iter() {
         let footing = Footing {
             identity: saved.identity,
-            serial: saved.serial,
+            serial: saved.serial.clone(),
             ours: saved.ours,
         };
         peer.rests_on.insert(footing, saved.epoch);
     }
     peer.inherited = peer.standing.is_some();
-    peer.seen = saved.seen.into_iter().collect();
+    peer.seen.extend(saved.seen.iter().copied());
     peer.seen_floor = saved.seen_floor;
     peer
 }

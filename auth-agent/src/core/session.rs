@@ -210,7 +210,7 @@ impl Core {
             return;
         };
         let mut again = Vec::new();
-        for (address, announcement) in &mut peer.announced {
+        for (address, announcement) in peer.announced.iter_mut() {
             announcement.said = Said::Nothing;
             if announcement.entry.state == AnnouncedState::Withdrawing {
                 announcement.entry.epoch = epoch;

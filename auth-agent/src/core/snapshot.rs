@@ -33,7 +33,7 @@ pub struct Snapshot {
     /// Highest generation sent so far, for any address.
     pub generation: u64,
     /// Identity numbers in use.
-    pub identities: Vec<IdentitySnapshot>,
+    pub identities: Arc<Vec<IdentitySnapshot>>,
     /// Peers with something in the kernel.
     pub peers: Vec<Arc<PeerSnapshot>>,
     /// What the step that was stored last takes out of the kernel: done again, since it may not have been done.
@@ -95,14 +95,14 @@ pub struct PeerSnapshot {
     /// The session in the kernel, if there is one.
     pub session: Option<SessionSnapshot>,
     /// What this node announced to it.
-    pub announced: Vec<AnnouncedSnapshot>,
+    pub announced: Arc<Vec<AnnouncedSnapshot>>,
     /// What it announced to this node.
-    pub remotes: Vec<RemoteSnapshot>,
+    pub remotes: Arc<Vec<RemoteSnapshot>>,
     /// Proofs that the session in the kernel rests on.
     #[serde(default)]
-    pub rests_on: Vec<FootingSnapshot>,
+    pub rests_on: Arc<Vec<FootingSnapshot>>,
     /// Highest generations seen, for addresses that it announced.
-    pub seen: Vec<(IpAddr, u64)>,
+    pub seen: Arc<Vec<(IpAddr, u64)>>,
     /// An address that is not in `seen` must come with a higher one.
     pub seen_floor: u64,
 }

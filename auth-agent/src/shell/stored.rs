@@ -203,7 +203,7 @@ mod tests {
             next_identity: 512,
             next_peer: 2,
             generation: 3,
-            identities: identities.collect(),
+            identities: Arc::new(identities.collect()),
             peers: Vec::new(),
             removals: Default::default(),
             rests: Vec::new(),

@@ -37,7 +37,7 @@ async fn who_speaks_first_through_a_first_tunnel_is_ready_when_it_was_answered()
 
 #[tokio::test]
 async fn a_peer_whose_readiness_is_not_heard_is_called_all_the_same() {
-    let mut lab = deafened();
+    let lab = deafened();
     lab.install(1, 1, HIGHER);
     let called = async {
         while !lab.take().contains(&"0!111".to_owned()) {
