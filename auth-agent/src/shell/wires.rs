@@ -10,10 +10,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressScope};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use tokio::sync::Notify;
@@ -21,7 +24,11 @@ use tokio::sync::Notify;
 use super::agent::Agent;
 use super::{RunError, tunnel_start};
 
-/// Wakes the agent's loop when an interface or an address comes or goes. Many changes wake it once.
+/// After a look at all interfaces, until the next: where workloads come and go by the hundred, so do their links.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Wakes the agent's loop when an interface or an address comes or goes: at once, and for all that follows within the
+/// pause once more at its end.
 pub(super) fn watch() -> std::io::Result<Arc<Notify>> {
     let (connection, _, mut messages) = rtnetlink::new_multicast_connection(&[
         MulticastGroup::Link,
@@ -32,11 +39,27 @@ pub(super) fn watch() -> std::io::Result<Arc<Notify>> {
     let changed = Arc::new(Notify::new());
     let sender = Arc::clone(&changed);
     tokio::spawn(async move {
-        while messages.next().await.is_some() {
-            sender.notify_one();
+        while let Some((message, _)) = messages.next().await {
+            let queued = std::iter::from_fn(|| messages.next().now_or_never().flatten());
+            let mut all = std::iter::once(message).chain(queued.map(|(message, _)| message));
+            if all.any(|message| matters(&message.payload)) {
+                sender.notify_one();
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     });
     Ok(changed)
+}
+
+/// Of addresses that hold on their link only, which every link gives itself, nothing depends.
+fn matters(message: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+    use RouteNetlinkMessage::{DelAddress, NewAddress};
+    match message {
+        NetlinkPayload::InnerMessage(NewAddress(address) | DelAddress(address)) => {
+            address.header.scope == AddressScope::Universe
+        }
+        _ => true,
+    }
 }
 
 impl Agent {
