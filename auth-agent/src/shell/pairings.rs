@@ -12,14 +12,18 @@ use crate::core::{Identity, Pairing, PolicyView};
 /// looked up once.
 pub(super) struct Pairings {
     set: Arc<PolicySet>,
-    /// By where the identity is in memory.
-    known: Mutex<HashMap<usize, Known>>,
+    known: Mutex<Remembered>,
 }
+
+/// By where the identity is in memory.
+#[derive(Default)]
+struct Remembered(HashMap<usize, Known>);
 
 struct Known {
     /// Nothing else comes to be where it is as long as this holds it.
     _identity: Arc<Identity>,
-    selected: Option<Arc<Selected>>,
+    /// None if its SPIFFE ID is none.
+    selected: Option<Selected>,
 }
 
 /// Identities whose rules are remembered; those of workloads that went are forgotten with all others.
@@ -32,36 +36,43 @@ impl Pairings {
             known: Mutex::default(),
         }
     }
+}
 
-    fn select(&self, identity: &Arc<Identity>) -> Option<Arc<Selected>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = Arc::as_ptr(identity).addr();
-        if let Some(found) = known.get(&place) {
-            return found.selected.clone();
-        }
-        if known.len() >= REMEMBERED {
-            known.clear();
-        }
+impl Remembered {
+    /// None if one of the two is not remembered.
+    fn pairing(&self, one: &Arc<Identity>, other: &Arc<Identity>) -> Option<Pairing> {
+        let known = |identity: &Arc<Identity>| self.0.get(&Arc::as_ptr(identity).addr());
+        let (one, other) = (known(one)?, known(other)?);
+        let both = one.selected.as_ref().zip(other.selected.as_ref());
+        let pairing = both.map(|(one, other)| one.pairing(other));
+        let pairing = pairing.unwrap_or_default();
+        Some(Pairing {
+            wanted: pairing.wanted,
+            max_age: pairing.max_age,
+        })
+    }
+
+    fn remember(&mut self, set: &PolicySet, identity: &Arc<Identity>) {
         let selected = workload(identity).ok();
-        let selected = selected.map(|workload| Arc::new(self.set.select(workload)));
         let new = Known {
             _identity: Arc::clone(identity),
-            selected: selected.clone(),
+            selected: selected.map(|workload| set.select(workload)),
         };
-        known.insert(place, new);
-        selected
+        self.0.insert(Arc::as_ptr(identity).addr(), new);
     }
 }
 
 impl PolicyView for Pairings {
     fn pairing(&self, one: &Arc<Identity>, other: &Arc<Identity>) -> Pairing {
-        let (Some(one), Some(other)) = (self.select(one), self.select(other)) else {
-            return Pairing::default();
-        };
-        let pairing = one.pairing(&other);
-        Pairing {
-            wanted: pairing.wanted,
-            max_age: pairing.max_age,
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pairing) = known.pairing(one, other) {
+            return pairing;
         }
+        if known.0.len() >= REMEMBERED {
+            known.0.clear();
+        }
+        known.remember(&self.set, one);
+        known.remember(&self.set, other);
+        known.pairing(one, other).unwrap_or_default()
     }
 }
