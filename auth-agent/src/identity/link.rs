@@ -181,10 +181,9 @@ impl Link {
         self.change_report(|report| report.applied(sequence, problem, bundle));
     }
 
-    /// Workloads that were served before this agent was started have the bundle that is in force, and SVIDs that hang
-    /// on these, until they ask again: [`Link::workloads_back`].
-    pub fn workloads_away(&self, authorities: BTreeSet<Arc<str>>) {
-        let bundle = self.credentials.borrow().verifier.bundle().sequence();
+    /// Workloads that were served before this agent was started have the bundle of this number, and SVIDs that hang on
+    /// these, until they ask again: [`Link::workloads_back`].
+    pub fn workloads_away(&self, authorities: BTreeSet<Arc<str>>, bundle: u64) {
         self.change_report(|report| report.away = Some(Away::new(authorities, bundle)));
     }
 

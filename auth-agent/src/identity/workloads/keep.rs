@@ -1,7 +1,7 @@
 //! SVIDs and keys of workloads in a folder of the machine's memory, so that an agent that is started again serves at
 //! once, whether the CA is there or not. They never reach a disk: on any other file system nothing is kept.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +23,7 @@ const MAX_FILES: usize = 20_000;
 /// `RAMFS_MAGIC` of the kernel's `linux/magic.h`, which nix does not name.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 const SUFFIX: &str = "pem";
-/// An empty file beside an SVID that a workload has.
+/// A file beside an SVID that a workload has: the number of the bundle that it has with it.
 const SERVED: &str = "served";
 
 /// The folder; none where nothing may be kept.
@@ -32,8 +32,8 @@ pub(super) struct Keep {
     folder: Option<PathBuf>,
     /// Never taken by who holds the state of the workloads.
     writing: Mutex<()>,
-    /// Entries whose SVIDs are marked as being served.
-    served: Mutex<HashSet<Arc<str>>>,
+    /// Entries whose SVIDs are marked as being served, with the number of the bundle.
+    served: Mutex<HashMap<Arc<str>, u64>>,
 }
 
 impl Keep {
@@ -86,25 +86,32 @@ impl Keep {
         }
     }
 
-    /// Notes for the next run that workloads have the SVIDs of these entries, and of no others.
-    pub(super) fn serves(&self, now: HashSet<Arc<str>>) {
+    /// Notes for the next run that workloads have the SVIDs of these entries, each with the bundle of that number, and
+    /// of no others.
+    pub(super) fn serves(&self, now: HashMap<Arc<str>, u64>) {
         let mut before = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         let mark = |id: &Arc<str>| Some(self.path(id)?.with_extension(SERVED));
-        for path in now.difference(&before).filter_map(mark) {
-            if let Err(error) = files::write(&path, &[]) {
+        for (id, bundle) in &now {
+            if before.get(id) != Some(bundle)
+                && let Some(path) = mark(id)
+                && let Err(error) = files::write(&path, bundle.to_string().as_bytes())
+            {
                 tracing::warn!(%error, "that an SVID is served is not noted for a restart");
             }
         }
-        for path in before.difference(&now).filter_map(mark) {
+        let gone = before.keys().filter(|id| !now.contains_key(*id));
+        for path in gone.filter_map(mark) {
             remove(&path);
         }
         *before = now;
     }
 
-    /// Had a workload this entry's SVID when the earlier run ended?
-    pub(super) fn was_served(&self, entry: &str) -> bool {
-        self.path(entry)
-            .is_some_and(|path| path.with_extension(SERVED).exists())
+    /// The number of the bundle that a workload had with this entry's SVID when the earlier run ended; none if none had
+    /// it.
+    pub(super) fn was_served(&self, entry: &str) -> Option<u64> {
+        let path = self.path(entry)?.with_extension(SERVED);
+        let text = files::read(&path).ok()??;
+        std::str::from_utf8(&text).ok()?.parse().ok()
     }
 
     /// One file at a time.

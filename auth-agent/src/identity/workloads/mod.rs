@@ -15,7 +15,7 @@ mod source;
 mod state;
 mod table;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -172,7 +172,7 @@ impl Workloads {
         state.crls = Arc::new(beginning.crls);
         state.table.retire(beginning.retired);
         let now = state.now();
-        let (mut returning, mut used) = (HashSet::new(), BTreeSet::new());
+        let (mut returning, mut used) = (HashMap::new(), BTreeSet::new());
         if let Some(entries) = beginning.entries {
             state.initialised = true;
             state.table.set_entries(entries, &beginning.node, now);
@@ -181,15 +181,15 @@ impl Workloads {
                 let authority = Arc::clone(&held.authority);
                 if !state.table.adopt(&entry, held, now) {
                     keep.forget([&entry]);
-                } else if keep.was_served(&entry) {
-                    returning.insert(entry);
+                } else if let Some(bundle) = keep.was_served(&entry) {
+                    returning.insert(entry, bundle);
                     used.insert(authority);
                 }
             }
         }
         link.workloads_use(state.table.authorities());
-        if !returning.is_empty() {
-            link.workloads_away(used);
+        if let Some(bundle) = returning.values().min() {
+            link.workloads_away(used, *bundle);
         }
         let workloads = Self(Arc::new(Inner {
             node: beginning.node,
@@ -318,17 +318,22 @@ impl Inner {
 
     /// Notes who is served, for the next run; tells the CA when all who were served by the last one are back.
     fn note_served(&self) {
-        let mut served = self.lock().table.served();
+        let (served, bundle) = {
+            let state = self.lock();
+            (state.table.served(), state.verifier.bundle().sequence())
+        };
         let mut returning = self
             .returning
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if returning.served(&served) {
+        if returning.served(&served, Instant::now()) {
             self.link.workloads_back();
         }
-        served.extend(returning.entries().iter().cloned());
+        let awaited = returning.entries().clone();
         drop(returning);
-        self.keep.serves(served);
+        let served = served.into_iter().map(|entry| (entry, bundle));
+        self.keep
+            .serves(awaited.into_iter().chain(served).collect());
     }
 
     /// Forgets JWT-SVIDs that nobody should get any more.

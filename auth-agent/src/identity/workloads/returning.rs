@@ -1,43 +1,53 @@
 //! Workloads that were served when an earlier run of the agent ended. Until they ask again they use the SVIDs and the
 //! bundle that they had, whatever this run holds by then: a rotation waits for them, a while.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The longest pause that clients make between two attempts to connect.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Who has asked again has taken in by then what it was told.
+const TAKING_IN: Duration = Duration::from_secs(1);
 
-/// Their entries.
+/// Their entries, each with the number of the bundle that they have.
 #[derive(Debug)]
 pub(super) struct Returning {
-    entries: HashSet<Arc<str>>,
+    entries: HashMap<Arc<str>, u64>,
     until: Instant,
+    over: bool,
 }
 
 impl Returning {
-    pub(super) fn new(entries: HashSet<Arc<str>>) -> Self {
+    pub(super) fn new(entries: HashMap<Arc<str>, u64>) -> Self {
         Self {
+            over: entries.is_empty(),
             entries,
             until: Instant::now() + PATIENCE,
         }
     }
 
     /// Who is still awaited.
-    pub(super) fn entries(&self) -> &HashSet<Arc<str>> {
+    pub(super) fn entries(&self) -> &HashMap<Arc<str>, u64> {
         &self.entries
     }
 
-    /// These are served now. True: just now the last one has come back, or is awaited no longer.
-    pub(super) fn served(&mut self, served: &HashSet<Arc<str>>) -> bool {
-        if self.entries.is_empty() {
+    /// These are served at this moment. True, once: nobody is awaited any more.
+    pub(super) fn served(&mut self, served: &HashSet<Arc<str>>, now: Instant) -> bool {
+        if self.over {
             return false;
         }
-        self.entries.retain(|entry| !served.contains(entry));
-        if Instant::now() >= self.until {
+        if !self.entries.is_empty() {
+            self.entries.retain(|entry, _| !served.contains(entry));
+            if self.entries.is_empty() {
+                self.until = self.until.min(now + TAKING_IN);
+            }
+        }
+        self.over = now >= self.until;
+        if self.over {
             self.entries.clear();
         }
-        self.entries.is_empty()
+        self.over
     }
 }
 
@@ -49,21 +59,27 @@ mod tests {
         names.iter().map(|name| Arc::from(*name)).collect()
     }
 
-    #[test]
-    fn all_are_awaited_and_nobody_for_ever() {
-        let mut returning = Returning::new(set(&["a", "b"]));
-        assert!(!returning.served(&set(&["a", "c"])));
-        assert_eq!(returning.entries(), &set(&["b"]));
-        assert!(returning.served(&set(&["b"])));
-        assert!(!returning.served(&set(&["b"])), "once");
-
-        let mut returning = Returning::new(set(&["a"]));
-        returning.until = Instant::now();
-        assert!(returning.served(&set(&[])));
+    fn awaited(names: &[&str]) -> Returning {
+        Returning::new(set(names).into_iter().map(|name| (name, 7)).collect())
     }
 
     #[test]
-    fn where_nobody_was_served_nobody_is_awaited() {
-        assert!(!Returning::new(HashSet::new()).served(&set(&["a"])));
+    fn all_are_awaited_until_they_have_taken_in_what_they_are_told() {
+        let now = Instant::now();
+        let mut returning = awaited(&["a", "b"]);
+        assert!(!returning.served(&set(&["a", "c"]), now));
+        assert_eq!(returning.entries().keys().count(), 1);
+        assert!(!returning.served(&set(&["b"]), now));
+        assert!(returning.served(&set(&["b"]), now + TAKING_IN));
+        assert!(!returning.served(&set(&["b"]), now + TAKING_IN), "once");
+    }
+
+    #[test]
+    fn nobody_is_awaited_for_ever_and_nobody_who_was_not_served() {
+        let now = Instant::now();
+        let mut returning = awaited(&["a"]);
+        assert!(!returning.served(&set(&[]), now));
+        assert!(returning.served(&set(&[]), now + 2 * PATIENCE));
+        assert!(!awaited(&[]).served(&set(&["a"]), now + 2 * PATIENCE));
     }
 }
