@@ -72,14 +72,7 @@ impl Agent {
                 let (valid, detail) = validity(ends);
                 checks.holds("proof SVID", valid, detail);
             }
-            None => checks.holds(
-                role,
-                false,
-                format!(
-                    "endpoint {} has no identity: no entry's selectors match it",
-                    near.name
-                ),
-            ),
+            None => checks.holds(role, false, unidentified(&near.name, self.ca_connected)),
         }
         identity
     }
@@ -349,6 +342,17 @@ impl Agent {
     }
 }
 
+/// Why an endpoint has no identity, as far as this node can know.
+fn unidentified(name: &str, ca_connected: bool) -> String {
+    match ca_connected {
+        true => format!("endpoint {name} has no identity: no entry's selectors match it"),
+        false => format!(
+            "endpoint {name} has no identity: no entry that this node has heard of matches it, and the CA is not \
+             reached, which may have one"
+        ),
+    }
+}
+
 /// How long a proof SVID still counts, of its end and now (unix seconds).
 fn validity(ends: Option<(u64, u64)>) -> (bool, String) {
     match ends {
@@ -375,6 +379,12 @@ fn words(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_ca_may_have_is_not_guessed_while_it_is_away() {
+        assert!(unidentified("web", true).ends_with("no entry's selectors match it"));
+        assert!(unidentified("web", false).contains("the CA is not reached"));
+    }
 
     #[test]
     fn an_svid_that_has_ended_proves_nothing_and_it_is_said_since_when() {
