@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::{Ca, next};
 use handfast_ca::certificate::PrivateKey;
+use handfast_ca::client::admin::NewEntry;
 use handfast_ca::client::{SvidKind, SvidRequest};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
@@ -48,6 +49,13 @@ async fn issuance_refusals_latencies_ends_and_what_agents_have_confirmed_are_mea
     };
     let batch = vec![request(&web.id), request("nobody")];
     agent.issue(batch).await.unwrap();
+    let audience = ["db".to_owned()];
+    agent.issue_jwt(&web.id, &audience).await.unwrap().unwrap();
+    let nonsense = NewEntry {
+        spiffe_id: "nonsense".to_owned(),
+        ..NewEntry::default()
+    };
+    ca.admin.create_entry(&nonsense).await.unwrap_err();
     let mut updates = agent.updates().await.unwrap();
     let sequence = next(&mut updates).await.sequence;
     agent.ack(sequence, None).await.unwrap();
@@ -56,6 +64,11 @@ async fn issuance_refusals_latencies_ends_and_what_agents_have_confirmed_are_mea
         ("handfast_ca_svids_issued_total{kind=\"workload\"}", 1.0),
         (
             "handfast_ca_refusals_total{act=\"svid.issue\",reason=\"denied\"}",
+            1.0,
+        ),
+        ("handfast_ca_svids_issued_total{kind=\"jwt\"}", 1.0),
+        (
+            "handfast_ca_refusals_total{act=\"entry.create\",reason=\"invalid\"}",
             1.0,
         ),
         ("handfast_ca_issue_seconds_count", 1.0),

@@ -32,6 +32,7 @@ pub(super) async fn issue(
                 .with("audiences", request.audiences)
                 .with("not_after", issued.not_after);
             state.audit.record(vec![act]).await?;
+            metrics::issued("jwt");
             Ok(Response::new(proto::IssueJwtReply {
                 spiffe_id: entry.spiffe_id.to_string(),
                 token: issued.token,

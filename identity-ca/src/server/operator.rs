@@ -11,6 +11,7 @@ use super::listen::Peer;
 use super::state::State;
 use crate::Error;
 use crate::audit::Act;
+use crate::metrics;
 use crate::model::Role;
 use crate::now_ms;
 use crate::registry::Who;
@@ -158,6 +159,7 @@ impl State {
         asked: Result<T, Error>,
     ) -> Result<T, Error> {
         if let Err(error) = &asked {
+            metrics::refused(act, error);
             let refused = Act::refused(act, by, subject, error);
             self.audit.record(vec![refused]).await?;
         }
@@ -175,7 +177,10 @@ impl State {
     ) -> Result<T, Error> {
         let record = match &result {
             Ok(value) => detail(Act::done(act, by, &subject), value),
-            Err(error) => Act::refused(act, by, &subject, error),
+            Err(error) => {
+                metrics::refused(act, error);
+                Act::refused(act, by, &subject, error)
+            }
         };
         self.audit.record(vec![record]).await?;
         result
