@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args, Subcommand};
 use handfast_agent::admin::{EndpointInfo, Request};
@@ -9,6 +10,11 @@ use handfast_agent::endpoint::{Exempt, Group, NamespaceName};
 
 use crate::admin_socket::AdminSocket;
 use crate::output::OutputArgs;
+
+/// How long the identity of a new workload is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Attach, list and detach the workloads of this node
 #[derive(Debug, Args)]
@@ -82,6 +88,24 @@ enum Command {
     },
 }
 
+/// The endpoint with its identity, if it has one soon: an entry may have been made a moment ago.
+async fn identified(
+    socket: &AdminSocket,
+    mut endpoint: EndpointInfo,
+) -> anyhow::Result<EndpointInfo> {
+    let deadline = Instant::now() + PATIENCE;
+    while endpoint.spiffe_id.is_none() && Instant::now() < deadline {
+        tokio::time::sleep(AGAIN).await;
+        let all: Vec<EndpointInfo> = socket.ask(&Request::EndpointList).await?;
+        match all.into_iter().find(|one| one.id == endpoint.id) {
+            Some(now) => endpoint = now,
+            // Somebody has removed it again.
+            None => break,
+        }
+    }
+    Ok(endpoint)
+}
+
 /// Runs the command.
 pub async fn run(args: EndpointArgs) -> anyhow::Result<()> {
     match args.command {
@@ -110,7 +134,8 @@ pub async fn run(args: EndpointArgs) -> anyhow::Result<()> {
                 labels: labels.into_iter().collect(),
                 addresses,
             };
-            let endpoint: EndpointInfo = args.socket.ask(&request).await?;
+            let added: EndpointInfo = args.socket.ask(&request).await?;
+            let endpoint = identified(&args.socket, added).await?;
             print(output, std::slice::from_ref(&endpoint))?;
             if endpoint.spiffe_id.is_none() {
                 let selector = match (&endpoint.netns, &endpoint.cgroup) {
@@ -119,8 +144,8 @@ pub async fn run(args: EndpointArgs) -> anyhow::Result<()> {
                     (None, None) => format!("endpoint:{}", endpoint.name),
                 };
                 eprintln!(
-                    "endpoint {} has no identity yet: no entry's selectors match it; \
-                     make one on the CA with: handfast entry create --selector {selector} …",
+                    "endpoint {} has no identity yet: no entry that this node has heard of matches it; if there is \
+                     none, make one on the CA with: handfast entry create --selector {selector} …",
                     endpoint.name
                 );
             }

@@ -321,3 +321,39 @@ fn revoke_names_the_nodes_that_have_applied_it_and_those_that_have_not() {
     );
     assert!(said.stdout.contains("not yet on 1: n2"), "{said:?}");
 }
+
+#[test]
+fn a_workload_without_an_entry_is_told_what_to_do_and_its_flows_what_they_lack() {
+    let Some(_turn) = support::turn("no entry") else {
+        return;
+    };
+    let mut mesh = Mesh::start();
+    let nobody = mesh.lab.workload("nobody").unwrap();
+    let netns = nobody.ns.name();
+    let [v4, _] = crate::harness::mesh::workload_addresses(1, 5).map(|one| one.to_string());
+    let add = [
+        "endpoint",
+        "add",
+        "--netns",
+        netns,
+        "--name",
+        "nobody",
+        "--address",
+        &v4,
+    ];
+    let said = mesh.n1.cli(&add).unwrap().success("endpoint add").unwrap();
+    let selector = format!("--selector netns:{netns}");
+    for words in ["heard of", &selector] {
+        assert!(said.stderr.contains(words), "{said:?}");
+    }
+    let lacks = verify(&mesh.n1, "nobody", "10.77.2.2:80");
+    lacks.has("source", "missing", "no entry's selectors match it");
+
+    mesh.authority.server().unwrap().kill();
+    wait::until("the CA to be missed", SOON, || {
+        Ok((!mesh.status(&mesh.n1).ca_connected).then_some(()))
+    })
+    .unwrap();
+    let lacks = verify(&mesh.n1, "nobody", "10.77.2.2:80");
+    lacks.has("source", "missing", "the CA is not reached");
+}
