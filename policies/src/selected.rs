@@ -73,7 +73,9 @@ impl Selected {
     /// What the gates enforce toward and from a remote.
     #[must_use]
     pub fn entries(&self, remote: &Remote) -> Vec<Entry> {
-        let speaks = self.rules().any(|rule| rule.matches(&self.workload, remote));
+        let speaks = self
+            .rules()
+            .any(|rule| rule.matches(&self.workload, remote));
         match speaks {
             true => self.policy().entries(remote),
             false => Vec::new(),
