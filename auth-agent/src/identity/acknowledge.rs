@@ -5,13 +5,17 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use handfast_ca::client::AgentClient;
 use tokio::sync::watch;
 
 /// Before a report that was not taken is said again.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// A workload has taken in by then what went out on its stream; nobody says so. A rotation that runs ahead of slow
+/// clients, or of an agent that is killed in that moment, would have them refused.
+const TAKING_IN: Duration = Duration::from_millis(500);
 
 /// How the node stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +30,10 @@ pub(super) struct Report {
     pub(super) workloads: BTreeSet<Arc<str>>,
     /// Workloads that an earlier run has served, and that have not asked again.
     pub(super) away: Option<Away>,
+    /// Number of the bundle that workloads were sent.
+    bundle: u64,
+    /// When that, or what is in use, changed last.
+    changed: Option<Instant>,
 }
 
 /// What workloads use that cannot be told anything yet.
@@ -63,6 +71,27 @@ impl Report {
             Some(away) if away.bundle != bundle => away.applied = Some((sequence, problem)),
             _ => (self.sequence, self.problem) = (sequence, problem),
         }
+        self.bundle = bundle;
+    }
+
+    /// Changes it; says whether the CA would hear another thing.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Self)) -> bool {
+        let (told, felt) = (self.told(), (self.bundle, self.in_use()));
+        change(self);
+        if self.sequence > 0 && (self.bundle, self.in_use()) != felt {
+            self.changed = Some(Instant::now());
+        }
+        self.told() != told
+    }
+
+    fn told(&self) -> (u64, Option<String>, Vec<String>) {
+        (self.sequence, self.problem.clone(), self.in_use())
+    }
+
+    /// How long it is to be kept back.
+    fn rest(&self) -> Option<Duration> {
+        let since = self.changed?.elapsed();
+        TAKING_IN.checked_sub(since).filter(|rest| !rest.is_zero())
     }
 
     /// Who was away is back, and has what this node has.
@@ -94,6 +123,10 @@ async fn run(client: AgentClient, mut reports: watch::Receiver<Report>) {
         let report = reports.borrow_and_update().clone();
         // Before this node has applied anything there is nothing to tell.
         if report.sequence > 0 {
+            if let Some(rest) = report.rest() {
+                tokio::time::sleep(rest).await;
+                continue;
+            }
             let told = client
                 .acknowledge(report.sequence, report.problem.as_deref(), report.in_use())
                 .await;

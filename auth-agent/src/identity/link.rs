@@ -194,24 +194,17 @@ impl Link {
 
     /// Tells the CA if what it hears is changed.
     fn change_report(&self, change: impl FnOnce(&mut Report)) {
-        self.report.send_if_modified(|report| {
-            let told = |report: &Report| (report.sequence, report.problem.clone(), report.in_use());
-            let before = told(report);
-            change(report);
-            told(report) != before
-        });
+        self.report.send_if_modified(|report| report.change(change));
     }
 
     /// What the node's own SVIDs hang on. A change is told to the CA.
     pub fn node_uses(&self, authorities: BTreeSet<Arc<str>>) {
-        self.report
-            .send_if_modified(|report| replace(&mut report.node, authorities));
+        self.change_report(|report| report.node = authorities);
     }
 
     /// What its workloads' SVIDs hang on. A change is told to the CA.
     pub fn workloads_use(&self, authorities: BTreeSet<Arc<str>>) {
-        self.report
-            .send_if_modified(|report| replace(&mut report.workloads, authorities));
+        self.change_report(|report| report.workloads = authorities);
     }
 
     /// What all of them hang on.
@@ -235,12 +228,6 @@ impl Link {
     pub fn reached(&self) -> watch::Receiver<Option<String>> {
         self.reached.clone()
     }
-}
-
-fn replace(of: &mut BTreeSet<Arc<str>>, by: BTreeSet<Arc<str>>) -> bool {
-    let changed = *of != by;
-    *of = by;
-    changed
 }
 
 fn stopping() -> NotReached {
