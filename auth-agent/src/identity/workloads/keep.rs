@@ -12,6 +12,7 @@ use handfast_ca::verify::Verifier;
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::held::Held;
@@ -23,8 +24,15 @@ const MAX_FILES: usize = 20_000;
 /// `RAMFS_MAGIC` of the kernel's `linux/magic.h`, which nix does not name.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 const SUFFIX: &str = "pem";
-/// A file beside an SVID that a workload has: the number of the bundle that it has with it.
+/// A file beside an SVID that a workload has: [`Has`].
 const SERVED: &str = "served";
+
+/// What a workload has: the number of its bundle, and what its SVID hangs on. The SVID that is kept may be a newer one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Has {
+    pub(super) bundle: u64,
+    pub(super) authority: Arc<str>,
+}
 
 /// The folder; none where nothing may be kept.
 #[derive(Debug)]
@@ -32,8 +40,8 @@ pub(super) struct Keep {
     folder: Option<PathBuf>,
     /// Never taken by who holds the state of the workloads.
     writing: Mutex<()>,
-    /// Entries whose SVIDs are marked as being served, with the number of the bundle.
-    served: Mutex<HashMap<Arc<str>, u64>>,
+    /// Entries whose SVIDs are marked as being served.
+    served: Mutex<HashMap<Arc<str>, Has>>,
 }
 
 impl Keep {
@@ -86,15 +94,14 @@ impl Keep {
         }
     }
 
-    /// Notes for the next run that workloads have the SVIDs of these entries, each with the bundle of that number, and
-    /// of no others.
-    pub(super) fn serves(&self, now: HashMap<Arc<str>, u64>) {
+    /// Notes for the next run what workloads have of these entries, and of no others.
+    pub(super) fn serves(&self, now: HashMap<Arc<str>, Has>) {
         let mut before = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         let mark = |id: &Arc<str>| Some(self.path(id)?.with_extension(SERVED));
-        for (id, bundle) in &now {
-            if before.get(id) != Some(bundle)
+        for (id, has) in &now {
+            if before.get(id) != Some(has)
                 && let Some(path) = mark(id)
-                && let Err(error) = files::write(&path, bundle.to_string().as_bytes())
+                && let Err(error) = files::write_volatile_json(&path, has)
             {
                 tracing::warn!(%error, "that an SVID is served is not noted for a restart");
             }
@@ -106,12 +113,9 @@ impl Keep {
         *before = now;
     }
 
-    /// The number of the bundle that a workload had with this entry's SVID when the earlier run ended; none if none had
-    /// it.
-    pub(super) fn was_served(&self, entry: &str) -> Option<u64> {
-        let path = self.path(entry)?.with_extension(SERVED);
-        let text = files::read(&path).ok()??;
-        std::str::from_utf8(&text).ok()?.parse().ok()
+    /// What a workload had of this entry when the earlier run ended; none if none was served.
+    pub(super) fn was_served(&self, entry: &str) -> Option<Has> {
+        files::read_json(&self.path(entry)?.with_extension(SERVED)).ok()?
     }
 
     /// One file at a time.

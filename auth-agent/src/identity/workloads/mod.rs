@@ -28,7 +28,7 @@ use tokio::task::AbortHandle;
 
 use self::bundles::Bundles;
 use self::jwt::Jwts;
-use self::keep::Keep;
+use self::keep::{Has, Keep};
 use self::returning::Returning;
 use self::state::{State, Whom};
 use super::attest::{Attestor, Touched};
@@ -178,18 +178,17 @@ impl Workloads {
             state.table.set_entries(entries, &beginning.node, now);
             for held in keep.load(&state.verifier, now) {
                 let entry = Arc::<str>::from(held.entry.id.as_str());
-                let authority = Arc::clone(&held.authority);
                 if !state.table.adopt(&entry, held, now) {
                     keep.forget([&entry]);
-                } else if let Some(bundle) = keep.was_served(&entry) {
-                    returning.insert(entry, bundle);
-                    used.insert(authority);
+                } else if let Some(has) = keep.was_served(&entry) {
+                    used.insert(Arc::clone(&has.authority));
+                    returning.insert(entry, has);
                 }
             }
         }
         link.workloads_use(state.table.authorities());
-        if let Some(bundle) = returning.values().min() {
-            link.workloads_away(used, *bundle);
+        if let Some(bundle) = returning.values().map(|has| has.bundle).min() {
+            link.workloads_away(used, bundle);
         }
         let workloads = Self(Arc::new(Inner {
             node: beginning.node,
@@ -318,9 +317,13 @@ impl Inner {
 
     /// Notes who is served, for the next run; tells the CA when all who were served by the last one are back.
     fn note_served(&self) {
-        let (served, bundle) = {
+        let served = {
             let state = self.lock();
-            (state.table.served(), state.verifier.bundle().sequence())
+            let served = state.table.served().into_iter();
+            let bundle = state.verifier.bundle().sequence();
+            served
+                .map(|(entry, authority)| (entry, Has { bundle, authority }))
+                .collect::<HashMap<_, _>>()
         };
         let mut returning = self
             .returning
@@ -331,7 +334,6 @@ impl Inner {
         }
         let awaited = returning.entries().clone();
         drop(returning);
-        let served = served.into_iter().map(|entry| (entry, bundle));
         self.keep
             .serves(awaited.into_iter().chain(served).collect());
     }

@@ -1,25 +1,27 @@
 //! Workloads that were served when an earlier run of the agent ended. Until they ask again they use the SVIDs and the
 //! bundle that they had, whatever this run holds by then: a rotation waits for them, a while.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use super::keep::Has;
 
 /// The longest pause that clients make between two attempts to connect.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Who has asked again has taken in by then what it was told.
 const TAKING_IN: Duration = Duration::from_secs(1);
 
-/// Their entries, each with the number of the bundle that they have.
+/// Their entries, each with what they have.
 #[derive(Debug)]
 pub(super) struct Returning {
-    entries: HashMap<Arc<str>, u64>,
+    entries: HashMap<Arc<str>, Has>,
     until: Instant,
     over: bool,
 }
 
 impl Returning {
-    pub(super) fn new(entries: HashMap<Arc<str>, u64>) -> Self {
+    pub(super) fn new(entries: HashMap<Arc<str>, Has>) -> Self {
         Self {
             over: entries.is_empty(),
             entries,
@@ -28,17 +30,17 @@ impl Returning {
     }
 
     /// Who is still awaited.
-    pub(super) fn entries(&self) -> &HashMap<Arc<str>, u64> {
+    pub(super) fn entries(&self) -> &HashMap<Arc<str>, Has> {
         &self.entries
     }
 
     /// These are served at this moment. True, once: nobody is awaited any more.
-    pub(super) fn served(&mut self, served: &HashSet<Arc<str>>, now: Instant) -> bool {
+    pub(super) fn served(&mut self, served: &HashMap<Arc<str>, Has>, now: Instant) -> bool {
         if self.over {
             return false;
         }
         if !self.entries.is_empty() {
-            self.entries.retain(|entry, _| !served.contains(entry));
+            self.entries.retain(|entry, _| !served.contains_key(entry));
             if self.entries.is_empty() {
                 self.until = self.until.min(now + TAKING_IN);
             }
@@ -55,12 +57,16 @@ impl Returning {
 mod tests {
     use super::*;
 
-    fn set(names: &[&str]) -> HashSet<Arc<str>> {
-        names.iter().map(|name| Arc::from(*name)).collect()
+    fn set(names: &[&str]) -> HashMap<Arc<str>, Has> {
+        let has = || Has {
+            bundle: 7,
+            authority: "ca".into(),
+        };
+        names.iter().map(|name| (Arc::from(*name), has())).collect()
     }
 
     fn awaited(names: &[&str]) -> Returning {
-        Returning::new(set(names).into_iter().map(|name| (name, 7)).collect())
+        Returning::new(set(names))
     }
 
     #[test]

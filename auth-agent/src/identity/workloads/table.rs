@@ -372,12 +372,11 @@ impl Table {
         }
     }
 
-    /// Entries whose SVIDs workloads have.
-    pub(super) fn served(&self) -> HashSet<Arc<str>> {
-        let users = self.users.keys();
-        users
-            .filter(|id| self.held.contains_key(*id))
-            .cloned()
+    /// Entries whose SVIDs workloads have, and what those hang on.
+    pub(super) fn served(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        let held = self.held.iter();
+        held.filter(|(id, _)| self.users.contains_key(*id))
+            .map(|(id, held)| (Arc::clone(id), Arc::clone(&held.authority)))
             .collect()
     }
 
