@@ -131,6 +131,7 @@ impl Agent {
                     self.alarm(error.to_string());
                 }
             }
+            self.net.flush();
         }
     }
 
@@ -165,7 +166,11 @@ impl Agent {
                 conn,
                 authenticator,
                 request,
-            } => events.extend(self.verify_proof(conn, &authenticator, request)),
+            } => {
+                // That takes a while: what was said before it need not wait.
+                self.net.flush();
+                events.extend(self.verify_proof(conn, &authenticator, request));
+            }
             Effect::VerifyDenyList { signed, .. } => events.extend(self.take_deny_list(&signed)),
             Effect::ClearTables => {
                 self.gates.clear()?;
@@ -245,7 +250,7 @@ impl Agent {
     }
 
     fn send_proof(
-        &self,
+        &mut self,
         conn: ConnId,
         leaf: crate::wire::LeafHash,
         request: Option<[u8; 32]>,

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::core::{CloseReason, ConnId, PeerNumber};
 use crate::metrics;
 use crate::proof::ProofContext;
-use crate::tls::{Connection, Exporter, FrameReader, FrameWriter, SessionTls, TlsError};
+use crate::tls::{Connection, Exporter, FrameReader, FrameWriter, Frames, SessionTls, TlsError};
 use crate::wire::{Frame, Reason};
 
 /// Events that wait for the agent's loop; a full queue makes readers wait, and with them their peers.
@@ -22,6 +22,9 @@ const QUEUE: usize = 1024;
 const BURST: u32 = 20_000;
 /// Frames a second that it may go on with.
 const RATE: u32 = 2_000;
+
+/// Bytes of frames that leave together at most: a peer has so long for them as it has for one.
+const TOGETHER: usize = 64 * 1024;
 
 /// What happens on the network.
 #[derive(Debug)]
@@ -44,13 +47,16 @@ pub(super) struct Net {
     tls: Arc<SessionTls>,
     events: mpsc::Sender<FromNet>,
     open: HashMap<ConnId, Open>,
+    /// Connections on which something is to leave.
+    unsent: Vec<ConnId>,
     next: u64,
 }
 
 /// What is kept of a connection beside its reader, which has a task of its own.
 #[derive(Debug)]
 pub(super) struct Open {
-    pub(super) writer: FrameWriter,
+    writer: FrameWriter,
+    unsent: Frames,
     pub(super) proofs: Arc<ProofContext>,
     pub(super) exporter: Exporter,
     reader: tokio::task::AbortHandle,
@@ -63,6 +69,7 @@ impl Net {
             tls,
             events,
             open: HashMap::new(),
+            unsent: Vec::new(),
             next: 1,
         };
         (net, receiver)
@@ -130,6 +137,7 @@ impl Net {
         let task = tokio::spawn(read(conn, reader, self.events.clone()));
         let open = Open {
             writer,
+            unsent: Frames::default(),
             proofs,
             exporter,
             reader: task.abort_handle(),
@@ -142,18 +150,35 @@ impl Net {
         self.open.get(&conn)
     }
 
-    /// Queues a frame. A connection that cannot take it ends, which its reader reports.
-    pub(super) fn send(&self, conn: ConnId, frame: &Frame) {
-        if let Some(open) = self.open.get(&conn)
-            && let Err(error) = open.writer.send(frame)
-        {
+    /// Adds a frame to those that leave with the next [`Self::flush`].
+    pub(super) fn send(&mut self, conn: ConnId, frame: &Frame) {
+        let Some(open) = self.open.get_mut(&conn) else {
+            return;
+        };
+        if open.unsent.is_empty() {
+            self.unsent.push(conn);
+        }
+        if let Err(error) = open.unsent.push(frame) {
             tracing::debug!(?conn, %error, "a frame was not sent");
+        }
+        if open.unsent.len() >= TOGETHER {
+            open.flush(conn);
+        }
+    }
+
+    /// What was said leaves. A connection that cannot take it ends, which its reader reports.
+    pub(super) fn flush(&mut self) {
+        for conn in self.unsent.drain(..) {
+            if let Some(open) = self.open.get_mut(&conn) {
+                open.flush(conn);
+            }
         }
     }
 
     /// Says goodbye and forgets the connection.
     pub(super) fn close(&mut self, conn: ConnId, reason: CloseReason) {
-        if let Some(open) = self.open.remove(&conn) {
+        if let Some(mut open) = self.open.remove(&conn) {
+            open.flush(conn);
             open.reader.abort();
             open.writer.close(Reason::new(&reason.to_string()));
         }
@@ -162,6 +187,17 @@ impl Net {
     /// Forgets a connection that has ended.
     pub(super) fn forget(&mut self, conn: ConnId) {
         self.open.remove(&conn);
+    }
+}
+
+impl Open {
+    fn flush(&mut self, conn: ConnId) {
+        let frames = std::mem::take(&mut self.unsent);
+        if !frames.is_empty()
+            && let Err(error) = self.writer.send_all(frames)
+        {
+            tracing::debug!(?conn, %error, "frames were not sent");
+        }
     }
 }
 

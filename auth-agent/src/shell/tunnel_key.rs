@@ -12,7 +12,7 @@ impl Agent {
     /// Shows the peer that the key in our Hello is ours. Without a connection, or for a key that cannot be anybody's,
     /// nothing is sent: the peer installs no tunnel.
     pub(super) fn send_tunnel_key(
-        &self,
+        &mut self,
         conn: ConnId,
         id: &str,
         own_key: [u8; 32],

@@ -170,6 +170,33 @@ impl std::fmt::Debug for FrameReader {
     }
 }
 
+/// Frames that are to leave together, in their order.
+#[derive(Debug, Default)]
+pub struct Frames(Vec<u8>);
+
+impl Frames {
+    /// Adds one.
+    ///
+    /// # Errors
+    /// [`TlsError::Frame`] for a frame that must not be sent; those before it stay.
+    pub fn push(&mut self, frame: &Frame) -> Result<(), TlsError> {
+        self.0.append(&mut frame.encode()?);
+        Ok(())
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// Queues frames. When the last clone is dropped, what is queued is still sent and the connection closed.
 #[derive(Clone, Debug)]
 pub struct FrameWriter {
@@ -181,7 +208,7 @@ pub struct FrameWriter {
 
 #[derive(Debug)]
 enum Outgoing {
-    Frame(Vec<u8>),
+    Frames(Vec<u8>),
     Close,
 }
 
@@ -192,7 +219,16 @@ impl FrameWriter {
     /// [`TlsError::Frame`] for a frame that must not be sent, and the connection stays. [`TlsError::SlowPeer`]
     /// if the queue is full, and the connection ends. Otherwise why it has ended before.
     pub fn send(&self, frame: &Frame) -> Result<(), TlsError> {
-        let bytes = frame.encode()?;
+        let mut frames = Frames::default();
+        frames.push(frame)?;
+        self.send_all(frames)
+    }
+
+    /// Queues several frames, which leave together: each by itself would wake the writer, and the peer, for itself.
+    ///
+    /// # Errors
+    /// As of [`Self::send`].
+    pub fn send_all(&self, Frames(bytes): Frames) -> Result<(), TlsError> {
         if let Some(ended) = self.end.reason() {
             return Err(ended);
         }
@@ -202,7 +238,7 @@ impl FrameWriter {
                 .end
                 .with(TlsError::SlowPeer("too many bytes wait for it")));
         }
-        self.push(Outgoing::Frame(bytes))
+        self.push(Outgoing::Frames(bytes))
     }
 
     /// Says goodbye after everything that is queued, and closes. Later frames are refused.
@@ -237,7 +273,7 @@ async fn write(
             reason = end.wait() => break reason,
             outgoing = frames.recv() => outgoing,
         };
-        let Some(Outgoing::Frame(bytes)) = outgoing else {
+        let Some(Outgoing::Frames(bytes)) = outgoing else {
             break end.with(TlsError::Ended);
         };
         whole = false;

@@ -32,7 +32,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub use connection::{Connection, Exporter};
 pub use error::TlsError;
-pub use frames::{FrameReader, FrameWriter};
+pub use frames::{FrameReader, FrameWriter, Frames};
 
 use judge::Judge;
 use limit::Strangers;
