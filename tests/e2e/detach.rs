@@ -98,8 +98,13 @@ fn traces(node: &Node) -> (Vec<PathBuf>, Vec<String>) {
     pins.sort();
     let links = command("ip", &["-brief", "link", "show"]);
     let links = node.host.place.run(&mut { links }, SOON).unwrap();
-    let names = links.stdout.lines().filter(|line| line.contains("hf-"));
-    (pins, names.map(str::to_owned).collect())
+    // Not their state: a device whose process was killed loses its carrier when the kernel comes to it.
+    let names = links
+        .stdout
+        .lines()
+        .filter_map(|line| line.split(' ').next());
+    let ours = names.filter(|name| name.contains("hf-"));
+    (pins, ours.map(str::to_owned).collect())
 }
 
 fn nothing_of_ours(node: &Node) {
