@@ -90,7 +90,7 @@ fn a_proof_that_nobody_can_tell_of_does_not_hide_the_explanation() {
         out(&output)
     );
     let error = err(&output);
-    assert!(error.contains("on the node of FROM"), "{error}");
+    assert!(error.contains("on the node of either end"), "{error}");
     assert!(error.contains("/nonexistent/admin.sock"), "{error}");
     // Neither the CA nor an agent.
     let error = fails(&[&flow[..], &nobody].concat(), 1);
