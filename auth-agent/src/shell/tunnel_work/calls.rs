@@ -12,9 +12,14 @@ use super::super::tunnels::{Place, Places, Slot};
 use super::{LOOK_SOON, Work};
 use crate::core::{ConnId, PeerNumber};
 
-/// How long a peer may take to answer under its new key, and how long until it is first called again.
+/// How long a peer may take to answer under its new key.
 const ANSWER: Duration = Duration::from_secs(20);
+/// How long until it is first called again; longer each time, up to the second.
 const CALL_AGAIN: Duration = Duration::from_millis(400);
+const CALL_AGAIN_AT_MOST: Duration = Duration::from_secs(2);
+/// Who would be the first to speak through a first tunnel waits so long for the peer to have its end. A peer that had a
+/// tunnel to this node before, and had not heard that it was gone, speaks first itself, and must not be talked over.
+const PEER_READY: Duration = Duration::from_secs(3);
 
 /// A peer that is to be heard under new keys before anybody is told that it can be reached. One of the two nodes speaks
 /// first, since handshakes that cross undo each other (see [`Tunnel::shakes_hands`](handfast_encrypt::Tunnel)).
@@ -33,7 +38,16 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(conn: ConnId, place: Place, calls: bool) -> Self {
+    /// Through a first tunnel.
+    pub(super) fn first(conn: ConnId, place: Place, calls: bool) -> Self {
+        Self {
+            next: Instant::now() + PEER_READY,
+            ..Self::again(conn, place, calls)
+        }
+    }
+
+    /// Through a tunnel that takes over from another; to be called at once.
+    pub(super) fn again(conn: ConnId, place: Place, calls: bool) -> Self {
         let since = Instant::now();
         Self {
             conn,
@@ -47,8 +61,8 @@ impl Call {
 
     /// Longer each time: a call that comes before the answer to the last one undoes it.
     fn put_off(&mut self) {
-        self.pause *= 2;
         self.next = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(CALL_AGAIN_AT_MOST);
     }
 }
 

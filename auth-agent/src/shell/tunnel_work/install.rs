@@ -60,7 +60,10 @@ impl Work {
         if takes_over && calls {
             device.rouse(key).await?;
         }
-        self.await_answer(Call::new(order.conn, place, calls));
+        self.await_answer(match takes_over {
+            true => Call::again(order.conn, place, calls),
+            false => Call::first(order.conn, place, calls),
+        });
         Ok(false)
     }
 
