@@ -23,6 +23,8 @@ const BURST: u32 = 20_000;
 /// Frames a second that it may go on with.
 const RATE: u32 = 2_000;
 
+/// Frames of one connection that are taken in together at most.
+const AT_ONCE: usize = 32;
 /// Bytes of frames that leave together at most: a peer has so long for them as it has for one.
 const TOGETHER: usize = 64 * 1024;
 
@@ -31,8 +33,19 @@ const TOGETHER: usize = 64 * 1024;
 pub(super) enum FromNet {
     Connected(Box<Connection>, Dialled),
     DialFailed(PeerNumber, String),
-    Frame(ConnId, Frame),
+    /// In their order; those that came together.
+    Frames(ConnId, Vec<Frame>),
     Ended(ConnId, TlsError),
+}
+
+impl FromNet {
+    /// How many inputs it is.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Frames(_, frames) => frames.len(),
+            _ => 1,
+        }
+    }
 }
 
 /// Which side opened a connection.
@@ -204,12 +217,19 @@ impl Open {
 /// A peer that sends faster than it may is read no faster: it waits, and nobody else does.
 async fn read(conn: ConnId, mut reader: FrameReader, events: mpsc::Sender<FromNet>) {
     let mut pace = Pace::new(Instant::now());
+    let mut count = 1;
     loop {
-        if let Some(pause) = pace.take(Instant::now()) {
+        let pauses = (0..count).filter_map(|_| pace.take(Instant::now()));
+        if let Some(pause) = pauses.last() {
             tokio::time::sleep(pause).await;
         }
         let event = match reader.next().await {
-            Ok(frame) => FromNet::Frame(conn, frame),
+            Ok(frame) => {
+                let mut frames = vec![frame];
+                frames.append(&mut reader.come(AT_ONCE - 1));
+                count = frames.len();
+                FromNet::Frames(conn, frames)
+            }
             Err(error) => FromNet::Ended(conn, error),
         };
         let ended = matches!(event, FromNet::Ended(..));

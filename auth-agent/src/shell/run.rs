@@ -147,8 +147,13 @@ impl Inputs {
         match &mut input {
             // What waits behind it is taken along: a storm is stored once for many.
             Input::Net(events) => {
-                let more = std::iter::from_fn(|| self.net.try_recv().ok());
-                events.extend(more.take(TOGETHER));
+                let mut room = TOGETHER;
+                while room > 0
+                    && let Ok(event) = self.net.try_recv()
+                {
+                    room = room.saturating_sub(event.count());
+                    events.push(event);
+                }
             }
             Input::Held(Ok(held)) => {
                 let more = std::iter::from_fn(|| park.receive().now_or_never()?.ok());
@@ -224,8 +229,8 @@ impl Agent {
     async fn hear_net(&mut self, events: Vec<FromNet>) {
         let mut frames = VecDeque::new();
         for event in events {
-            if let FromNet::Frame(conn, frame) = event {
-                frames.push_back(Event::Frame { conn, frame });
+            if let FromNet::Frames(conn, came) = event {
+                frames.extend(came.into_iter().map(|frame| Event::Frame { conn, frame }));
                 continue;
             }
             self.feed_all(std::mem::take(&mut frames)).await;
@@ -246,7 +251,7 @@ impl Agent {
                     })
                     .await;
                 }
-                FromNet::Frame(..) => {}
+                FromNet::Frames(..) => {}
             }
         }
         self.feed_all(frames).await;

@@ -26,6 +26,8 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that saying goodbye may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 const LENGTH: usize = 4;
+/// Bytes that are read at once.
+const READ: usize = 4096;
 
 /// Halves of one connection; the writer's task ends with the connection.
 pub(super) fn split(stream: Shared) -> (FrameReader, FrameWriter) {
@@ -113,6 +115,23 @@ impl FrameReader {
         }
     }
 
+    /// The frames that have come with the last one, without waiting: this many at most. What is wrong with one that
+    /// follows is said by [`Self::next`].
+    pub fn come(&mut self, at_most: usize) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while frames.len() < at_most {
+            match self.buffered() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(error) => {
+                    self.end.with(error);
+                    break;
+                }
+            }
+        }
+        frames
+    }
+
     /// Takes a whole frame out of the buffer, if there is one.
     fn buffered(&mut self) -> Result<Option<Frame>, TlsError> {
         loop {
@@ -142,6 +161,8 @@ impl FrameReader {
         } else {
             self.begun.get_or_insert_with(Instant::now);
         }
+        // A proof comes in one piece, and with it what was said with it.
+        self.buffer.reserve(READ);
         let begun = self.begun;
         let late = async {
             match begun {

@@ -150,6 +150,22 @@ async fn frames_arrive_in_order_and_goodbye_is_the_last() {
 }
 
 #[tokio::test]
+async fn frames_that_were_sent_together_come_together_in_their_order() {
+    let (dialled, mut accepted) = session().await;
+    let sent = [Frame::Ping, Frame::TunnelReady, Frame::Pong, Frame::Ready];
+    let mut frames = Frames::default();
+    for frame in &sent {
+        frames.push(frame).unwrap();
+    }
+    dialled.writer.send_all(frames).unwrap();
+    let mut come = vec![accepted.reader.next().await.unwrap()];
+    come.append(&mut accepted.reader.come(2));
+    assert_eq!(come, sent[..3], "no more than wanted");
+    assert_eq!(accepted.reader.come(9), sent[3..]);
+    assert!(accepted.reader.come(9).is_empty());
+}
+
+#[tokio::test]
 async fn a_cancelled_read_loses_nothing() {
     let (dialled, mut accepted) = session().await;
     let frame = Frame::DenyList {
